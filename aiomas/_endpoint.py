@@ -1,0 +1,405 @@
+"""Binding and dialling addresses: the sockets below a channel.
+
+An address is ``(host, port)`` for TCP, a path for a Unix domain socket, or a
+:class:`~aiomas.local_queue.LocalQueue`.  What is said over a connection is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import logging
+import os
+import socket
+import ssl
+import stat
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiomas import local_queue
+from aiomas._address import Address, IpcAddress, LocalAddress, TcpAddress
+from aiomas.exceptions import AddressError, ConnectTimeout
+from aiomas.local_queue import LocalQueue
+
+if sys.platform != "win32":
+    import fcntl
+
+logger = logging.getLogger(__name__)
+
+SocketAddress = tuple[str | None, int] | str | os.PathLike[str] | LocalQueue
+Factory = Callable[[], asyncio.Protocol]
+T = TypeVar("T")
+
+ATTEMPT_TIMEOUT = 10.0
+"""Bound of a single attempt to connect, in seconds, where the caller set none."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # between two attempts, in seconds
+_LOCK_TIMEOUT = 5.0  # seconds
+
+_ANY_HOST = (None, "", "0.0.0.0", "::")  # noqa: S104 - that is what they mean
+
+# What the field `sun_path` holds, less its final zero.
+MAX_UNIX_PATH = 103 if sys.platform == "darwin" else 107
+
+
+class Server:
+    """A listening server, as :func:`aiomas.channel.start_server` returns it.
+
+    May listen on several sockets (one for each address that a host name has).  It can be used as
+    an asynchronous context manager.
+    """
+
+    def __init__(
+        self, listeners: Sequence[asyncio.AbstractServer], unlink: Callable[[], None] | None = None
+    ) -> None:
+        self._listeners = listeners
+        self._unlink = unlink
+
+    def __repr__(self) -> str:
+        return f"<Server sockets={self.sockets!r}>"
+
+    async def __aenter__(self) -> Server:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+        await self.wait_closed()
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets; empty after :meth:`close` and for local queues."""
+        return tuple(sock for server in self._listeners for sock in getattr(server, "sockets", ()))
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop in which the server runs."""
+        return self._listeners[0].get_loop()
+
+    def is_serving(self) -> bool:
+        """Whether new connections are accepted."""
+        return any(server.is_serving() for server in self._listeners)
+
+    async def start_serving(self) -> None:
+        """Begin to accept connections, if the server was started with ``start_serving=False``."""
+        for server in self._listeners:
+            await server.start_serving()
+
+    def close(self) -> None:
+        """Stop listening and remove the Unix socket's file; existing connections go on."""
+        if self._unlink is not None:
+            self._unlink()
+            self._unlink = None
+        for server in self._listeners:
+            server.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until the listening sockets are closed, no matter who is still connected."""
+        # asyncio's own wait_closed() waits for all clients to leave since Python 3.12.
+        await asyncio.sleep(0)
+
+
+async def listen(
+    factory: Factory, addr: SocketAddress | None, loop: asyncio.AbstractEventLoop, **kwds: Any
+) -> Server:
+    """Bind a server to *addr*; *kwds* go to the event loop's method.
+
+    Raises:
+        OSError: the address is in use, or cannot be bound.
+        AddressError: *addr* is no address, or the path of a Unix socket is too long.
+    """
+    if isinstance(addr, LocalQueue):
+        return Server([await local_queue.create_server(factory, addr, loop=loop, **kwds)])
+    if addr is None and "sock" in kwds:
+        return Server([await _serve_socket(factory, kwds.pop("sock"), loop, **kwds)])
+    if isinstance(addr, str | os.PathLike):
+        return await _listen_unix(factory, os.fspath(addr), loop, **kwds)
+    host, port = _host_and_port(addr)
+    return await _listen_tcp(factory, host, port, loop, **kwds)
+
+
+async def dial(
+    factory: Factory,
+    addr: SocketAddress | None,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    timeout: float | None = 0,
+    **kwds: Any,
+) -> asyncio.Protocol:
+    """Connect to *addr* and return the protocol; *kwds* go to the event loop's method.
+
+    Args:
+        timeout: 0 for one attempt (which may take up to ``ATTEMPT_TIMEOUT``); a number of seconds
+            in which attempts are repeated; ``None`` to repeat them for ever.
+
+    Raises:
+        OSError: what the last attempt failed with.
+        ConnectTimeout: the last attempt did not end in time.
+        AddressError: *addr* is no address.
+    """
+
+    async def attempt() -> asyncio.Protocol:
+        if isinstance(addr, LocalQueue):
+            return (await local_queue.create_connection(factory, addr, loop=loop, **kwds))[1]
+        if isinstance(addr, str | os.PathLike):
+            path = os.fspath(addr)
+            check_unix_path(path)
+            return (await loop.create_unix_connection(factory, path, **kwds))[1]
+        if addr is None and "sock" in kwds:
+            return (await loop.create_connection(factory, **kwds))[1]
+        host, port = _host_and_port(addr)
+        return (await loop.create_connection(factory, host, port, **kwds))[1]
+
+    return await retry(attempt, timeout, f"connecting to {describe(addr)}")
+
+
+async def retry(
+    attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str
+) -> T:
+    """Await ``attempt()`` until it raises no ``OSError``, with growing pauses, within *timeout*.
+
+    Args:
+        attempt: makes one attempt.
+        timeout: as in :func:`dial`.
+        what: names the attempt in the error message.
+    """
+    started = time.monotonic()
+    pause = _FIRST_PAUSE
+    while True:
+        left = None if timeout is None else timeout - (time.monotonic() - started)
+        try:
+            async with asyncio.timeout(left if timeout else ATTEMPT_TIMEOUT) as bound:
+                return await attempt()
+        except TimeoutError as exc:
+            if bound.expired():
+                msg = f"{what} took more than {timeout or ATTEMPT_TIMEOUT} s"
+                raise ConnectTimeout(msg) from exc
+            error: OSError = exc
+        except ssl.SSLCertVerificationError:
+            raise  # it will not get better by trying again
+        except OSError as exc:
+            error = exc
+        if timeout is not None and time.monotonic() - started + pause > timeout:
+            raise error
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def socket_address(address: Address) -> SocketAddress:
+    """Return what *address* is for :func:`dial`."""
+    match address:
+        case TcpAddress(host, port):
+            return host, port
+        case IpcAddress(path):
+            return path
+        case LocalAddress(queue_id):
+            return local_queue.get_queue(queue_id)
+
+
+async def advertised(
+    addr: SocketAddress, server: Server, advertise: str | None, *, tls: bool
+) -> Address:
+    """Return the address under which others reach the *server* that was bound to *addr*.
+
+    Args:
+        addr: what the server was bound to.
+        server: knows the port that it was given.
+        advertise: the host name to use instead of the one in *addr*.
+        tls: whether connections are encrypted; else a warning is logged (once) about listening
+            on all interfaces.
+    """
+    if isinstance(addr, LocalQueue):
+        return LocalAddress(addr.queue_id)
+    if isinstance(addr, str | os.PathLike):
+        return IpcAddress(os.fspath(addr))
+    host, _ = addr
+    port = server.sockets[0].getsockname()[1]
+    if host in _ANY_HOST:
+        if not tls:
+            _warn_of_plain_tcp()
+        if advertise is None:
+            # It may ask a name server, which takes time.
+            advertise = await server.get_loop().run_in_executor(None, socket.getfqdn)
+    return TcpAddress(advertise or host or "localhost", port)
+
+
+@functools.cache  # once is enough
+def _warn_of_plain_tcp() -> None:
+    logger.warning(
+        "A container listens on all network interfaces without TLS: anybody who reaches this "
+        "machine can call its agents. Pass ssl=, or bind it to one address."
+    )
+
+
+def describe(addr: SocketAddress | None) -> str:
+    """Return *addr* for a message."""
+    match addr:
+        case (host, port):
+            return f"{host}:{port}"
+        case None:
+            return "a connected socket"
+        case _:
+            return str(addr)
+
+
+def check_unix_path(path: str) -> None:
+    """Raise an :class:`AddressError` if *path* is too long for a Unix domain socket."""
+    if sys.platform == "win32":
+        msg = f"{path!r}: Windows has no Unix sockets for asyncio; use a ('host', port) address"
+        raise AddressError(msg)
+    size = len(os.fsencode(path))
+    if not 0 < size <= MAX_UNIX_PATH:
+        msg = (
+            f"The path of a Unix socket has at most {MAX_UNIX_PATH} bytes on this system, this "
+            f"one has {size}; use a shorter directory: {path!r}"
+        )
+        raise AddressError(msg)
+
+
+def _host_and_port(addr: Any) -> tuple[str | None, int]:
+    match addr:
+        case [str() | None as host, int(port)]:
+            return host, port
+        case _:
+            msg = f"{addr!r} is no address: expected ('host', port), 'path' or a LocalQueue"
+            raise AddressError(msg)
+
+
+async def _listen_tcp(
+    factory: Factory, host: str | None, port: int, loop: asyncio.AbstractEventLoop, **kwds: Any
+) -> Server:
+    """Listen on all addresses of *host*, with one port for all of them."""
+    infos = await loop.getaddrinfo(
+        host or None,
+        port,
+        family=kwds.pop("family", socket.AF_UNSPEC),
+        type=socket.SOCK_STREAM,
+        flags=kwds.pop("flags", socket.AI_PASSIVE),
+    )
+    hosts = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in infos))
+    attempts = 20 if port == 0 and len(hosts) > 1 else 1
+    while True:
+        attempts -= 1
+        try:
+            return Server(await _listen_on_each(factory, hosts, port, loop, **kwds))
+        except OSError as exc:
+            # Another address of this host may have the port that the first one was given.
+            if exc.errno != errno.EADDRINUSE or attempts == 0:
+                raise
+
+
+async def _listen_on_each(
+    factory: Factory, hosts: Iterable[str], port: int, loop: asyncio.AbstractEventLoop, **kwds: Any
+) -> list[asyncio.AbstractServer]:
+    servers: list[asyncio.AbstractServer] = []
+    error: OSError | None = None
+    try:
+        for host in hosts:
+            try:
+                server = await loop.create_server(factory, host, port, **kwds)
+            except OSError as exc:
+                # A host may have names for addresses (of IPv6, say) that it has not got.
+                if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                error = exc
+            else:
+                servers.append(server)
+                port = server.sockets[0].getsockname()[1]
+    except BaseException:
+        for server in servers:
+            server.close()
+        raise
+    if not servers:
+        raise error or OSError(errno.EADDRNOTAVAIL, "the host has no address")
+    return servers
+
+
+async def _listen_unix(
+    factory: Factory, path: str, loop: asyncio.AbstractEventLoop, **kwds: Any
+) -> Server:
+    check_unix_path(path)
+    sock = await _bind_unix(path, kwds.get("backlog", 100))
+    try:
+        file = _identity(path)
+        server = await _serve_socket(factory, sock, loop, **kwds)
+    except BaseException:
+        sock.close()
+        raise
+
+    def unlink() -> None:
+        # Only our own file: somebody may have put another one into its place.
+        with contextlib.suppress(OSError):
+            if _identity(path) == file:
+                Path(path).unlink()
+
+    return Server([server], unlink)
+
+
+async def _serve_socket(
+    factory: Factory, sock: socket.socket, loop: asyncio.AbstractEventLoop, **kwds: Any
+) -> asyncio.AbstractServer:
+    if sock.family != getattr(socket, "AF_UNIX", None):
+        return await loop.create_server(factory, sock=sock, **kwds)
+    if sys.version_info >= (3, 13) and isinstance(loop, asyncio.BaseEventLoop):
+        kwds["cleanup_socket"] = False  # whoever bound the socket knows when its file can go
+    return await loop.create_unix_server(factory, sock=sock, **kwds)
+
+
+async def _bind_unix(path: str, backlog: int) -> socket.socket:
+    """Bind a socket that only this user can connect to; replace the file of one that is dead."""
+    async with _locked(Path(path).parent):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            try:
+                sock.bind(path)
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE or not _is_stale(path):
+                    raise OSError(exc.errno, f"{exc.strerror}: {path!r}") from None
+                Path(path).unlink()
+                sock.bind(path)
+            # Nobody can connect before listen(), so there is no moment at which others could.
+            Path(path).chmod(0o600)
+            sock.listen(backlog)
+        except BaseException:
+            sock.close()
+            raise
+    return sock
+
+
+@contextlib.asynccontextmanager
+async def _locked(directory: Path) -> Any:
+    """Hold a lock on *directory*, so that looking for a dead socket and replacing it is one step.
+
+    Locking the directory itself leaves no lock file behind.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        async with asyncio.timeout(_LOCK_TIMEOUT):
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:  # somebody binds a socket beside ours
+                    await asyncio.sleep(_FIRST_PAUSE)
+                except OSError:  # this file system has no locks for directories
+                    break
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_stale(path: str) -> bool:
+    """Whether *path* is a socket on which nobody listens any more."""
+    if not stat.S_ISSOCK(Path(path).lstat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        return sock.connect_ex(path) == errno.ECONNREFUSED
+
+
+def _identity(path: str) -> tuple[int, int]:
+    info = Path(path).lstat()
+    return info.st_dev, info.st_ino

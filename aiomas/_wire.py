@@ -1,0 +1,72 @@
+"""Framing: a stream of bytes in, payloads out; knows nothing of sockets or of what payloads mean.
+
+A frame is the length of its payload as an unsigned 32-bit integer in network byte order, and the
+payload.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from aiomas.exceptions import ProtocolError
+
+MAX_FRAME = 16 * 1024 * 1024
+"""Largest payload that is accepted by default, in bytes."""
+
+_HEADER = struct.Struct("!L")
+HEADER_SIZE = _HEADER.size
+
+
+def frame(payload: bytes) -> bytes:
+    """Return *payload* as a frame."""
+    return _HEADER.pack(len(payload)) + payload
+
+
+class FrameReader:
+    """Cuts the bytes of one connection into payloads.
+
+    Args:
+        max_frame: the largest payload that is accepted, in bytes.
+    """
+
+    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+        self._max_frame = max_frame
+        self._parts: list[bytes] = []  # of a frame that is not complete yet
+        self._have = 0  # bytes in these parts
+        self._need = HEADER_SIZE  # bytes after which they can be looked at again
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take what was received and yield all payloads that are complete by now.
+
+        Raises:
+            ProtocolError: a header announces more than *max_frame* bytes.  It is raised before
+                anything is set aside for them, and after the payloads before it were yielded.
+        """
+        if self._parts:
+            self._parts.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return
+            # Joining only when enough is there keeps a large frame in small pieces linear.
+            data = b"".join(self._parts)
+            self._parts.clear()
+        position, size = 0, len(data)
+        self._need = HEADER_SIZE
+        while size - position >= HEADER_SIZE:
+            (length,) = _HEADER.unpack_from(data, position)
+            if length > self._max_frame:
+                msg = (
+                    f"a frame of {length} bytes was announced, which is over the limit "
+                    f"max_frame={self._max_frame}"
+                )
+                raise ProtocolError(msg)
+            end = position + HEADER_SIZE + length
+            if end > size:
+                self._need = HEADER_SIZE + length
+                break
+            yield data[position + HEADER_SIZE : end]
+            position = end
+        if position < size:
+            self._parts.append(data[position:] if position else data)
+            self._have = size - position

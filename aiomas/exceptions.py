@@ -1,0 +1,96 @@
+"""The exceptions that aiomas raises.
+
+Each one derives from :class:`AiomasError` and from the builtin that callers already catch::
+
+    AiomasError
+    ├── AddressError            (ValueError)            a malformed address or agent URL
+    ├── AgentNotFoundError      (ConnectionError, LookupError)  the container has no such agent
+    ├── SerializationError      (TypeError)             an object that the codec cannot encode
+    │   └── DecodeError         (ValueError)            bytes or a representation it cannot decode
+    ├── RemoteException                                 the other side raised while serving a call
+    ├── ConnectionLost          (ConnectionResetError)  the connection ended, or had ended already
+    │   ├── ContainerClosedError                        because our own container was shut down
+    │   └── ProtocolError                               because the peer sent what is no message
+    └── ConnectTimeout          (TimeoutError)          no usable connection within the time limit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "AddressError",
+    "AgentNotFoundError",
+    "AiomasError",
+    "ConnectTimeout",
+    "ConnectionLost",
+    "ContainerClosedError",
+    "DecodeError",
+    "ProtocolError",
+    "RemoteException",
+    "SerializationError",
+]
+
+
+class AiomasError(Exception):
+    """Base class of all exceptions that aiomas defines."""
+
+
+class AddressError(AiomasError, ValueError):
+    """An address or an agent URL is malformed; the message says which part and what is expected."""
+
+
+class AgentNotFoundError(AiomasError, ConnectionError, LookupError):
+    """The container at that address answered, but has no agent with this id."""
+
+
+class SerializationError(AiomasError, TypeError):
+    """An object cannot be encoded; nothing was sent."""
+
+
+class DecodeError(SerializationError, ValueError):
+    """Bytes, or the representation of one object in them, cannot be decoded."""
+
+
+class ConnectionLost(AiomasError, ConnectionResetError):  # noqa: N818 - named like its builtin
+    """The connection ended; calls that were under way on it may have run on the other side."""
+
+
+class ContainerClosedError(ConnectionLost):
+    """The container was shut down: it makes no more connections and calls."""
+
+
+class ProtocolError(ConnectionLost):
+    """The peer sent something that is no message of this protocol, so the connection was closed."""
+
+
+class ConnectTimeout(AiomasError, TimeoutError):  # noqa: N818 - named like its builtin
+    """No usable connection could be made within the time limit."""
+
+
+class RemoteException(AiomasError):  # noqa: N818 - the name that aiomas users catch
+    """The other side of a channel raised an exception while it served our request.
+
+    Args:
+        origin: the remote peer's address, as its transport names it.
+        remote_traceback: what the peer sent: usually its traceback as a string.  Other programs
+            send other things (mosaik a list ``[type, message, trace...]``); these are kept as
+            they came.
+    """
+
+    def __init__(self, origin: Any, remote_traceback: Any) -> None:
+        super().__init__(origin, remote_traceback)
+        self.origin = origin
+        self.remote_traceback = remote_traceback
+
+    def __str__(self) -> str:
+        return f"Origin: {self.origin}\n{_as_text(self.remote_traceback)}"
+
+
+def _as_text(remote_traceback: Any) -> str:
+    if isinstance(remote_traceback, str):
+        return remote_traceback
+    if isinstance(remote_traceback, Sequence) and not isinstance(remote_traceback, bytes):
+        return "\n".join(str(part) for part in remote_traceback)
+    return str(remote_traceback)

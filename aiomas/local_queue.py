@@ -1,0 +1,260 @@
+"""A transport inside one process, for tests and for simulations that must be repeatable.
+
+It promises: bytes arrive in the order in which they were written, *over all connections* of an
+event loop, whichever queue they belong to; nothing is lost; nothing arrives before the call that
+wrote it has returned; and the order in which callbacks run depends on nothing but the program
+(not on time, ports, or the operating system).  Both ends belong to the same event loop.
+
+A queue is an address: a server is bound to it, clients connect to it.  The URL of an agent there
+is ``local://queue-id/aid``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from aiomas.exceptions import AddressError
+from aiomas.util import current_loop
+
+__all__ = [
+    "LocalQueue",
+    "LocalQueueServer",
+    "LocalQueueTransport",
+    "clear_queue_cache",
+    "create_connection",
+    "create_server",
+    "get_queue",
+]
+
+P = TypeVar("P", bound=asyncio.Protocol)
+ProtocolFactory = Callable[[], asyncio.Protocol]
+
+_queues: dict[str, LocalQueue] = {}
+
+
+class LocalQueue:
+    """An address in this process; get one with :func:`get_queue`.
+
+    Args:
+        queue_id: its name, without a slash.
+    """
+
+    def __init__(self, queue_id: str) -> None:
+        if not queue_id or "/" in queue_id:
+            msg = f"A queue's id is a name without '/', got {queue_id!r}"
+            raise AddressError(msg)
+        self.queue_id = queue_id
+        self._server: LocalQueueServer | None = None
+        self._accepted = 0
+
+    def __repr__(self) -> str:
+        return f"LocalQueue({self.queue_id!r})"
+
+    @property
+    def server(self) -> LocalQueueServer | None:
+        """The server that is bound to this queue, if there is one."""
+        return self._server
+
+
+def get_queue(queue_id: str) -> LocalQueue:
+    """Return the queue with this id; there is one for each id.
+
+    Raises:
+        AddressError: *queue_id* is empty or has a slash.
+    """
+    try:
+        return _queues[queue_id]
+    except KeyError:
+        return _queues.setdefault(queue_id, LocalQueue(queue_id))
+
+
+def clear_queue_cache() -> None:
+    """Forget all queues.  Servers and connections that exist go on; new ones do not find them."""
+    _queues.clear()
+
+
+async def create_connection(
+    protocol_factory: Callable[[], P],
+    lq: LocalQueue,
+    *,
+    loop: asyncio.AbstractEventLoop | None = None,
+    **_kwds: Any,
+) -> tuple[LocalQueueTransport, P]:
+    """Connect to the server that is bound to *lq*; options for sockets are ignored.
+
+    Returns:
+        The transport and the protocol, as :meth:`asyncio.loop.create_connection` does.
+
+    Raises:
+        ConnectionRefusedError: no server is bound to *lq*.
+        RuntimeError: the server runs in another event loop.
+    """
+    loop = loop or current_loop()
+    server = lq.server
+    if server is None:
+        msg = f"no server is bound to {lq!r}"
+        raise ConnectionRefusedError(errno.ECONNREFUSED, msg)
+    if server.get_loop() is not loop:
+        msg = f"The server at {lq!r} runs in another event loop; use TCP or a Unix socket"
+        raise RuntimeError(msg)
+    protocol = protocol_factory()
+    lq._accepted += 1  # noqa: SLF001
+    client_name = f"{lq.queue_id}#{lq._accepted}"  # noqa: SLF001
+    accepted = server.protocol_factory()
+    ours = LocalQueueTransport(loop, protocol, sockname=client_name, peername=lq)
+    theirs = LocalQueueTransport(loop, accepted, sockname=lq, peername=client_name)
+    ours.join(theirs)
+    accepted.connection_made(theirs)
+    protocol.connection_made(ours)
+    return ours, protocol
+
+
+async def create_server(
+    protocol_factory: ProtocolFactory,
+    lq: LocalQueue,
+    *,
+    loop: asyncio.AbstractEventLoop | None = None,
+    **_kwds: Any,
+) -> LocalQueueServer:
+    """Bind a server to *lq*; options for sockets are ignored.
+
+    Raises:
+        OSError: a server is bound to it already.
+    """
+    if lq.server is not None:
+        raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: {lq!r}")
+    server = LocalQueueServer(protocol_factory, lq, loop or current_loop())
+    lq._server = server  # noqa: SLF001 - the two classes are one thing
+    return server
+
+
+class LocalQueueServer(asyncio.AbstractServer):
+    """A server bound to a queue; made by :func:`create_server`."""
+
+    def __init__(
+        self, protocol_factory: ProtocolFactory, lq: LocalQueue, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.protocol_factory = protocol_factory
+        self._lq = lq
+        self._loop = loop
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop in which the server runs."""
+        return self._loop
+
+    def is_serving(self) -> bool:
+        """Whether new connections are accepted."""
+        return self._lq.server is self
+
+    async def start_serving(self) -> None:
+        """Do nothing: the server accepts connections from the beginning."""
+
+    def close(self) -> None:
+        """Accept no more connections; those that exist go on."""
+        if self.is_serving():
+            self._lq._server = None  # noqa: SLF001
+
+    async def wait_closed(self) -> None:
+        """Return at once, as there is nothing to wait for after :meth:`close`."""
+
+
+class LocalQueueTransport(asyncio.Transport):
+    """One end of a connection inside a process."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: asyncio.Protocol,
+        *,
+        sockname: LocalQueue | str,
+        peername: LocalQueue | str,
+    ) -> None:
+        super().__init__(extra={"sockname": sockname, "peername": peername})
+        self._loop = loop
+        self._protocol: asyncio.BaseProtocol = protocol
+        self._peer: LocalQueueTransport | None = None
+        self._closing = False
+        self._reading = True
+        self._held: list[bytes] = []
+
+    def join(self, peer: LocalQueueTransport) -> None:
+        """Make *peer* the other end."""
+        self._peer, peer._peer = peer, self
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol that gets the data."""
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let *protocol* get the data from now on."""
+        self._protocol = protocol
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send *data*; it arrives after this call, in the order of all writes in this loop."""
+        if self._peer is not None and not self._closing and data:
+            self._loop.call_soon(self._peer._deliver, bytes(data))  # noqa: SLF001
+
+    def close(self) -> None:
+        """Close both ends, after all that was written has arrived."""
+        if not self._closing:
+            self._closing = True
+            self._loop.call_soon(self._end)
+
+    def abort(self) -> None:
+        """Close both ends."""
+        self.close()
+
+    def is_closing(self) -> bool:
+        """Whether this end is closing or closed."""
+        return self._closing
+
+    def pause_reading(self) -> None:
+        """Hold back what arrives."""
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        """Deliver what was held back, and what arrives from now on."""
+        self._reading = True
+        for data in self._held:
+            self._loop.call_soon(self._deliver, data)
+        self._held.clear()
+
+    def is_reading(self) -> bool:
+        """Whether data is delivered."""
+        return self._reading and not self._closing
+
+    def can_write_eof(self) -> bool:
+        """Return false: there are no half-closed connections here."""
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        """Return 0: whatever was written is on its way."""
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Do nothing: there is no buffer."""
+
+    def _deliver(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if self._reading and isinstance(self._protocol, asyncio.Protocol):
+            self._protocol.data_received(data)
+        else:
+            self._held.append(data)
+
+    def _end(self) -> None:
+        peer, self._peer = self._peer, None
+        if peer is not None and peer._peer is not None:  # noqa: SLF001
+            peer._peer = None  # noqa: SLF001
+            peer._closing = True  # noqa: SLF001
+            self._loop.call_soon(peer._lost)  # noqa: SLF001
+        self._lost()
+
+    def _lost(self) -> None:
+        self._closing = True
+        self._held.clear()
+        self._protocol.connection_lost(None)

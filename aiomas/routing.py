@@ -1,0 +1,291 @@
+"""Routers map the paths of remote calls to functions; nothing here does any I/O.
+
+Only functions marked with :func:`expose` can be reached, and only through routers that were
+registered: by listing an attribute in :class:`Service`, with :meth:`Router.add`, or with
+:meth:`Router.set_sub_router`.  Private names (``_name``) are never reached.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, Protocol, TypeVar, overload
+
+__all__ = ["Router", "RoutingDict", "Service", "ServiceDict", "expose"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class HasRouter(Protocol):
+    """An object whose functions can be called remotely."""
+
+    @property
+    def router(self) -> Router:
+        """The object's router."""
+
+
+def expose(func: F) -> F:
+    """Decorator that lets remote peers call *func*, a function or coroutine function.
+
+    The function is not wrapped; it gains the attribute ``__rpc__``.
+
+    Raises:
+        TypeError: *func* cannot be called (a property, say).
+    """
+    if not callable(func) and not isinstance(func, staticmethod | classmethod):
+        msg = f"Only functions can be exposed, got {func!r}"
+        raise TypeError(msg)
+    func.__rpc__ = True  # type: ignore[attr-defined]
+    return func
+
+
+class Router:
+    """Resolves paths to the exposed functions of *obj* and of its registered children.
+
+    Args:
+        obj: an instance, a class, a module or a dictionary.
+    """
+
+    __slots__ = ("__weakref__", "_sub_routers", "name", "obj", "parent")
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj
+        """The object to which this router belongs."""
+        self.name = ""
+        """The name of the router; empty for a root router."""
+        self.parent: Router | None = None
+        """The parent router, or ``None`` for a root router."""
+        self._sub_routers: dict[str, Router] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Router {self.path!r} of {type(self.obj).__name__}>"
+
+    @property
+    def path(self) -> str:
+        """The path to this router from the root router, without a slash at the end."""
+        names: list[str] = []
+        router: Router | None = self
+        while router is not None and router.parent is not None:
+            names.append(router.name)
+            router = router.parent
+        return "/".join(reversed(names))
+
+    @property
+    def root(self) -> Router:
+        """The router at the top, from which paths count."""
+        router = self
+        while router.parent is not None:
+            router = router.parent
+        return router
+
+    def resolve(self, path: str) -> Callable[..., Any]:
+        """Return the exposed function at *path* (names separated by ``/``).
+
+        Raises:
+            LookupError: there is no such function, or it is not exposed, or it is private.
+        """
+        router: Router | None = self
+        *names, function_name = path.split("/")
+        for name in names:
+            router = router._sub_router(name)
+            if router is None:
+                break
+        function = router._function(function_name) if router is not None else None
+        if function is None:
+            msg = f"There is no exposed function at {path!r}"
+            raise LookupError(msg)
+        return function
+
+    @staticmethod
+    def expose(func: F) -> F:
+        """Alias for :func:`expose`."""
+        return expose(func)
+
+    def add(self, name: str) -> None:
+        """Register the router of ``obj.<name>`` (or ``obj[name]``) under this name.
+
+        Raises:
+            LookupError: there is no such attribute, or it has no router.
+        """
+        obj = self.obj
+        child = obj.get(name) if isinstance(obj, Mapping) else getattr(obj, name, None)
+        router = router_of(child)
+        if router is None:
+            msg = f"{type(obj).__name__} has no {name!r} with a router"
+            raise LookupError(msg)
+        self.set_sub_router(router, name)
+
+    def set_sub_router(self, router: Router, name: str) -> None:
+        """Register *router* as a child of this one under *name*.
+
+        Raises:
+            ValueError: *router* is registered elsewhere already, or *name* cannot be in a path.
+        """
+        if not name or "/" in name:
+            msg = f"A router's name is not empty and has no '/', got {name!r}"
+            raise ValueError(msg)
+        if router.parent is not None and (router.parent is not self or router.name != name):
+            msg = f"{router!r} is registered already, it cannot be {name!r} as well"
+            raise ValueError(msg)
+        router.name = name
+        router.parent = self
+        if self._sub_routers is None:
+            self._sub_routers = {}
+        self._sub_routers[name] = router
+
+    def _sub_router(self, name: str) -> Router | None:
+        return self._sub_routers.get(name) if self._sub_routers else None
+
+    def _function(self, name: str) -> Callable[..., Any] | None:
+        if not name or name.startswith("_"):
+            return None
+        obj = self.obj
+        if isinstance(obj, Mapping):
+            function = obj.get(name)
+            return function if _is_exposed(function) else None
+        # Look at the attribute itself before getattr(), which would run a property's code, and
+        # which would find an answer for any name on an object like a proxy.
+        if not _is_exposed(_static_attribute(obj, name)):
+            return None
+        function = getattr(obj, name)
+        return function if callable(function) else None
+
+
+class Service:
+    """Descriptor that gives each instance of a class a router of its own, made on first use.
+
+    It has to be the class attribute ``router``::
+
+        class Eggs:
+            router = Service()
+
+
+        class Spam:
+            router = Service(["eggs"])
+
+            def __init__(self):
+                self.eggs = Eggs()
+
+    Args:
+        sub_routers: names of attributes that hold objects with a router, to be registered as
+            children.  They are looked up when the router is used first.
+    """
+
+    def __init__(self, sub_routers: Iterable[str] = ()) -> None:
+        self.sub_routers = tuple(sub_routers)
+        # For classes that leave no room for the router in their instances.
+        self._routers: weakref.WeakKeyDictionary[Any, Router] = weakref.WeakKeyDictionary()
+
+    @staticmethod
+    def expose(func: F) -> F:
+        """Alias for :func:`expose`."""
+        return expose(func)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Service: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Router: ...
+    def __get__(self, instance: object | None, owner: type) -> Service | Router:
+        """Return the router of *instance*."""
+        if instance is None:
+            return self
+        store = getattr(instance, "__dict__", None)
+        router = store.get(_ATTRIBUTE) if store is not None else self._routers.get(instance)
+        if router is None:
+            router = self.make_router(instance)
+            if store is not None:
+                store[_ATTRIBUTE] = router
+            else:
+                self._routers[instance] = router
+            for name in self.sub_routers:
+                router.add(name)
+        return router
+
+    def __set__(self, instance: object, value: object) -> None:
+        """Refuse to replace a router."""
+        msg = "The router of an object cannot be replaced"
+        raise AttributeError(msg)
+
+    def make_router(self, instance: object) -> Router:
+        """Return a new router for *instance*; a subclass may place it in a hierarchy."""
+        return Router(instance)
+
+
+_ATTRIBUTE = "__aiomas_router__"
+
+
+class RoutingDict(MutableMapping[str, Any]):
+    """A dictionary of exposed functions, and of objects with a router, that can be called remotely.
+
+    Args:
+        dict: the dictionary to wrap; a new one by default.
+    """
+
+    def __init__(self, dict: dict[str, Any] | None = None) -> None:
+        self.dict: dict[str, Any] = {} if dict is None else dict
+        """The wrapped dictionary."""
+        self.router = _DictRouter(self.dict)
+        """The dictionary's router."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.dict!r})"
+
+    def __getitem__(self, key: str) -> Any:
+        return self.dict[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.dict[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.dict[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.dict)
+
+    def __len__(self) -> int:
+        return len(self.dict)
+
+
+ServiceDict = RoutingDict
+
+
+class _DictRouter(Router):
+    """The router of a :class:`RoutingDict`: whatever has a router is registered by being in it."""
+
+    __slots__ = ()
+
+    def _sub_router(self, name: str) -> Router | None:
+        registered = super()._sub_router(name)
+        if registered is not None:
+            return registered
+        router = router_of(self.obj.get(name))
+        if router is not None and router.parent is None:
+            router.parent = self
+            router.name = name
+        return router
+
+
+def router_of(obj: object) -> Router | None:
+    """Return the router of *obj*, or ``None`` if it has none."""
+    if isinstance(obj, Router):
+        return obj
+    # Looked up on the class, since an object like a proxy has an answer for any name.
+    if isinstance(obj, RoutingDict) or isinstance(getattr(type(obj), "router", None), Service):
+        return obj.router  # type: ignore[union-attr,no-any-return]
+    router = getattr(obj, "__dict__", {}).get("router")
+    return router if isinstance(router, Router) else None
+
+
+def _is_exposed(function: object) -> bool:
+    return getattr(function, "__rpc__", None) is True
+
+
+def _static_attribute(obj: object, name: str) -> object:
+    own: dict[str, Any] = getattr(obj, "__dict__", {})
+    if name in own:
+        return own[name]
+    classes = obj.__mro__ if isinstance(obj, type) else type(obj).__mro__
+    for cls in classes:
+        if name in cls.__dict__:
+            return cls.__dict__[name]
+    return None
