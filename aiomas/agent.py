@@ -83,6 +83,11 @@ class Container:
         return self._loop
 
     @property
+    def base_url(self) -> str:
+        """What the URLs of all agents here begin with; ends with a slash."""
+        return self._base_url
+
+    @property
     def clock(self) -> BaseClock:
         """The clock of the container."""
         return self._clock
@@ -233,6 +238,37 @@ class Container:
 
         name = await retry(attempt, timeout, f"connecting to {url}")
         return self._proxy(peer, url, aid, name)
+
+    async def ping(self, base_url: str) -> None:
+        """Return when the container at *base_url* (see :attr:`base_url`) has answered a request.
+
+        Raises:
+            OSError: no connection could be made within 10 s.
+        """
+        peer = self._pool.peer(parse_url(base_url + "0")[0])
+
+        async def attempt() -> None:
+            connection = await peer.connect()
+            await connection.channel.send(("validate_aid", ("",), {}))
+
+        await retry(attempt, 0, f"connecting to {base_url}")
+
+    def proxy(self, url: str, class_name: str = "Agent") -> Proxy:
+        """Return a proxy for the agent at *url* without asking whether it exists.
+
+        The proxy connects when it is used first.  A call to an agent that does not exist fails
+        with :class:`~aiomas.RemoteException`.
+
+        Args:
+            url: as in :meth:`connect`.
+            class_name: what the proxy's ``repr()`` calls the agent.
+
+        Raises:
+            AddressError: *url* is no agent URL.
+        """
+        address, aid = parse_url(url)
+        own = address.url == self._base_url
+        return self._proxy(self._local if own else self._pool.peer(address), url, aid, class_name)
 
     @overload
     def shutdown(

@@ -16,7 +16,7 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from typing import Any
+from typing import Any, cast
 
 from aiomas import _endpoint
 from aiomas._endpoint import Server, SocketAddress
@@ -166,8 +166,7 @@ class ChannelProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make the channel and announce it."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         # A local queue promises an order over several connections, which batches would change.
         self._write_through = isinstance(transport, LocalQueueTransport)
         self.channel = Channel(self, self._codec, transport, self._loop)

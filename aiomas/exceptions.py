@@ -7,6 +7,8 @@ Each one derives from :class:`AiomasError` and from the builtin that callers alr
     ├── AgentNotFoundError      (ConnectionError, LookupError)  the container has no such agent
     ├── SerializationError      (TypeError)             an object that the codec cannot encode
     │   └── DecodeError         (ValueError)            bytes or a representation it cannot decode
+    ├── SpawnError                                      agents of a cluster could not be made
+    ├── ContainerDied           (ConnectionError)       a container process of a cluster ended
     ├── RemoteException                                 the other side raised while serving a call
     ├── ConnectionLost          (ConnectionResetError)  the connection ended, or had ended already
     │   ├── ContainerClosedError                        because our own container was shut down
@@ -26,10 +28,12 @@ __all__ = [
     "ConnectTimeout",
     "ConnectionLost",
     "ContainerClosedError",
+    "ContainerDied",
     "DecodeError",
     "ProtocolError",
     "RemoteException",
     "SerializationError",
+    "SpawnError",
 ]
 
 
@@ -67,6 +71,34 @@ class ProtocolError(ConnectionLost):
 
 class ConnectTimeout(AiomasError, TimeoutError):  # noqa: N818 - named like its builtin
     """No usable connection could be made within the time limit."""
+
+
+class ContainerDied(AiomasError, ConnectionError):  # noqa: N818 - says what happened
+    """A container process of a cluster ended although nobody stopped it.
+
+    Args:
+        message: what happened.
+        index: the container's index.
+        exit_code: its exit code; negative for the number of the signal that killed it.
+    """
+
+    def __init__(self, message: str, index: int, exit_code: int | None) -> None:
+        super().__init__(message)
+        self.index = index
+        self.exit_code = exit_code
+
+
+class SpawnError(AiomasError):
+    """An agent of a cluster could not be made.
+
+    Args:
+        message: which agent, in which container, and the traceback from there.
+        spawned: proxies for those agents of the same call that exist.
+    """
+
+    def __init__(self, message: str, spawned: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.spawned = list(spawned)
 
 
 class RemoteException(AiomasError):  # noqa: N818 - the name that aiomas users catch

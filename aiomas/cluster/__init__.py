@@ -1,0 +1,9 @@
+"""Many containers, in processes of their own, as one system.
+
+>>> from aiomas.cluster import Cluster
+"""
+
+from aiomas.cluster.cluster import Cluster, ContainerInfo
+from aiomas.exceptions import ContainerDied, SpawnError
+
+__all__ = ["Cluster", "ContainerDied", "ContainerInfo", "SpawnError"]

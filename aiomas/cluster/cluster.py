@@ -1,0 +1,413 @@
+"""The driver's view of a cluster: start it, spawn agents, look at it, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from aiomas.agent import Agent, Container
+from aiomas.clocks import ExternalClock
+from aiomas.cluster.launchers.local import WorkerProcess
+from aiomas.cluster.loading import load
+from aiomas.cluster.placement import Pinned, RoundRobin, Strategy
+from aiomas.cluster.spec import ClusterSpec, codec_name, importable_name, serializer_names
+from aiomas.codecs import Codec, make_codec
+from aiomas.exceptions import ContainerDied, RemoteException, SpawnError
+from aiomas.rpc import Proxy
+
+_CHUNK_AGENTS = 1000
+_CHUNK_BYTES = 1 << 20  # of arguments in one control message
+_EXIT_TIMEOUT = 1.0  # seconds to learn how a process ended that has closed its streams
+
+
+@dataclasses.dataclass(slots=True)
+class ContainerInfo:
+    """A container of a cluster, as the driver knows it."""
+
+    index: int
+    pid: int = 0
+    url: str = ""
+    """Its base URL, which ends with a slash."""
+    state: str = "starting"
+    """``starting``, ``running``, ``stopped`` or ``died``."""
+    agents: int = 0
+    """How many agents the driver has spawned there."""
+    host: str = "localhost"
+    exit_code: int | None = None
+    """Its exit code once it has ended; negative for the number of the signal that killed it."""
+
+
+class Cluster:
+    """Container processes on this machine, with agents spread over them.
+
+    Use it as an asynchronous context manager; all processes have ended when the block has.
+
+    Args:
+        containers: how many container processes.
+        transport: how containers talk to each other: ``"unix"`` for Unix sockets in a directory
+            that only this user can enter, or ``"tcp"`` for TCP on the loopback interface.
+        codec: ``"msgpack"``, ``"json"``, ``"msgpack-blosc"``, or a
+            :class:`~aiomas.codecs.Codec` subclass that other processes can import.
+        extra_serializers: callables that other processes can import, or their names
+            (``"module:callable"``).
+        loop: ``"asyncio"``, ``"uvloop"``, or ``"auto"`` for uvloop where it is installed.
+        clock: ``None`` for real time; a date for an :class:`~aiomas.ExternalClock` that starts
+            there in each container, see :meth:`set_time`.
+        start_timeout: seconds until all containers must answer.
+        stop_timeout: seconds that containers get to end, before they are terminated and, after
+            the same time again, killed.
+
+    Raises:
+        ValueError: a parameter has a value that it cannot have.
+    """
+
+    def __init__(
+        self,
+        containers: int,
+        *,
+        transport: str = "unix",
+        codec: str | type[Codec] = "msgpack",
+        extra_serializers: Iterable[Any] = (),
+        loop: str = "auto",
+        clock: Any = None,
+        start_timeout: float = 60.0,
+        stop_timeout: float = 10.0,
+    ) -> None:
+        if sys.platform == "win32":
+            msg = "aiomas.cluster needs a POSIX system, Windows is none"
+            raise OSError(msg)
+        self._spec = ClusterSpec(
+            containers=containers,
+            transport=transport,
+            codec=codec_name(codec),
+            extra_serializers=serializer_names(extra_serializers),
+            loop=loop,
+            clock=None if clock is None else str(ExternalClock(clock).utcnow()),
+        )
+        self._start_timeout = start_timeout
+        self._stop_timeout = stop_timeout
+        self.container: Container
+        """The driver's own container, on the same transport as the others."""
+        self.containers: list[ContainerInfo] = []
+        """The containers, in the order of their indices."""
+        self._codec: Codec
+        self._directory: Path | None = None
+        self._workers: dict[int, WorkerProcess] = {}
+        self._stopping = False
+        self._watchers: list[asyncio.Task[None]] = []
+        self._round_robin = RoundRobin()
+        self._names: dict[str, Proxy] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            async with asyncio.timeout(self._start_timeout) as bound:
+                await self._start()
+        except BaseException as exc:
+            await self._stop()
+            if isinstance(exc, TimeoutError) and bound.expired():
+                late = [str(c.index) for c in self.containers if c.state == "starting"]
+                msg = (
+                    f"Containers {', '.join(late) or '(all)'} were not ready within "
+                    f"start_timeout={self._start_timeout} s"
+                )
+                raise TimeoutError(msg) from exc
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stop()
+
+    async def spawn(
+        self,
+        target: str | type[Agent] | Any,
+        /,
+        *args: Any,
+        name: str | None = None,
+        placement: str | int | Strategy = "round-robin",
+        **kwargs: Any,
+    ) -> Any:
+        """Make one agent.
+
+        Args:
+            target: an agent class, a (coroutine) function that gets a container and returns an
+                agent, or the name of one: ``"module:Class"`` or ``"/path/file.py:Class"``.
+            args: go to it, after the container; they pass through the cluster's codec.
+            name: a name for :meth:`find`.
+            placement: ``"round-robin"``, a container's index, or a
+                :data:`~aiomas.cluster.placement.Strategy`.
+            kwargs: go to it.
+
+        Returns:
+            A proxy for the agent.
+
+        Raises:
+            SpawnError: the agent could not be made; the message has the traceback.
+            ContainerDied: its container ended.
+            ValueError: *target* cannot be imported by other processes, or *name* is taken.
+        """
+        if name is not None and name in self._names:
+            msg = f"There is an agent with the name {name!r} already"
+            raise ValueError(msg)
+        [proxy] = await self._spawn_all(target, [(args, kwargs)], placement)
+        if name is not None:
+            self._names[name] = proxy
+        return proxy
+
+    async def spawn_many(
+        self,
+        target: str | type[Agent] | Any,
+        arguments: int | Iterable[tuple[Any, ...] | list[Any] | dict[str, Any]],
+        *,
+        placement: str | int | Strategy = "round-robin",
+    ) -> list[Any]:
+        """Make many agents, with a few messages for each container.
+
+        Args:
+            target: as in :meth:`spawn`.
+            arguments: how many agents without arguments; or, for each agent, a tuple of its
+                positional or a dictionary of its keyword arguments.
+            placement: as in :meth:`spawn`.
+
+        Returns:
+            A proxy for each agent, in the order of *arguments*.
+
+        Raises:
+            SpawnError: an agent could not be made; ``spawned`` has proxies for those that were.
+            ContainerDied: a container ended.
+            ValueError: *target* cannot be imported by other processes.
+            TypeError: *arguments* has something else in it.
+        """
+        if isinstance(arguments, int):
+            calls: list[tuple[Sequence[Any], dict[str, Any]]] = [((), {})] * arguments
+        else:
+            calls = [_call(argument) for argument in arguments]
+        return await self._spawn_all(target, calls, placement)
+
+    def find(self, name: str) -> Any:
+        """Return the proxy for the agent that was spawned with this name.
+
+        Raises:
+            LookupError: there is none.
+        """
+        try:
+            return self._names[name]
+        except KeyError:
+            msg = f"There is no agent with the name {name!r}; there are: {sorted(self._names)}"
+            raise LookupError(msg) from None
+
+    async def status(self) -> list[dict[str, Any]]:
+        """Return what is known of each container.
+
+        Returns:
+            For each container a dictionary with ``index``, ``pid``, ``url``, ``state``, ``agents``
+            and, while it runs, ``cpu`` (seconds used so far) and ``rss`` (bytes).
+        """
+        return await asyncio.gather(*map(self._status, self.containers))
+
+    async def set_time(self, time: float) -> None:
+        """Set the external clocks of all containers, and return when all have the new time.
+
+        Args:
+            time: in seconds; later than the current time.
+
+        Raises:
+            ValueError: the cluster was started without ``clock=``, or *time* is not later.
+            ContainerDied: a container ended; all others have the time.
+        """
+        if self._spec.clock is None:
+            msg = "This cluster runs in real time; start it with Cluster(..., clock=<date>)"
+            raise ValueError(msg)
+        clock = self.container.clock
+        assert isinstance(clock, ExternalClock)  # noqa: S101 - for the type checker
+        clock.set_time(time)
+        results = await asyncio.gather(
+            *(self._control(info, "set_time", time) for info in self.containers),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _start(self) -> None:
+        spec = self._spec
+        codec = load(spec.codec)
+        serializers = [load(name) for name in spec.extra_serializers]
+        self._codec = make_codec(codec, serializers)
+        self._directory = Path(tempfile.mkdtemp(prefix="aiomas-"))  # with mode 0700
+        self.container = await Container.create(
+            self._addr("driver"),
+            codec=codec,
+            extra_serializers=serializers,
+            clock=None if spec.clock is None else ExternalClock(spec.clock),
+            as_coro=True,
+        )
+        self.containers = [ContainerInfo(index) for index in range(spec.containers)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for info in self.containers:
+                    group.create_task(self._start_container(info))
+        except* Exception as errors:
+            # The first is what went wrong; the others follow from it.
+            raise errors.exceptions[0] from None
+
+    async def _start_container(self, info: ContainerInfo) -> None:
+        worker = await WorkerProcess.start(uvloop=self._spec.uses_uvloop)
+        info.pid = worker.process.pid
+        self._workers[info.index] = worker
+        self._watchers.append(asyncio.create_task(self._watch(info, worker)))
+        fields = dataclasses.asdict(self._spec)
+        info.url = await self._control(info, "start", fields, self._addr(str(info.index)))
+        # It is up when it has answered where the others will reach it.
+        await self.container.ping(info.url)
+        info.state = "running"
+
+    async def _watch(self, info: ContainerInfo, worker: WorkerProcess) -> None:
+        info.exit_code = await worker.process.wait()
+        info.state = "stopped" if self._stopping else "died"
+
+    async def _stop(self) -> None:
+        self._stopping = True
+        try:
+            await asyncio.gather(*(w.stop(self._stop_timeout) for w in self._workers.values()))
+            await asyncio.gather(*self._watchers)
+            if self.__dict__.get("container") is not None:
+                await self.container.shutdown()
+        finally:
+            if self._directory is not None:
+                shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _addr(self, name: str) -> Any:
+        if self._spec.transport == "tcp":
+            return "127.0.0.1", 0
+        assert self._directory is not None  # noqa: S101 - made before
+        return str(self._directory / name)
+
+    async def _control(self, info: ContainerInfo, method: str, *args: Any) -> Any:
+        """Call a method of the worker, and say which container it is if that fails."""
+        try:
+            return await getattr(self._workers[info.index].control.remote, method)(*args)
+        except ConnectionError as exc:
+            raise await self._died(info) from exc
+        except RemoteException as exc:
+            msg = f"Container {info.index} (pid {info.pid}): {exc.remote_traceback}"
+            raise SpawnError(msg) from None
+
+    async def _died(self, info: ContainerInfo) -> ContainerDied:
+        # Its control stream is closed, so it has ended or is about to.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_TIMEOUT):
+                await self._workers[info.index].process.wait()
+        code = self._workers[info.index].process.returncode
+        how = "closed its control stream" if code is None else _exit_description(code)
+        msg = f"Container {info.index} (pid {info.pid}) {how}"
+        return ContainerDied(msg, info.index, code)
+
+    async def _spawn_all(
+        self,
+        target: Any,
+        calls: Sequence[tuple[Sequence[Any], dict[str, Any]]],
+        placement: str | int | Strategy,
+    ) -> list[Any]:
+        name = target if isinstance(target, str) else importable_name(target)
+        choose = self._strategy(placement)
+        running = [info for info in self.containers if info.state == "running"]
+        if not running:
+            msg = "No container of this cluster runs"
+            raise SpawnError(msg)
+        places: dict[int, list[int]] = {}
+        for number in range(len(calls)):
+            places.setdefault(running[choose(running)].index, []).append(number)
+
+        proxies: list[Any] = [None] * len(calls)
+
+        async def spawn_in(index: int, numbers: list[int]) -> None:
+            info = self.containers[index]
+            for chunk, data in self._chunks(calls, numbers):
+                made, failure = await self._control(info, "spawn", name, data)
+                for number, (aid, class_name) in zip(chunk, made, strict=False):
+                    proxies[number] = self.container.proxy(info.url + aid, class_name)
+                info.agents += len(made)
+                if failure is not None:
+                    msg = (
+                        f"Agent number {chunk[len(made)]} ({name}) could not be made in container "
+                        f"{index} (pid {info.pid}):\n{failure}"
+                    )
+                    raise SpawnError(msg)
+
+        results = await asyncio.gather(
+            *(spawn_in(*place) for place in places.items()), return_exceptions=True
+        )
+        for error in results:
+            if isinstance(error, SpawnError):
+                raise SpawnError(str(error), [p for p in proxies if p is not None]) from None
+            if isinstance(error, BaseException):
+                raise error
+        return proxies
+
+    def _chunks(
+        self, calls: Sequence[tuple[Sequence[Any], dict[str, Any]]], numbers: list[int]
+    ) -> Iterator[tuple[list[int], bytes]]:
+        """Cut *numbers* into pieces whose arguments fit into a message; yield both."""
+        for start in range(0, len(numbers), _CHUNK_AGENTS):
+            pieces = [numbers[start : start + _CHUNK_AGENTS]]
+            while pieces:
+                piece = pieces.pop()
+                data = self._codec.encode([calls[number] for number in piece])
+                if len(data) > _CHUNK_BYTES and len(piece) > 1:
+                    middle = len(piece) // 2
+                    pieces += [piece[middle:], piece[:middle]]
+                else:
+                    yield piece, data
+
+    def _strategy(self, placement: str | int | Strategy) -> Strategy:
+        if placement == "round-robin":
+            return self._round_robin
+        if isinstance(placement, int):
+            return Pinned(placement)
+        if callable(placement):
+            return placement
+        msg = f"placement must be 'round-robin', a container's index or a strategy: {placement!r}"
+        raise ValueError(msg)
+
+    async def _status(self, info: ContainerInfo) -> dict[str, Any]:
+        status: dict[str, Any] = {
+            key: getattr(info, key) for key in ("index", "pid", "url", "state", "agents")
+        }
+        if info.state == "running":
+            with contextlib.suppress(psutil.NoSuchProcess, ContainerDied):
+                status["agents"] = await self._control(info, "agents")
+                process = psutil.Process(info.pid)
+                times = process.cpu_times()
+                status["cpu"] = times.user + times.system
+                status["rss"] = process.memory_info().rss
+        return status
+
+
+def _call(argument: Any) -> tuple[Sequence[Any], dict[str, Any]]:
+    match argument:
+        case dict():
+            return (), argument
+        case tuple() | list():
+            return argument, {}
+        case _:
+            msg = f"Arguments are a tuple, list or dictionary for each agent, got {argument!r}"
+            raise TypeError(msg)
+
+
+def _exit_description(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

@@ -1,0 +1,1 @@
+"""Launchers put the processes of a cluster on a host."""

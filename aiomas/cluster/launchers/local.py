@@ -1,0 +1,78 @@
+"""Starts container processes on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+
+from aiomas import rpc
+from aiomas.codecs import MsgPack
+
+# The new process gets our sys.path before it imports anything of ours.
+_BOOT = """\
+import json, sys
+control, guard, uvloop, sys.path[:] = json.loads(sys.argv.pop())
+from aiomas.cluster.worker import main
+main(control, guard, uvloop=uvloop)
+"""
+
+
+class WorkerProcess:
+    """A container process and the stream to its control service."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, control: rpc.RpcClient, guard: int
+    ) -> None:
+        self.process = process
+        self.control = control
+        self._guard = guard
+
+    @classmethod
+    async def start(cls, *, uvloop: bool) -> WorkerProcess:
+        """Start a process; it answers on its control stream as soon as it runs."""
+        ours, theirs = socket.socketpair()
+        guard_read, guard_write = os.pipe()
+        argument = json.dumps([theirs.fileno(), guard_read, uvloop, sys.path])
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-c", _BOOT, argument),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), guard_read),
+                    start_new_session=True,  # so that it does not see Ctrl-C
+                )
+            ours.setblocking(False)
+            control = await rpc.open_connection(None, sock=ours, codec=MsgPack)
+        except BaseException:
+            ours.close()
+            os.close(guard_write)
+            raise
+        finally:
+            os.close(guard_read)
+        return cls(process, control, guard_write)
+
+    async def stop(self, timeout: float) -> None:
+        """End the process: ask it, then SIGTERM, then SIGKILL, each with *timeout* seconds."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.control.remote.stop()
+        await self.control.close()
+        for end in (self.process.terminate, self.process.kill):
+            if await self._wait(timeout):
+                break
+            with contextlib.suppress(ProcessLookupError):
+                end()
+        await self.process.wait()
+        os.close(self._guard)
+
+    async def _wait(self, timeout: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.process.wait()
+                return True
+        return False

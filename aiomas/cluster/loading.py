@@ -1,0 +1,45 @@
+"""Finding, in a container process, the classes and functions that the driver named."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from aiomas import util
+
+
+def load(name: str) -> Any:
+    """Return what *name* stands for: ``"module:attribute"`` or ``"/path/file.py:attribute"``.
+
+    Raises:
+        ValueError: *name* has another form.
+        ImportError: the module or the file cannot be imported.
+        AttributeError: it has no such attribute.
+    """
+    module, colon, qualname = name.rpartition(":")
+    if colon and module.endswith(".py"):
+        return util.obj_from_str(f"{_import_file(Path(module).resolve())}:{qualname}")
+    return util.obj_from_str(name)
+
+
+def _import_file(path: Path) -> str:
+    """Import the file under a name of its own, once; return that name."""
+    # As with multiprocessing, `if __name__ == "__main__"` is false there.
+    name = f"__aiomas_{path.stem}__"
+    loaded = sys.modules.get(name)
+    if loaded is not None and loaded.__file__ == str(path):
+        return name
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.exists():
+        msg = f"There is no Python file {path}"
+        raise ImportError(msg)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return name
