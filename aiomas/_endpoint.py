@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from aiomas import local_queue
 from aiomas._address import Address, IpcAddress, LocalAddress, TcpAddress
@@ -62,7 +62,7 @@ class Server:
     def __repr__(self) -> str:
         return f"<Server sockets={self.sockets!r}>"
 
-    async def __aenter__(self) -> Server:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -150,14 +150,13 @@ async def dial(
         if addr is None and "sock" in kwds:
             return (await loop.create_connection(factory, **kwds))[1]
         host, port = _host_and_port(addr)
-        return (await loop.create_connection(factory, host, port, **kwds))[1]
+        # None is the loopback interface here; the event loop's annotation has forgotten it.
+        return (await loop.create_connection(factory, cast("str", host), port, **kwds))[1]
 
     return await retry(attempt, timeout, f"connecting to {describe(addr)}")
 
 
-async def retry(
-    attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str
-) -> T:
+async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str) -> T:
     """Await ``attempt()`` until it raises no ``OSError``, with growing pauses, within *timeout*.
 
     Args:
@@ -298,7 +297,7 @@ async def _listen_on_each(
     try:
         for host in hosts:
             try:
-                server = await loop.create_server(factory, host, port, **kwds)
+                server: asyncio.Server = await loop.create_server(factory, host, port, **kwds)
             except OSError as exc:
                 # A host may have names for addresses (of IPv6, say) that it has not got.
                 if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -308,8 +307,8 @@ async def _listen_on_each(
                 servers.append(server)
                 port = server.sockets[0].getsockname()[1]
     except BaseException:
-        for server in servers:
-            server.close()
+        for opened in servers:
+            opened.close()
         raise
     if not servers:
         raise error or OSError(errno.EADDRNOTAVAIL, "the host has no address")
@@ -358,10 +357,10 @@ async def _bind_unix(path: str, backlog: int) -> socket.socket:
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE or not _is_stale(path):
                     raise OSError(exc.errno, f"{exc.strerror}: {path!r}") from None
-                Path(path).unlink()
+                os.unlink(path)  # noqa: PTH108 - quick, and pathlib is no better in a coroutine
                 sock.bind(path)
             # Nobody can connect before listen(), so there is no moment at which others could.
-            Path(path).chmod(0o600)
+            os.chmod(path, 0o600)  # noqa: PTH101
             sock.listen(backlog)
         except BaseException:
             sock.close()

@@ -128,7 +128,7 @@ class Peer:
             self._attempt.cancel()
         return self._attempt
 
-    def fail_waiting_calls(self, error: Exception) -> None:
+    def fail_waiting_calls(self, error: BaseException) -> None:
         """Fail all calls that wait for a connection."""
         waiting = [future for future, _ in self._waiting]
         self._waiting.clear()
@@ -160,10 +160,12 @@ class Peer:
 
     def _attempt_ended(self, attempt: asyncio.Task[RpcClient]) -> None:
         self._attempt = None
-        error = ContainerClosedError(f"Connecting to {self.peer} was given up")
-        if not attempt.cancelled() and attempt.exception() is None:
-            return
-        self.fail_waiting_calls(error if attempt.cancelled() else attempt.exception() or error)
+        if attempt.cancelled():
+            error: BaseException | None = ContainerClosedError(f"No more connecting to {self.peer}")
+        else:
+            error = attempt.exception()
+        if error is not None:
+            self.fail_waiting_calls(error)
         self._pool.keep(self, active=self.connection is not None)
 
     def _disconnected(self, connection: RpcClient) -> None:

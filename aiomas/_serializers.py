@@ -97,7 +97,7 @@ def numpy_serializer() -> SerializerOf[np.ndarray[Any, Any]]:
 
     def deserialize(representation: Any) -> np.ndarray[Any, Any]:
         descr, shape, raw = representation
-        dtype = npy.descr_to_dtype(descr if isinstance(descr, str) else _descr(descr))
+        dtype = npy.descr_to_dtype(descr if isinstance(descr, str) else _descr(descr))  # type: ignore[arg-type]
         if dtype.hasobject:
             msg = f"an array of {dtype} would hold Python objects"
             raise TypeError(msg)

@@ -287,8 +287,8 @@ class Container:
     ) -> Any:
         """Close the server socket and all connections.
 
-        New requests are refused, those being served get *timeout* to end.  Calls that our agents have
-        made, other than as a part of these, fail at once with :class:`ContainerClosedError`.
+        New requests are refused, those being served get *timeout* to end.  Calls that our agents
+        have made, other than as a part of these, fail at once with :class:`ContainerClosedError`.
         Doing it twice does no harm.
 
         Outside of a running event loop this blocks until all is closed.  Inside one it returns an
@@ -332,7 +332,7 @@ class Container:
             options["ssl"], connect_kwargs["ssl"] = _ssl_contexts(ssl)
 
         def accept(channel: Channel) -> None:
-            container._accept(channel)  # noqa: SLF001 - a method of the class we are in
+            container._accept(channel)
 
         server = await channels.start_server(
             addr,

@@ -443,7 +443,7 @@ class Channel:
         self._closed.add_done_callback(lambda _: callback())
 
     def on_lost(self, callback: Callable[[ConnectionLost], Any]) -> None:
-        """Call ``callback(error)`` if the connection ends and it was not this end that closed it."""
+        """Call ``callback(error)`` if the connection ends other than by our own :meth:`close`."""
 
         def closed(_: object) -> None:
             if self._error is not None and self._lost_by_peer:
@@ -504,7 +504,7 @@ class _Nothing:
 _NOTHING = _Nothing()
 
 
-def fail_all(futures: Iterable[asyncio.Future[Any]], error: Exception) -> None:
+def fail_all(futures: Iterable[asyncio.Future[Any]], error: BaseException) -> None:
     """Set an exception like *error* to all futures that are not done."""
     for future in list(futures):
         if not future.done():

@@ -83,7 +83,7 @@ class BaseClock(ABC):
         return self._sleep(self._due(t), result)
 
     def call_in(self, dt: float, func: Callable[..., Any], *args: Any) -> Cancellable:
-        """Call ``func(*args)`` in *dt* seconds; return at once, with a handle to cancel the call."""
+        """Call ``func(*args)`` in *dt* seconds; return a handle to cancel the call."""
         return self._call(self.time() + max(dt, 0), func, args)
 
     def call_at(self, t: float | Arrow, func: Callable[..., Any], *args: Any) -> Cancellable:
@@ -222,7 +222,7 @@ class ExternalClock(BaseClock):
             future.set_result(None)
             try:
                 func(*args)
-            except Exception as exc:  # user code; as the event loop treats its own callbacks
+            except Exception as exc:  # noqa: BLE001 - user code; as the event loop treats its own callbacks
                 future.get_loop().call_exception_handler(
                     {"message": f"Exception in {func!r}, called by a clock", "exception": exc}
                 )

@@ -226,9 +226,10 @@ class MsgPack(Codec):
 
     def encode(self, data: Any) -> bytes:
         try:
-            return self._pack(data)
+            packed: bytes = self._pack(data)
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             raise _unencodable(self, exc) from exc
+        return packed
 
     def decode(self, data: bytes) -> Any:
         value, failure = self.decode_message(data)
@@ -267,7 +268,8 @@ class MsgPackBlosc(MsgPack):
         self._blosc = blosc
 
     def encode(self, data: Any) -> bytes:
-        return self._blosc.compress(super().encode(data))
+        compressed: bytes = self._blosc.compress(super().encode(data))
+        return compressed
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
         try:

@@ -153,6 +153,13 @@ class LocalQueueServer(asyncio.AbstractServer):
     async def start_serving(self) -> None:
         """Do nothing: the server accepts connections from the beginning."""
 
+    async def serve_forever(self) -> None:
+        """Accept connections until this is cancelled, then close the server."""
+        try:
+            await self._loop.create_future()
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Accept no more connections; those that exist go on."""
         if self.is_serving():

@@ -7,6 +7,7 @@ registered: by listing an attribute in :class:`Service`, with :meth:`Router.add`
 
 from __future__ import annotations
 
+import builtins
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeVar, overload
@@ -87,10 +88,9 @@ class Router:
         router: Router | None = self
         *names, function_name = path.split("/")
         for name in names:
-            router = router._sub_router(name)
-            if router is None:
-                break
-        function = router._function(function_name) if router is not None else None
+            if router is not None:
+                router = router._sub_router(name)  # noqa: SLF001 - another of this class
+        function = None if router is None else router._function(function_name)  # noqa: SLF001
         if function is None:
             msg = f"There is no exposed function at {path!r}"
             raise LookupError(msg)
@@ -221,8 +221,8 @@ class RoutingDict(MutableMapping[str, Any]):
         dict: the dictionary to wrap; a new one by default.
     """
 
-    def __init__(self, dict: dict[str, Any] | None = None) -> None:
-        self.dict: dict[str, Any] = {} if dict is None else dict
+    def __init__(self, dict: builtins.dict[str, Any] | None = None) -> None:
+        self.dict: builtins.dict[str, Any] = {} if dict is None else dict
         """The wrapped dictionary."""
         self.router = _DictRouter(self.dict)
         """The dictionary's router."""
@@ -270,8 +270,11 @@ def router_of(obj: object) -> Router | None:
     if isinstance(obj, Router):
         return obj
     # Looked up on the class, since an object like a proxy has an answer for any name.
-    if isinstance(obj, RoutingDict) or isinstance(getattr(type(obj), "router", None), Service):
-        return obj.router  # type: ignore[union-attr,no-any-return]
+    if isinstance(obj, RoutingDict):
+        return obj.router
+    service = getattr(type(obj), "router", None)
+    if isinstance(service, Service):
+        return service.__get__(obj, type(obj))
     router = getattr(obj, "__dict__", {}).get("router")
     return router if isinstance(router, Router) else None
 

@@ -14,6 +14,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from aiomas import channel as channels
@@ -136,8 +137,8 @@ class RpcClient:
         if service is not None:
             self._root = _as_router(service)
             self.dispatcher = Dispatcher(self._root)
-            self.service = service_ended = asyncio.get_running_loop().create_future()
-            channel.on_closed(lambda: service_ended.done() or service_ended.set_result(None))
+            self.service = asyncio.get_running_loop().create_future()
+            channel.on_closed(partial(_finish, self.service))
             channel.serve(self.dispatcher)
 
     def __repr__(self) -> str:
@@ -277,7 +278,7 @@ class Dispatcher:
     ) -> None:
         try:
             result = function(*args, **kwargs)
-        except (Exception, asyncio.CancelledError) as exc:
+        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - user code
             _fail(request, exc)
             return
         if not hasattr(type(result), "__await__"):
@@ -354,6 +355,11 @@ def _fail(request: Any, exc: BaseException) -> None:
     if exc.__traceback__ is not None:
         exc = exc.with_traceback(exc.__traceback__.tb_next)
     request.fail(exc)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _one_of(router: RpcService | None, rpc_service: RpcService | None) -> RpcService | None:

@@ -120,7 +120,7 @@ class Manager(Agent):
     def _find_factory(self, qualname: str) -> Callable[..., Any]:
         module = qualname.partition(":")[0]
         if self._allow is not None and module not in self._allow:
-            msg = f"{qualname!r} is refused: only modules in allow={sorted(self._allow)} may be used"
+            msg = f"{qualname!r} is refused: only the modules {sorted(self._allow)} are allowed"
             raise PermissionError(msg)
         factory = util.obj_from_str(qualname)
         if isinstance(factory, type):

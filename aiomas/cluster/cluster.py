@@ -256,7 +256,7 @@ class Cluster:
             async with asyncio.TaskGroup() as group:
                 for info in self.containers:
                     group.create_task(self._start_container(info))
-        except* Exception as errors:
+        except* Exception as errors:  # noqa: BLE001 - raised again
             # The first is what went wrong; the others follow from it.
             raise errors.exceptions[0] from None
 
@@ -281,7 +281,7 @@ class Cluster:
             await asyncio.gather(*(w.stop(self._stop_timeout) for w in self._workers.values()))
             await asyncio.gather(*self._watchers)
             if self.__dict__.get("container") is not None:
-                await self.container.shutdown()
+                await self.container.shutdown(as_coro=True)
         finally:
             if self._directory is not None:
                 shutil.rmtree(self._directory, ignore_errors=True)

@@ -38,7 +38,7 @@ class ClusterSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.containers, int) or self.containers < 1:
             msg = f"containers must be a number from 1 up, got {self.containers!r}"
-            raise ValueError(msg)
+            raise ValueError(msg)  # noqa: TRY004 - one kind of error for all fields
         _check_choice("transport", self.transport, TRANSPORTS)
         _check_choice("loop", self.loop, LOOPS)
         if self.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
@@ -88,8 +88,7 @@ def importable_name(obj: Any) -> str:
     module, qualname = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
     if not (module and qualname) or "<" in qualname:
         msg = (
-            f"{obj!r} cannot be imported by another process: define it at the top level of a "
-            f"module"
+            f"{obj!r} cannot be imported by another process: define it at the top level of a module"
         )
         raise ValueError(msg)
     if module == "__main__":

@@ -6,15 +6,13 @@ The control service is reached over the socket that the process inherits, never 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import os
 import signal
 import socket
-import sys
 import threading
 import traceback
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from aiomas import rpc
@@ -102,7 +100,7 @@ class Worker:
     @rpc.expose
     async def stop(self) -> None:
         """Shut the container down; the process ends when the driver closes the control stream."""
-        await self.container.shutdown()
+        await self.container.shutdown(as_coro=True)
 
     async def run(self, control: socket.socket) -> None:
         """Serve the driver until it closes *control*, then shut the container down."""
@@ -111,7 +109,7 @@ class Worker:
             await client.channel.wait_closed()
         finally:
             if hasattr(self, "container"):
-                await self.container.shutdown()
+                await self.container.shutdown(as_coro=True)
 
 
 def main(control_fd: int, guard_fd: int, *, uvloop: bool) -> None:
@@ -122,11 +120,14 @@ def main(control_fd: int, guard_fd: int, *, uvloop: bool) -> None:
     os.set_inheritable(guard_fd, False)
     threading.Thread(target=_exit_with_driver, args=(guard_fd,), daemon=True).start()
     control = socket.socket(fileno=control_fd)
-    factory = None
-    if uvloop:
-        from uvloop import new_event_loop as factory  # type: ignore[no-redef] # noqa: PLC0415
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=_uvloop_factory() if uvloop else None) as runner:
         runner.run(Worker().run(control))
+
+
+def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    import uvloop  # noqa: PLC0415 - not there on every system
+
+    return uvloop.new_event_loop
 
 
 def _exit_with_driver(guard_fd: int) -> None:
