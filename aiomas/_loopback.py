@@ -10,7 +10,8 @@ import asyncio
 import traceback
 from typing import Any
 
-from aiomas.channel import fail_all, serving
+from aiomas._futures import copy_error, fail_all
+from aiomas.channel import serving
 from aiomas.codecs import Codec
 from aiomas.exceptions import RemoteException, SerializationError
 from aiomas.rpc import Dispatcher
@@ -41,7 +42,7 @@ class Loopback:
     def send(self, content: Any) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; see :meth:`.Channel.send`."""
         if self._closing is not None and not (serving.get() and self._open):
-            raise type(self._closing)(*self._closing.args)
+            raise copy_error(self._closing)
         data = self.codec.encode(content)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._pending.add(future)

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiomas._address import Address
-from aiomas.channel import fail_all, serving
+from aiomas._futures import copy_error, fail_all
+from aiomas.channel import serving
 from aiomas.exceptions import ContainerClosedError
 from aiomas.rpc import RpcClient
 
@@ -96,7 +97,7 @@ class Peer:
         """Send a request and return the future of its reply; connect first if need be."""
         closing = self._pool.closing
         if closing is not None and not serving.get():
-            raise type(closing)(*closing.args)
+            raise copy_error(closing)
         connection = self.connection
         if connection is not None and connection.channel.is_open:
             return connection.channel.send(content)

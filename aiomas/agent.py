@@ -272,7 +272,10 @@ class Container:
 
     @overload
     def shutdown(
-        self, as_coro: Literal[False] = False, *, timeout: float = SHUTDOWN_TIMEOUT
+        self,
+        as_coro: Literal[False] = False,  # noqa: FBT002 - the signature that aiomas users know
+        *,
+        timeout: float = SHUTDOWN_TIMEOUT,
     ) -> None: ...
     @overload
     def shutdown(
@@ -409,7 +412,13 @@ class Container:
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout)
             for task in late:
-                logger.warning("Cancelling %r, which did not end within %s s", task, timeout)
+                logger.warning(
+                    "%r is being shut down: cancelling a call of %s, which has not ended within "
+                    "timeout=%s s",
+                    self,
+                    next(path for d in dispatchers if (path := d.tasks.get(task))),
+                    timeout,
+                )
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=timeout)

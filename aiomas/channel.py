@@ -13,13 +13,15 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import os
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
 from aiomas import _endpoint
 from aiomas._endpoint import Server, SocketAddress
+from aiomas._futures import NOTHING, Waiting, copy_error
 from aiomas._session import BAD_REPLY, BAD_REQUEST, EXCEPTION, REQUEST, RESULT, Session, State
 from aiomas._wire import MAX_FRAME, frame
 from aiomas.codecs import JSON, Codec, Serializer, make_codec
@@ -205,10 +207,10 @@ class ChannelProtocol(asyncio.Protocol):
                         ref.set_result(content)
                 elif kind == BAD_REQUEST:
                     self.reply(EXCEPTION, ref, f"{type(content).__name__}: {content}")
-                elif not ref.done():
-                    ref.set_exception(
-                        content if kind == BAD_REPLY else RemoteException(channel.peer, content)
-                    )
+                elif kind == BAD_REPLY:
+                    channel.call_failed(ref, content)
+                else:
+                    channel.call_failed(ref, RemoteException(channel.peer, content))
         except ProtocolError as exc:
             self._error = ProtocolError(f"The peer {channel.peer} sent {exc}")
             self._error.__cause__ = exc.__cause__
@@ -245,7 +247,7 @@ class ChannelProtocol(asyncio.Protocol):
     def drained(self) -> Awaitable[None]:
         """Return an awaitable that waits while the transport is over its high-water mark."""
         if not self.paused:
-            return _NOTHING
+            return NOTHING
         if self._drain_waiter is None:
             self._drain_waiter = self._loop.create_future()
         return asyncio.shield(self._drain_waiter)
@@ -275,7 +277,7 @@ class ChannelProtocol(asyncio.Protocol):
         self._transport.close()
         self._abort_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
         error = ConnectionLost(f"The connection to {self.channel.peer} was closed by this end")
-        fail_all(abandoned, error)
+        self.channel.fail_calls(abandoned, error)
 
     def _flush(self) -> None:
         if self._out and not self.paused:
@@ -362,6 +364,8 @@ class Channel:
         self._lost_by_peer = False
         self._closed: asyncio.Future[None] = loop.create_future()
         self._nested: set[asyncio.Future[Any]] = set()
+        # In asyncio's debug mode: what was sent, and where, for the errors of calls.
+        self._sent: dict[asyncio.Future[Any], str] = {}
 
     def __repr__(self) -> str:
         return f"<Channel to {self.peer} {self._session.state.value}>"
@@ -397,6 +401,16 @@ class Channel:
         if serving.get():
             self._nested.add(future)
             future.add_done_callback(self._nested.discard)
+        if self._loop.get_debug():
+            self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
+            future.add_done_callback(self._sent.pop)
+
+    def call_failed(self, future: asyncio.Future[Any], error: BaseException) -> None:
+        """Raise *error* where *future* is awaited, unless its caller has given up."""
+        if future in self._sent:
+            error.add_note(self._sent[future])
+        if not future.done():
+            future.set_exception(error)
 
     async def recv(self) -> Request:
         """Wait for the next request and return it.
@@ -411,7 +425,7 @@ class Channel:
             raise RuntimeError(msg)
         if not self._inbox:
             if self._error is not None:
-                raise self._error
+                raise copy_error(self._error)
             self._reader = self._loop.create_future()
             try:
                 await self._reader
@@ -436,7 +450,7 @@ class Channel:
 
     def wait_closed(self) -> Awaitable[None]:
         """Return an awaitable that waits until the connection has ended, whoever ended it."""
-        return _NOTHING if self._closed.done() else _Wait(self._closed)
+        return NOTHING if self._closed.done() else Waiting(self._closed)
 
     def on_closed(self, callback: Callable[[], Any]) -> None:
         """Call ``callback()`` when the connection has ended, whoever ended it."""
@@ -455,9 +469,14 @@ class Channel:
         """Return what the transport knows; see :meth:`asyncio.BaseTransport.get_extra_info`."""
         return self.transport.get_extra_info(name, default)
 
-    def fail_own_calls(self, error: Exception) -> None:
+    def fail_own_calls(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, but those that are part of serving a request."""
-        fail_all((f for f in self._session.pending if f not in self._nested), error)
+        self.fail_calls([f for f in self._session.pending if f not in self._nested], error)
+
+    def fail_calls(self, futures: Iterable[asyncio.Future[Any]], error: ConnectionLost) -> None:
+        """Fail some calls with an error like *error*."""
+        for future in futures:
+            self.call_failed(future, copy_error(error))
 
     def request_received(self, request: Request) -> None:
         """Take a request from the protocol."""
@@ -474,44 +493,21 @@ class Channel:
         """Take the end of the connection from the protocol."""
         self._error = error
         self._lost_by_peer = by_peer
-        fail_all(abandoned, error)
+        self.fail_calls(abandoned, error)
         if self._reader is not None and not self._reader.done():
             self._reader.set_exception(error)
         if not self._closed.done():
             self._closed.set_result(None)
 
 
-class _Wait:
-    """Awaits a future that others await as well, so that none of them can cancel it.
-
-    Nothing happens, and nothing is left behind, unless somebody does await it.
-    """
-
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self._future = future
-
-    def __await__(self) -> Generator[Any, None, None]:
-        yield from asyncio.shield(self._future)
+def _caller() -> str:
+    """Return the part of the call stack that is not in this package."""
+    stack = [f for f in traceback.extract_stack() if not f.filename.startswith(_HERE)]
+    return "".join(traceback.format_list(stack[-_CALLERS:]))
 
 
-class _Nothing:
-    """Is awaited where there is nothing to wait for."""
-
-    def __await__(self) -> Generator[Any, None, None]:
-        yield from ()
-
-
-_NOTHING = _Nothing()
-
-
-def fail_all(futures: Iterable[asyncio.Future[Any]], error: BaseException) -> None:
-    """Set an exception like *error* to all futures that are not done."""
-    for future in list(futures):
-        if not future.done():
-            # One for each, as an exception collects the tracebacks of all who raise it.
-            own = type(error)(*error.args)
-            own.__cause__ = error.__cause__
-            future.set_exception(own)
+_CALLERS = 3  # so many lines of a stack tell where something came from
+_HERE = os.path.dirname(__file__)  # noqa: PTH120 - a string, like the file names in a stack
 
 
 def _failure_content(failure: Any) -> Any:

@@ -234,8 +234,8 @@ class Dispatcher:
     """
 
     def __init__(self, root: Router) -> None:
-        self.tasks: set[asyncio.Task[None]] = set()
-        """The coroutine functions that are running."""
+        self.tasks: dict[asyncio.Task[None], str] = {}
+        """The coroutine functions that are running, and their paths."""
         self._resolve = root.resolve
         self._refusal: str | None = None
         self._not_started = 0
@@ -286,8 +286,8 @@ class Dispatcher:
             return
         task = self._start_task(self._serve(request, result))
         if not task.done():
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self.tasks[task] = request.content[0]
+            task.add_done_callback(self.tasks.pop)
 
     async def _serve(self, request: Any, awaitable: Awaitable[Any]) -> None:
         if not _EAGER:

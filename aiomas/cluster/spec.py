@@ -38,7 +38,7 @@ class ClusterSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.containers, int) or self.containers < 1:
             msg = f"containers must be a number from 1 up, got {self.containers!r}"
-            raise ValueError(msg)  # noqa: TRY004 - one kind of error for all fields
+            raise ValueError(msg)
         _check_choice("transport", self.transport, TRANSPORTS)
         _check_choice("loop", self.loop, LOOPS)
         if self.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
@@ -64,7 +64,7 @@ def codec_name(codec: str | type[codecs.Codec]) -> str:
         codec = CODECS[codec]
     if not (isinstance(codec, type) and issubclass(codec, codecs.Codec)):
         msg = f"codec must be one of {', '.join(CODECS)} or a subclass of Codec, got {codec!r}"
-        raise ValueError(msg)
+        raise ValueError(msg)  # noqa: TRY004 - one kind of error for all parameters
     return importable_name(codec)
 
 

@@ -1,0 +1,1 @@
+"""Measures aiomas against a raw asyncio baseline, in one run: ``make bench``."""
