@@ -7,6 +7,7 @@ Knows nothing of sockets.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from aiomas.exceptions import AddressError
 
@@ -51,6 +52,7 @@ class LocalAddress:
 
 Address = TcpAddress | IpcAddress | LocalAddress
 
+_PORT = re.compile("[0-9]{1,5}")
 _FORMS = "'tcp://host:port/aid', 'ipc://[path]/aid' or 'local://queue-id/aid'"
 
 
@@ -82,7 +84,7 @@ def _parse_tcp(url: str, rest: str) -> tuple[Address, str]:
     if not host:
         msg = f"{url!r} lacks a host or a port: expected 'tcp://host:port/aid'"
         raise AddressError(msg)
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+    if not (_PORT.fullmatch(port) and 0 < int(port) < 1 << 16):
         msg = f"{url!r}: {port!r} is no port number (1 to 65535)"
         raise AddressError(msg)
     return TcpAddress(host, int(port)), aid

@@ -23,7 +23,7 @@ from typing import Any, Self, TypeVar, cast
 
 from aiomas import local_queue
 from aiomas._address import Address, IpcAddress, LocalAddress, TcpAddress
-from aiomas.exceptions import AddressError, ConnectTimeout
+from aiomas.exceptions import AddressError, ConnectTimeout, ContainerClosedError
 from aiomas.local_queue import LocalQueue
 
 if sys.platform != "win32":
@@ -166,17 +166,20 @@ async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what
     """
     started = time.monotonic()
     pause = _FIRST_PAUSE
+    error: OSError | None = None
     while True:
-        left = None if timeout is None else timeout - (time.monotonic() - started)
+        left = timeout - (time.monotonic() - started) if timeout else ATTEMPT_TIMEOUT
+        if error is not None and left <= 0:
+            raise error  # the last pause took longer than it should have
         try:
-            async with asyncio.timeout(left if timeout else ATTEMPT_TIMEOUT) as bound:
+            async with asyncio.timeout(left) as bound:
                 return await attempt()
         except TimeoutError as exc:
+            error = exc
             if bound.expired():
-                msg = f"{what} took more than {timeout or ATTEMPT_TIMEOUT} s"
-                raise ConnectTimeout(msg) from exc
-            error: OSError = exc
-        except ssl.SSLCertVerificationError:
+                error = ConnectTimeout(f"{what} took more than {timeout or ATTEMPT_TIMEOUT} s")
+                error.__cause__ = exc
+        except (ssl.SSLCertVerificationError, ContainerClosedError):
             raise  # it will not get better by trying again
         except OSError as exc:
             error = exc

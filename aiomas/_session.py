@@ -8,6 +8,7 @@ connection and direction.  What a request means is not known here.
 from __future__ import annotations
 
 import enum
+import reprlib
 from collections.abc import Collection, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -112,7 +113,13 @@ class Session(Generic[W]):
         return waiters
 
     def _frame(self, kind: int, message_id: int, content: Any) -> bytes:
-        payload = self._codec.encode([kind, message_id, content])
+        try:
+            payload = self._codec.encode([kind, message_id, content])
+        except SerializationError:
+            raise
+        except Exception as exc:  # a codec of a user, which may raise anything
+            msg = f"{self._codec!r} cannot encode a message: {exc!r}"
+            raise SerializationError(msg) from exc
         if len(payload) > self._max_frame:
             msg = f"A message of {len(payload)} bytes is over the limit max_frame={self._max_frame}"
             raise SerializationError(msg)
@@ -129,7 +136,7 @@ class Session(Generic[W]):
         except (TypeError, ValueError):
             kind = message_id = content = None
         if type(message_id) is not int or kind not in (REQUEST, RESULT, EXCEPTION):
-            msg = f"a message that is no [type, id, content]: {message!r:.100}"
+            msg = f"a message that is no [type, id, content]: {reprlib.repr(message):.100}"
             raise ProtocolError(msg)
 
         if kind == REQUEST:

@@ -149,7 +149,7 @@ class Container:
             codec: a subclass of :class:`~aiomas.codecs.Codec` (no instance); JSON by default.
             extra_serializers: callables that return arguments for
                 :meth:`~aiomas.codecs.Codec.add_serializer`; all containers need the same list.
-            ssl: certificates for TLS on all TCP connections, as an :class:`SSLCerts` or as two
+            ssl: certificates for TLS on all TCP connections, as an :class:`~aiomas.SSLCerts` or as two
                 contexts, for the server socket and for client sockets.
             advertise: the host name for the agents' URLs, if it is not the one in *addr*.
             as_coro: return an awaitable, in any case (``async=True`` is the same).
@@ -168,7 +168,7 @@ class Container:
             raise TypeError(msg)
         loop = loop or util.current_loop()
         connect_kwargs = {"codec": codec, "extra_serializers": tuple(extra_serializers or ())}
-        coro = cls._create(addr, loop, clock or AsyncioClock(), connect_kwargs, ssl, advertise)
+        coro = cls._create(addr, loop, clock or AsyncioClock(loop), connect_kwargs, ssl, advertise)
         return _run_or_return(coro, loop, as_coro=as_coro)
 
     @classmethod
@@ -291,7 +291,8 @@ class Container:
         """Close the server socket and all connections.
 
         New requests are refused, those being served get *timeout* to end.  Calls that our agents
-        have made, other than as a part of these, fail at once with :class:`ContainerClosedError`.
+        have made, other than as a part of these, fail at once with
+        :class:`~aiomas.exceptions.ContainerClosedError`.
         Doing it twice does no harm.
 
         Outside of a running event loop this blocks until all is closed.  Inside one it returns an
@@ -458,8 +459,14 @@ class Agent:
         ContainerClosedError: *container* was shut down.
     """
 
-    router: Service | Router = _AgentService()
-    """The agent's RPC router; a subclass with sub-routers sets its own :class:`Service`."""
+    router: Service = _AgentService()
+    """The agent's RPC router; a subclass with sub-routers sets its own :class:`~aiomas.rpc.Service`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        service = cls.__dict__.get("router")
+        if type(service) is Service:  # it knows nothing of containers
+            cls.router = _AgentService(service.sub_routers)
 
     def __init__(self, container: Container) -> None:
         if not isinstance(container, Container):

@@ -1,6 +1,6 @@
 """Request/reply channels: send a value, await the reply.
 
-This is the shell that joins a :mod:`session <aiomas._session>`, which knows the protocol, to a
+This is the shell that joins a session (``aiomas._session``), which knows the protocol, to a
 transport of asyncio.  What the values mean is not known here.
 
 Requests that arrive are either taken one by one with :meth:`Channel.recv`, or passed to a handler
@@ -443,7 +443,7 @@ class Channel:
         """Close the connection now; await what this returns to wait until that is done.
 
         What was sent before is still delivered, if the peer takes it within 10 s.  Calls that
-        have no reply yet fail with :class:`ConnectionLost`.
+        have no reply yet fail with :class:`~aiomas.exceptions.ConnectionLost`.
         """
         self._protocol.close()
         return self.wait_closed()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
@@ -47,13 +48,15 @@ class BaseClock(ABC):
     def _loop(self) -> asyncio.AbstractEventLoop:
         return current_loop()
 
-    @abstractmethod
+    # A user's clock may do without these two, and bring methods of its own for what needs them.
+
     def _wake(self, due: float, future: asyncio.Future[Any], result: Any) -> None:
         """Set *result* to *future* when :meth:`time` reaches *due*."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _call(self, due: float, func: Callable[..., Any], args: tuple[Any, ...]) -> Cancellable:
         """Call *func* when :meth:`time` reaches *due*."""
+        raise NotImplementedError
 
     @overload
     def sleep(self, dt: float, result: None = None) -> asyncio.Future[None]: ...
@@ -101,11 +104,15 @@ class BaseClock(ABC):
 
     def _due(self, t: float | Arrow) -> float:
         now = self.time()
-        due = t if isinstance(t, int | float) else now + (t - self.utcnow()).total_seconds()
+        due = t if isinstance(t, numbers.Real) else self._time_of(t)
         if due < now:
             msg = f"{t} is in the past: the clock shows {now} s, {self.utcnow()}"
             raise ValueError(msg)
         return due
+
+    def _time_of(self, date: Any) -> float:
+        seconds: float = (date - self.utcnow()).total_seconds()
+        return self.time() + seconds
 
 
 class AsyncioClock(BaseClock):
@@ -181,8 +188,8 @@ class ExternalClock(BaseClock):
     def set_time(self, t: float) -> None:
         """Set the time to *t* seconds and fire, in order, all timers that are due by then.
 
-        Functions scheduled with :meth:`call_in` and :meth:`call_at` are called before this method
-        returns, and each sees its own due time on the clock, as it would in real time; what they
+        Functions scheduled with :meth:`~BaseClock.call_in` and :meth:`~BaseClock.call_at` are
+        called before this method returns, and each sees its own due time on the clock, as it would in real time; what they
         schedule fires as well if it is due.  Tasks that sleep are woken in the same order and run
         as soon as the event loop gets to them; they see the new time.
 
@@ -229,6 +236,13 @@ class ExternalClock(BaseClock):
 
         self._push(due, future, fire)
         return TimerHandle(future, fire)
+
+    def _time_of(self, date: Any) -> float:
+        # Counted from the start: adding to the current time would not give a round number.
+        if date == self.utcnow():  # which is rounded to microseconds
+            return self._time
+        seconds: float = (date - self._utc_start).total_seconds()
+        return seconds
 
     def _is_over(self, due: float) -> bool:
         # While timers fire, the one that calls us may schedule another for the same moment.

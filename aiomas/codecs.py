@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
@@ -85,7 +86,7 @@ class Codec(ABC):
         """
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
-        """Like :meth:`decode`, but one bad object does not make the rest unreadable.
+        """Like :meth:`Codec.decode`, but one bad object does not make the rest unreadable.
 
         Returns:
             The value and ``None``; or, where an object in it could not be made again, the value
@@ -94,7 +95,10 @@ class Codec(ABC):
         Raises:
             DecodeError: *data* as a whole is unreadable.
         """
-        return self.decode(data), None
+        try:
+            return self.decode(data), None
+        except Exception as exc:  # a codec of a user, which may raise anything
+            raise _undecodable(self, exc) from exc
 
     def add_serializer(
         self, type: type[T], serialize: Callable[[T], Any], deserialize: Callable[[Any], T]
@@ -130,8 +134,8 @@ class Codec(ABC):
             typeid, serialize = self._serializers.get(cls) or self._serializers[object]
         except KeyError:
             msg = (
-                f"{type(self).__name__} cannot encode {obj!r}: there is no serializer for "
-                f"{cls.__module__}.{cls.__qualname__} (pass one in extra_serializers)"
+                f"{type(self).__name__} cannot encode {reprlib.repr(obj)}: there is no serializer "
+                f"for {cls.__module__}.{cls.__qualname__} (pass one in extra_serializers)"
             )
             raise SerializationError(msg) from None
         try:
@@ -171,7 +175,8 @@ class Codec(ABC):
         try:
             return self.deserialize_obj(obj_repr)
         except DecodeError as exc:
-            self._failure = exc
+            if self._failure is None:  # an object around this one fails because this one did
+                self._failure = exc
             return None
 
     def _take_failure(self) -> DecodeError | None:
@@ -211,6 +216,7 @@ class JSON(Codec):
                 return self._decode_plain(text), None
             return self._decode(text), self._take_failure()
         except (ValueError, RecursionError) as exc:
+            self._take_failure()  # or the next message would be blamed for it
             raise _undecodable(self, exc) from exc
 
 
@@ -239,7 +245,7 @@ class MsgPack(Codec):
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
         try:
-            if len(data) <= _SMALL and _TYPE_KEY_BYTES not in data:
+            if len(data) <= _SMALL and _TYPE_KEY_BYTES not in bytes(data):
                 value = msgpack.unpackb(data, use_list=False, strict_map_key=False)
                 return value, None
             value = msgpack.unpackb(
@@ -249,6 +255,7 @@ class MsgPack(Codec):
                 object_hook=self._deserialize_or_note,
             )
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
+            self._take_failure()  # or the next message would be blamed for it
             raise _undecodable(self, exc) from exc
         return value, self._take_failure()
 
@@ -274,7 +281,7 @@ class MsgPackBlosc(MsgPack):
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
         try:
             packed = self._blosc.decompress(bytes(data))
-        except (self._blosc.error, ValueError, TypeError) as exc:
+        except (self._blosc.blosc_extension.error, ValueError, TypeError) as exc:
             raise _undecodable(self, exc) from exc
         return super().decode_message(packed)
 
@@ -288,7 +295,9 @@ def _unencodable(codec: Codec, exc: Exception) -> SerializationError:
 def _undecodable(codec: Codec, exc: Exception) -> DecodeError:
     if isinstance(exc, DecodeError):
         return exc
-    return DecodeError(f"This is no {type(codec).__name__} message: {exc or type(exc).__name__}")
+    return DecodeError(
+        f"This is no {type(codec).__name__} message: {str(exc) or type(exc).__name__}"
+    )
 
 
 def make_codec(
@@ -346,20 +355,20 @@ def serializable(
     def __asdict__(self: T) -> dict[str, Any]:  # noqa: N807
         return {name: getattr(self, name) for name in names}
 
-    def __fromdict__(attributes: dict[str, Any]) -> T:  # noqa: N807
+    def __fromdict__(cls: type[T], attributes: dict[str, Any]) -> T:  # noqa: N807
         keywords = dict(attributes)
         return cls(*[keywords.pop(name) for name in positional], **keywords)
 
-    def __serializer__() -> Serializer:  # noqa: N807
-        return cls, __asdict__, __fromdict__
+    def __serializer__(cls: Any) -> Serializer:  # noqa: N807
+        return cls, cls.__asdict__, cls.__fromdict__
 
     def __repr__(self: T) -> str:  # noqa: N807
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{type(self).__name__}({values})"
 
     cls.__asdict__ = __asdict__  # type: ignore[attr-defined]
-    cls.__fromdict__ = staticmethod(__fromdict__)  # type: ignore[attr-defined]
-    cls.__serializer__ = staticmethod(__serializer__)  # type: ignore[attr-defined]
+    cls.__fromdict__ = classmethod(__fromdict__)  # type: ignore[attr-defined]
+    cls.__serializer__ = classmethod(__serializer__)  # type: ignore[attr-defined]
     if repr:
         cls.__repr__ = __repr__  # type: ignore[assignment,method-assign]
     return cls

@@ -12,7 +12,7 @@ Each one derives from :class:`AiomasError` and from the builtin that callers alr
     ├── RemoteException                                 the other side raised while serving a call
     ├── ConnectionLost          (ConnectionResetError)  the connection ended, or had ended already
     │   ├── ContainerClosedError                        because our own container was shut down
-    │   └── ProtocolError                               because the peer sent what is no message
+    │   └── ProtocolError       (RuntimeError)          because the peer sent what is no message
     └── ConnectTimeout          (TimeoutError)          no usable connection within the time limit
 """
 
@@ -65,7 +65,7 @@ class ContainerClosedError(ConnectionLost):
     """The container was shut down: it makes no more connections and calls."""
 
 
-class ProtocolError(ConnectionLost):
+class ProtocolError(ConnectionLost, RuntimeError):
     """The peer sent something that is no message of this protocol, so the connection was closed."""
 
 

@@ -44,7 +44,7 @@ class LocalQueue:
     """
 
     def __init__(self, queue_id: str) -> None:
-        if not queue_id or "/" in queue_id:
+        if not isinstance(queue_id, str) or not queue_id or "/" in queue_id:
             msg = f"A queue's id is a name without '/', got {queue_id!r}"
             raise AddressError(msg)
         self.queue_id = queue_id

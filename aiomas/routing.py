@@ -8,7 +8,6 @@ registered: by listing an attribute in :class:`Service`, with :meth:`Router.add`
 from __future__ import annotations
 
 import builtins
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeVar, overload
 
@@ -173,8 +172,9 @@ class Service:
 
     def __init__(self, sub_routers: Iterable[str] = ()) -> None:
         self.sub_routers = tuple(sub_routers)
-        # For classes that leave no room for the router in their instances.
-        self._routers: weakref.WeakKeyDictionary[Any, Router] = weakref.WeakKeyDictionary()
+        # For instances that have no room for their router, by their ids: a router keeps its
+        # instance alive, so that no other object gets the same id.
+        self._routers: dict[int, Router] = {}
 
     @staticmethod
     def expose(func: F) -> F:
@@ -190,13 +190,13 @@ class Service:
         if instance is None:
             return self
         store = getattr(instance, "__dict__", None)
-        router = store.get(_ATTRIBUTE) if store is not None else self._routers.get(instance)
+        router = store.get(_ATTRIBUTE) if store is not None else self._routers.get(id(instance))
         if router is None:
             router = self.make_router(instance)
             if store is not None:
                 store[_ATTRIBUTE] = router
             else:
-                self._routers[instance] = router
+                self._routers[id(instance)] = router
             for name in self.sub_routers:
                 router.add(name)
         return router
@@ -226,6 +226,8 @@ class RoutingDict(MutableMapping[str, Any]):
         """The wrapped dictionary."""
         self.router = _DictRouter(self.dict)
         """The dictionary's router."""
+        for key in self.dict:
+            self.router.adopt(key)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.dict!r})"
@@ -235,6 +237,7 @@ class RoutingDict(MutableMapping[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.dict[key] = value
+        self.router.adopt(key)
 
     def __delitem__(self, key: str) -> None:
         del self.dict[key]
@@ -255,9 +258,10 @@ class _DictRouter(Router):
     __slots__ = ()
 
     def _sub_router(self, name: str) -> Router | None:
-        registered = super()._sub_router(name)
-        if registered is not None:
-            return registered
+        return super()._sub_router(name) or self.adopt(name)
+
+    def adopt(self, name: str) -> Router | None:
+        """Return the router of the value at *name*, if it has one; register it if it is new."""
         router = router_of(self.obj.get(name))
         if router is not None and router.parent is None:
             router.parent = self

@@ -61,22 +61,25 @@ def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 
 @overload
-def run(until: None = None) -> None: ...
+def run(until: None = None, loop: asyncio.AbstractEventLoop | None = None) -> None: ...
 @overload
-def run(until: Awaitable[T]) -> T: ...
-def run(until: Awaitable[T] | None = None) -> T | None:
-    """Run the current event loop until *until* is done and return its result, or run forever.
+def run(until: Awaitable[T], loop: asyncio.AbstractEventLoop | None = None) -> T: ...
+def run(
+    until: Awaitable[T] | None = None, loop: asyncio.AbstractEventLoop | None = None
+) -> T | None:
+    """Run the event loop until *until* is done and return its result, or run forever.
 
     Unlike :func:`asyncio.run` it leaves the loop open, so that servers and containers live on
     between two calls.
 
     Args:
         until: a coroutine, task or future; ``None`` runs until :meth:`loop.stop` is called.
+        loop: the event loop to use instead of the current one.
 
     Raises:
         RuntimeError: an event loop is already running in this thread (use ``await``).
     """
-    loop = current_loop()
+    loop = loop or current_loop()
     if until is None:
         loop.run_forever()
         return None

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import sys
 
 from aiomas import rpc
 from aiomas.codecs import MsgPack
+from aiomas.exceptions import RemoteException
+
+logger = logging.getLogger(__name__)
 
 # The new process gets our sys.path before it imports anything of ours.
 _BOOT = """\
@@ -37,6 +41,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         guard_read, guard_write = os.pipe()
         argument = json.dumps([theirs.fileno(), guard_read, uvloop, sys.path])
+        process = None
         try:
             with theirs:
                 process = await asyncio.create_subprocess_exec(
@@ -51,6 +56,9 @@ class WorkerProcess:
         except BaseException:
             ours.close()
             os.close(guard_write)
+            if process is not None:
+                process.kill()
+                await process.wait()
             raise
         finally:
             os.close(guard_read)
@@ -58,9 +66,13 @@ class WorkerProcess:
 
     async def stop(self, timeout: float) -> None:
         """End the process: ask it, then SIGTERM, then SIGKILL, each with *timeout* seconds."""
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        try:
             async with asyncio.timeout(timeout):
                 await self.control.remote.stop()
+        except (ConnectionError, TimeoutError):
+            pass  # what follows ends it without its help
+        except RemoteException as exc:
+            logger.warning("The container process %s failed to stop: %s", self.process.pid, exc)
         await self.control.close()
         for end in (self.process.terminate, self.process.kill):
             if await self._wait(timeout):
