@@ -149,8 +149,8 @@ class Container:
             codec: a subclass of :class:`~aiomas.codecs.Codec` (no instance); JSON by default.
             extra_serializers: callables that return arguments for
                 :meth:`~aiomas.codecs.Codec.add_serializer`; all containers need the same list.
-            ssl: certificates for TLS on all TCP connections, as an :class:`~aiomas.SSLCerts` or as two
-                contexts, for the server socket and for client sockets.
+            ssl: certificates for TLS on all TCP connections, as an :class:`~aiomas.SSLCerts` or as
+                two contexts, for the server socket and for client sockets.
             advertise: the host name for the agents' URLs, if it is not the one in *addr*.
             as_coro: return an awaitable, in any case (``async=True`` is the same).
             loop: the event loop to use, if not the current one.
@@ -292,8 +292,7 @@ class Container:
 
         New requests are refused, those being served get *timeout* to end.  Calls that our agents
         have made, other than as a part of these, fail at once with
-        :class:`~aiomas.exceptions.ContainerClosedError`.
-        Doing it twice does no harm.
+        :class:`~aiomas.exceptions.ContainerClosedError`.  Doing it twice does no harm.
 
         Outside of a running event loop this blocks until all is closed.  Inside one it returns an
         awaitable: ``await container.shutdown()``.
@@ -460,7 +459,10 @@ class Agent:
     """
 
     router: Service = _AgentService()
-    """The agent's RPC router; a subclass with sub-routers sets its own :class:`~aiomas.rpc.Service`."""
+    """The agent's RPC router.
+
+    A subclass with sub-routers sets its own :class:`~aiomas.rpc.Service`.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -34,7 +34,11 @@ class Cancellable(Protocol):
 
 
 class BaseClock(ABC):
-    """Interface of all clocks."""
+    """Interface of all clocks.
+
+    A subclass implements at least :meth:`time` and :meth:`utcnow`, and overrides the methods that
+    sleep and schedule if its users need them.
+    """
 
     @abstractmethod
     def time(self) -> float:
@@ -189,9 +193,9 @@ class ExternalClock(BaseClock):
         """Set the time to *t* seconds and fire, in order, all timers that are due by then.
 
         Functions scheduled with :meth:`~BaseClock.call_in` and :meth:`~BaseClock.call_at` are
-        called before this method returns, and each sees its own due time on the clock, as it would in real time; what they
-        schedule fires as well if it is due.  Tasks that sleep are woken in the same order and run
-        as soon as the event loop gets to them; they see the new time.
+        called before this method returns, and each sees its own due time on the clock, as it would
+        in real time; what they schedule fires as well if it is due.  Tasks that sleep are woken in
+        the same order and run as soon as the event loop gets to them; they see the new time.
 
         Raises:
             ValueError: *t* is not later than the current time.

@@ -97,6 +97,8 @@ class Codec(ABC):
         """
         try:
             return self.decode(data), None
+        except DecodeError:
+            raise  # with the cause that it has
         except Exception as exc:  # a codec of a user, which may raise anything
             raise _undecodable(self, exc) from exc
 
@@ -200,6 +202,8 @@ class JSON(Codec):
     def encode(self, data: Any) -> bytes:
         try:
             return self._encode(data).encode()
+        except SerializationError:
+            raise  # with the cause that it has
         except (TypeError, ValueError, RecursionError) as exc:
             raise _unencodable(self, exc) from exc
 
@@ -233,6 +237,8 @@ class MsgPack(Codec):
     def encode(self, data: Any) -> bytes:
         try:
             packed: bytes = self._pack(data)
+        except SerializationError:
+            raise  # with the cause that it has
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             raise _unencodable(self, exc) from exc
         return packed
@@ -287,14 +293,10 @@ class MsgPackBlosc(MsgPack):
 
 
 def _unencodable(codec: Codec, exc: Exception) -> SerializationError:
-    if isinstance(exc, SerializationError):
-        return exc
     return SerializationError(f"{type(codec).__name__} cannot encode this message: {exc}")
 
 
 def _undecodable(codec: Codec, exc: Exception) -> DecodeError:
-    if isinstance(exc, DecodeError):
-        return exc
     return DecodeError(
         f"This is no {type(codec).__name__} message: {str(exc) or type(exc).__name__}"
     )

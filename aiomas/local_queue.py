@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -185,8 +186,9 @@ class LocalQueueTransport(asyncio.Transport):
         self._protocol: asyncio.BaseProtocol = protocol
         self._peer: LocalQueueTransport | None = None
         self._closing = False
+        self._closed = False
         self._reading = True
-        self._held: list[bytes] = []
+        self._held: deque[bytes | None] = deque()  # None is the peer's end
 
     def join(self, peer: LocalQueueTransport) -> None:
         """Make *peer* the other end."""
@@ -226,9 +228,7 @@ class LocalQueueTransport(asyncio.Transport):
     def resume_reading(self) -> None:
         """Deliver what was held back, and what arrives from now on."""
         self._reading = True
-        for data in self._held:
-            self._loop.call_soon(self._deliver, data)
-        self._held.clear()
+        self._loop.call_soon(self._release)
 
     def is_reading(self) -> bool:
         """Whether data is delivered."""
@@ -245,23 +245,30 @@ class LocalQueueTransport(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Do nothing: there is no buffer."""
 
-    def _deliver(self, data: bytes) -> None:
-        if self._closing:
-            return
-        if self._reading and isinstance(self._protocol, asyncio.Protocol):
-            self._protocol.data_received(data)
-        else:
+    def _deliver(self, data: bytes | None) -> None:
+        if self._held or not self._reading:
             self._held.append(data)
+        else:
+            self._receive(data)
+
+    def _release(self) -> None:
+        while self._held and self._reading:
+            self._receive(self._held.popleft())
+
+    def _receive(self, data: bytes | None) -> None:
+        if data is None:
+            self._lost()
+        elif not self._closing and isinstance(self._protocol, asyncio.Protocol):
+            self._protocol.data_received(data)
 
     def _end(self) -> None:
-        peer, self._peer = self._peer, None
-        if peer is not None and peer._peer is not None:  # noqa: SLF001
-            peer._peer = None  # noqa: SLF001
-            peer._closing = True  # noqa: SLF001
-            self._loop.call_soon(peer._lost)  # noqa: SLF001
+        if self._peer is not None:
+            self._loop.call_soon(self._peer._deliver, None)  # noqa: SLF001
         self._lost()
 
     def _lost(self) -> None:
-        self._closing = True
-        self._held.clear()
-        self._protocol.connection_lost(None)
+        if not self._closed:
+            self._closing = self._closed = True
+            self._peer = None
+            self._held.clear()
+            self._protocol.connection_lost(None)

@@ -278,8 +278,10 @@ class Dispatcher:
     ) -> None:
         try:
             result = function(*args, **kwargs)
-        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - user code
+        except BaseException as exc:  # noqa: BLE001 - user code
             _fail(request, exc)
+            if isinstance(exc, _EXITS):
+                raise
             return
         if not hasattr(type(result), "__await__"):
             request.reply(result)
@@ -295,9 +297,9 @@ class Dispatcher:
         serving.set(True)
         try:
             result = await awaitable
-        except (Exception, asyncio.CancelledError) as exc:
+        except BaseException as exc:
             _fail(request, exc)
-            if isinstance(exc, asyncio.CancelledError):
+            if isinstance(exc, asyncio.CancelledError | _EXITS):
                 raise
         else:
             request.reply(result)
@@ -312,6 +314,7 @@ class Dispatcher:
 
 
 _EAGER = sys.version_info >= (3, 12)
+_EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
 
 
 def add_object_serializer(codec: Any, root: Callable[[], Router | None], sender: Sender) -> None:

@@ -1,0 +1,143 @@
+"""Each program in `examples/` runs, says what its reader should see, and has nothing to complain.
+
+A new example needs an entry in `SAYS`: lines (regular expressions) that it prints, in this order.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+TIME_LIMIT = 50
+"""Seconds for one example, less than a test may take."""
+
+SAYS = {
+    "hello_world": [
+        r"Ada lives at tcp://127\.0\.0\.1:\d+/0",
+        *(rf"Ada says for the {count}\. time: Hello, world!" for count in (1, 2, 3)),
+    ],
+    "calling_agents": [
+        r"ShopProxy\('tcp://127\.0\.0\.1:\d+/0'\) asks for 5",
+        r"ShopProxy\('tcp://127\.0\.0\.1:\d+/0'\) asks for 3",
+        r"ShopProxy\('tcp://127\.0\.0\.1:\d+/1'\) asks for 4",
+        r"Customer\('tcp://127\.0\.0\.1:\d+/1'\) bought 2 x tea for 6",
+        r"No coffee: KeyError: 'coffee'",
+    ],
+    "channel": [
+        r"server: received 'cya'",
+        r"server: received 'bad'",
+        r"server: received 'ohai'",
+        r"client: got 'OHAI'",
+        r"client: refused, ValueError: that is no nice thing to say",
+        r"client: got 'CYA'",
+        r"client: was asked 'how are you\?'",
+        r"server: the client is fine",
+    ],
+    "rpc_callbacks": [
+        r"client: I am subscriber number 1",
+        r"client: Oldenburg has 13\.5 degrees now",
+        r"server: Proxy\(.*\) answered 'thanks'",
+        r"client: Lisbon has 24\.0 degrees now",
+        r"server: Proxy\(.*\) answered 'thanks'",
+    ],
+    "numpy_codec": [
+        r"analyst: got 1440 values of float64 in the shape \(24, 60\)",
+        r"caller: got Statistic\(count=1440, mean=0\.[45]\d*, largest=1\.0\)",
+    ],
+    "clocks": [
+        r"15:00:00  green: put into the water",
+        r"15:00:00  black: put into the water",
+        r"15:01:00  green: half of the time is over",
+        r"15:02:00  black: half of the time is over",
+        r"15:02:00  green: ready",
+        r"15:04:00  black: ready",
+        r"5 minutes took \d\.\d seconds",
+    ],
+    "tls": [
+        r"The vault is at tcp://127\.0\.0\.1:\d+/0",
+        r"With a certificate of our authority: gold",
+        r"With a certificate of another authority: SSLCertVerificationError",
+    ],
+    "cluster_hello": [
+        r"\d+ containers run; this process has the id \d+",
+        r"process \d+ found \d+ primes",
+        r"There are 2262 primes below 20000",
+    ],
+}
+
+
+def run_example(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", *command],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        stdout, stderr = process.communicate()
+        pytest.fail(f"not done after {TIME_LIMIT} s\n{stdout}{stderr}")
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def assert_says(ran: subprocess.CompletedProcess[str], expected: list[str]) -> None:
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    lines = iter(ran.stdout.splitlines())
+    for pattern in expected:
+        assert any(re.fullmatch(pattern, line) for line in lines), f"{pattern}\n{ran.stdout}"
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_example(name, tmp_path):
+    if name == "numpy_codec":
+        pytest.importorskip("numpy")
+
+    ran = run_example(EXAMPLES / f"{name}.py", folder=tmp_path)
+
+    assert_says(ran, SAYS[name])
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_example_is_tested():
+    programs = {path.stem for path in EXAMPLES.glob("*.py")}
+    packages = {path.parent.name for path in EXAMPLES.glob("*/__main__.py")}
+
+    assert programs == set(SAYS)
+    assert packages <= {"virtual_power_plant"}
+
+
+def test_numpy_example_says_that_numpy_is_missing(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise ImportError", encoding="utf-8")
+    command = (
+        "import runpy, sys; sys.path.insert(0, '.'); "
+        f"runpy.run_path({str(EXAMPLES / 'numpy_codec.py')!r}, run_name='__main__')"
+    )
+
+    ran = run_example("-B", "-c", command, folder=tmp_path)
+
+    assert_says(ran, [r"skipped: this example needs NumPy \(pip install 'aiomas\[numpy\]'\)"])
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "returncode"),
+    [("other\n", "", 0), ("b\na\n", "", 0), ("a\nb\n", "oops\n", 0), ("a\nb\n", "", 1)],
+)
+def test_an_example_that_says_something_else_is_found(stdout, stderr, returncode):
+    ran = subprocess.CompletedProcess([], returncode, stdout, stderr)
+
+    with pytest.raises(AssertionError):
+        assert_says(ran, ["a", "b"])

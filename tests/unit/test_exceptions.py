@@ -1,0 +1,88 @@
+"""The hierarchy of exceptions: what can be caught as what, and what they say."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiomas import exceptions
+from aiomas.exceptions import (
+    AddressError,
+    AgentNotFoundError,
+    AiomasError,
+    ConnectionLost,
+    ConnectTimeout,
+    ContainerClosedError,
+    ContainerDied,
+    DecodeError,
+    ProtocolError,
+    RemoteException,
+    SerializationError,
+    SpawnError,
+)
+
+
+@pytest.mark.parametrize("name", exceptions.__all__)
+def test_every_exception_derives_from_aiomas_error(name):
+    assert issubclass(getattr(exceptions, name), AiomasError)
+
+
+@pytest.mark.parametrize(
+    ("cls", "builtin"),
+    [
+        (AddressError, ValueError),
+        (AgentNotFoundError, ConnectionError),
+        (AgentNotFoundError, LookupError),
+        (SerializationError, TypeError),
+        (DecodeError, SerializationError),
+        (DecodeError, ValueError),
+        (ConnectionLost, ConnectionResetError),
+        (ContainerClosedError, ConnectionLost),
+        (ContainerDied, ConnectionError),
+        (ProtocolError, ConnectionLost),
+        (ProtocolError, RuntimeError),
+        (ConnectTimeout, TimeoutError),
+    ],
+)
+def test_exceptions_are_caught_by_the_builtin_that_callers_know(cls, builtin):
+    assert issubclass(cls, builtin)
+
+
+def test_errors_of_connections_keep_their_message():
+    for cls in (ConnectionLost, ProtocolError, ContainerClosedError, AgentNotFoundError):
+        assert str(cls("what happened")) == "what happened"
+
+
+def test_a_remote_exception_shows_its_origin_and_the_traceback():
+    exc = RemoteException(("127.0.0.1", 5555), "Traceback ...\nValueError: boom\n")
+
+    assert exc.origin == ("127.0.0.1", 5555)
+    assert exc.remote_traceback == "Traceback ...\nValueError: boom\n"
+    assert exc.args == (exc.origin, exc.remote_traceback)
+    assert str(exc) == "Origin: ('127.0.0.1', 5555)\nTraceback ...\nValueError: boom\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (["ValueError", "boom", "Traceback"], "ValueError\nboom\nTraceback"),
+        (("ValueError", 1), "ValueError\n1"),
+        (b"raw", "b'raw'"),
+        (None, "None"),
+    ],
+)
+def test_a_remote_exception_keeps_what_other_programs_send_in_place_of_a_traceback(content, text):
+    exc = RemoteException("peer", content)
+
+    assert exc.remote_traceback == content
+    assert str(exc) == f"Origin: peer\n{text}"
+
+
+def test_a_dead_container_is_named_with_its_exit_code():
+    exc = ContainerDied("container 3 was killed", index=3, exit_code=-9)
+
+    assert (str(exc), exc.index, exc.exit_code) == ("container 3 was killed", 3, -9)
+
+
+def test_a_spawn_error_holds_the_agents_that_exist():
+    assert SpawnError("no more room", spawned=("a", "b")).spawned == ["a", "b"]
+    assert SpawnError("no more room").spawned == []

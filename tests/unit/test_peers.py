@@ -1,0 +1,356 @@
+"""The pool of connections: one dial for all who want it, new ones after a loss, calls in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+
+import pytest
+
+from aiomas import local_queue, rpc
+from aiomas._address import IpcAddress
+from aiomas._peers import Peer, Pool
+from aiomas.channel import serving
+from aiomas.exceptions import ContainerClosedError, SerializationError
+
+ADDRESS = IpcAddress("there")
+
+
+class Log:
+    router = rpc.Service()
+
+    def __init__(self) -> None:
+        self.calls: list = []
+
+    @rpc.expose
+    def add(self, item):
+        self.calls.append(item)
+        return item
+
+    @rpc.expose
+    async def hang(self):
+        await asyncio.get_running_loop().create_future()
+
+
+class World:
+    """A pool, and a server which dials lead to when `gate` is open and `error` is not set."""
+
+    def __init__(self) -> None:
+        self.service = Log()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+        self.dials = 0
+        self.dialling = asyncio.Event()
+        self.cancelled = 0
+        self.accepted: list[rpc.RpcClient] = []
+        self.queue = local_queue.LocalQueue("there")
+        self.pool = Pool(self.dial, asyncio.get_running_loop())
+
+    async def __aenter__(self):
+        self.server = await rpc.start_server(self.queue, self.service, self.accepted.append)
+        return self
+
+    async def __aexit__(self, *exc_info):
+        self.server.close()
+        await self.pool.close()
+        for client in (*self.accepted, *self.pool.clients):
+            for task in client.dispatcher.tasks if client.dispatcher else ():
+                task.cancel()
+            await client.close()
+
+    async def dial(self, address):
+        assert address == ADDRESS
+        self.dials += 1
+        self.dialling.set()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        return await rpc.open_connection(self.queue)
+
+    @property
+    def peer(self) -> Peer:
+        return self.pool.peer(ADDRESS)
+
+
+@pytest.fixture
+async def world():
+    async with World() as world:
+        yield world
+
+
+def call(peer: Peer, item) -> asyncio.Future:
+    return peer.send(("add", (item,), {}))
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class TestConnecting:
+    async def test_all_who_want_a_connection_share_one_dial(self, world):
+        peer = world.peer
+        connections = await asyncio.gather(*(peer.connect() for _ in range(10)))
+        assert len(set(map(id, connections))) == 1
+        assert world.dials == 1
+        assert await peer.connect() is connections[0]
+        assert world.pool.clients == [connections[0]]
+
+    async def test_there_is_one_peer_for_an_address(self, world):
+        peer = world.peer
+        assert world.peer is peer
+        assert world.pool.peer(IpcAddress("elsewhere")) is not peer
+        assert peer.peer == ADDRESS.url
+
+    async def test_all_who_wait_share_one_error_and_the_next_dials_again(self, world):
+        world.gate.clear()
+        peer = world.peer
+        waiting = [asyncio.ensure_future(peer.connect()) for _ in range(5)]
+        waiting += [call(peer, n) for n in range(5)]
+        await world.dialling.wait()
+        world.error = ConnectionRefusedError("nobody there")
+        world.gate.set()
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(error, ConnectionRefusedError)
+            assert "nobody there" in str(error)
+        assert world.dials == 1
+
+        world.error = None
+        assert await call(peer, "again") == "again"
+        assert world.dials == 2
+
+    async def test_a_failed_attempt_leaves_nothing_behind(self, world):
+        world.error = ConnectionRefusedError()
+        peer = world.peer
+        with pytest.raises(ConnectionRefusedError):
+            await peer.connect()
+        future = call(peer, 1)
+        with pytest.raises(ConnectionRefusedError):
+            await future
+        await turns()
+        reference = weakref.ref(peer)
+        del peer, future
+        gc.collect()
+        assert reference() is None
+        assert not world.pool._peers
+        assert not world.pool._active
+
+    async def test_one_who_is_cancelled_does_not_cancel_the_dial_of_others(self, world):
+        world.gate.clear()
+        peer = world.peer
+        first, second = [asyncio.ensure_future(peer.connect()) for _ in range(2)]
+        await world.dialling.wait()
+        first.cancel()
+        await asyncio.wait([first])
+        await turns()
+        assert world.cancelled == 0
+        world.gate.set()
+        assert await second is peer.connection
+        assert first.cancelled()
+
+    async def test_calls_that_wait_keep_the_dial_alive(self, world):
+        world.gate.clear()
+        peer = world.peer
+        connecting = asyncio.ensure_future(peer.connect())
+        future = call(peer, 1)
+        await world.dialling.wait()
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        world.gate.set()
+        assert await future == 1
+
+    async def test_when_all_are_cancelled_the_dial_ends_and_the_next_starts_anew(self, world):
+        world.gate.clear()
+        peer = world.peer
+        waiting = [asyncio.ensure_future(peer.connect()) for _ in range(3)]
+        await world.dialling.wait()
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        await turns()
+        assert world.cancelled == 1
+        assert not world.pool._active
+
+        world.gate.set()
+        assert (await peer.connect()).channel.is_open
+        assert world.dials == 2
+
+    async def test_who_comes_just_after_the_last_was_cancelled_gets_a_connection(self, world):
+        world.gate.clear()
+        peer = world.peer
+        first = asyncio.ensure_future(peer.connect())
+        await world.dialling.wait()
+        first.cancel()
+        await asyncio.wait([first])  # the dial has been told, but has not ended yet
+        world.gate.set()
+        async with asyncio.timeout(2):
+            assert (await peer.connect()).channel.is_open
+            assert await call(peer, 1) == 1
+
+    async def test_a_call_just_after_the_last_was_cancelled_is_made(self, world):
+        world.gate.clear()
+        peer = world.peer
+        first = asyncio.ensure_future(peer.connect())
+        await world.dialling.wait()
+        first.cancel()
+        await asyncio.wait([first])
+        world.gate.set()
+        async with asyncio.timeout(2):
+            assert await call(peer, 1) == 1
+
+
+class TestCalls:
+    async def test_calls_made_while_connecting_keep_their_order(self, world):
+        world.gate.clear()
+        peer = world.peer
+        futures = [call(peer, n) for n in range(50)]
+        await world.dialling.wait()
+        world.gate.set()
+        # More are made at each turn of the loop, while the connection comes into being.
+        while peer.connection is None:
+            futures.append(call(peer, len(futures)))
+            await asyncio.sleep(0)
+        futures += [call(peer, n) for n in range(len(futures), len(futures) + 50)]
+        results = await asyncio.gather(*futures)
+        assert results == list(range(len(futures)))
+        assert world.service.calls == results
+        assert world.dials == 1
+
+    async def test_a_call_that_was_given_up_while_connecting_is_not_made(self, world):
+        world.gate.clear()
+        peer = world.peer
+        given_up, kept = call(peer, 1), call(peer, 2)
+        given_up.cancel()
+        world.gate.set()
+        assert await kept == 2
+        assert world.service.calls == [2]
+
+    async def test_an_argument_that_cannot_be_sent_fails_its_call_alone(self, world):
+        peer = world.peer
+        bad, good = call(peer, object()), call(peer, 1)
+        with pytest.raises(SerializationError):
+            await bad
+        assert await good == 1
+        with pytest.raises(SerializationError):
+            call(peer, object())
+
+    async def test_a_lost_connection_fails_its_calls_and_the_next_dials_anew(self, world):
+        peer = world.peer
+        assert await call(peer, 1) == 1
+        hanging = peer.send(("hang", (), {}))
+        await turns()
+        world.accepted[0].channel.transport.abort()
+        with pytest.raises(ConnectionResetError):
+            await hanging
+        assert world.pool.clients == []
+        futures = [call(peer, n) for n in range(2, 5)]
+        assert await asyncio.gather(*futures) == [2, 3, 4]
+        assert world.dials == 2
+        assert world.service.calls == [1, 2, 3, 4]
+
+    async def test_a_connection_that_is_just_closing_is_not_used(self, world):
+        peer = world.peer
+        old = await peer.connect()
+        old.close()
+        assert peer.connection is old
+        future = call(peer, 1)
+        assert (await peer.connect()) is not old
+        assert await future == 1
+        await turns()
+        assert peer.connection is not None
+        assert peer.connection.channel.is_open
+
+    async def test_a_closed_connection_leaves_nothing_behind(self, world):
+        peer = world.peer
+        connection = await peer.connect()
+        references = [weakref.ref(x) for x in (peer, connection, connection.channel)]
+        del peer
+        gc.collect()
+        assert all(ref() is not None for ref in references)  # connected, so it is kept
+        await connection.close()
+        await turns()
+        del connection
+        world.accepted.clear()
+        gc.collect()
+        assert [ref() for ref in references if ref() is not None] == []
+        assert not world.pool._peers
+
+
+class TestClosing:
+    async def test_who_waits_for_a_connection_is_told(self, world):
+        world.gate.clear()
+        peer = world.peer
+        connecting = asyncio.ensure_future(peer.connect())
+        future = call(peer, 1)
+        await world.dialling.wait()
+        await world.pool.close()
+        async with asyncio.timeout(2):
+            with pytest.raises(ContainerClosedError):
+                await connecting
+            with pytest.raises(ContainerClosedError):
+                await future
+        assert world.cancelled == 1
+        with pytest.raises(ContainerClosedError, match="was shut down"):
+            await peer.connect()
+        with pytest.raises(ContainerClosedError):
+            call(peer, 2)
+
+    async def test_who_is_cancelled_while_it_closes_is_cancelled(self, world):
+        world.gate.clear()
+        connecting = asyncio.ensure_future(world.peer.connect())
+        await world.dialling.wait()
+        connecting.cancel()
+        await world.pool.close()
+        await asyncio.wait([connecting])
+        assert connecting.cancelled()
+
+    async def test_calls_end_at_once_but_those_of_handlers_are_still_made(self, world):
+        peer = world.peer
+        await peer.connect()
+        world.gate.clear()
+        waiting = call(world.peer, 1)
+        assert await waiting == 1
+        world.pool.begin_closing(ContainerClosedError("over"))
+        with pytest.raises(ContainerClosedError, match="over"):
+            call(peer, 2)
+
+        async def handler():
+            serving.set(True)
+            return await call(peer, 3)
+
+        assert await asyncio.create_task(handler()) == 3
+
+    async def test_calls_that_wait_for_a_connection_end_at_once(self, world):
+        world.gate.clear()
+        future = call(world.peer, 1)
+        await world.dialling.wait()
+        world.pool.begin_closing(ContainerClosedError("over"))
+        assert future.done()
+        with pytest.raises(ContainerClosedError, match="over"):
+            await future
+        world.gate.set()
+
+    async def test_calls_of_handlers_that_wait_for_a_connection_are_still_made(self, world):
+        world.gate.clear()
+        peer = world.peer
+
+        async def handler():
+            serving.set(True)
+            return await call(peer, "nested")
+
+        nested = asyncio.create_task(handler())
+        await world.dialling.wait()
+        own = call(peer, "own")
+        world.pool.begin_closing(ContainerClosedError("over"))
+        with pytest.raises(ContainerClosedError):
+            await own
+        world.gate.set()
+        async with asyncio.timeout(2):
+            assert await nested == "nested"
+        assert world.service.calls == ["nested"]

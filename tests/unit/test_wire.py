@@ -1,0 +1,100 @@
+"""Framing: however the stream is cut into pieces, the payloads are the same."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from aiomas._wire import HEADER_SIZE, MAX_FRAME, FrameReader, frame
+from aiomas.exceptions import ProtocolError
+
+payload_lists = st.lists(st.binary(max_size=40), max_size=8)
+
+
+def cut(data: bytes, positions: list[int]) -> list[bytes]:
+    edges = [0, *sorted(position % (len(data) + 1) for position in positions), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def read(reader: FrameReader, chunks: list[bytes]) -> list[bytes]:
+    return [payload for chunk in chunks for payload in reader.feed(chunk)]
+
+
+def test_a_frame_is_the_length_in_network_byte_order_and_the_payload():
+    assert frame(b"spam") == b"\x00\x00\x00\x04spam"
+    assert frame(b"") == b"\x00\x00\x00\x00"
+    assert frame(b"x" * 0x010203)[:4] == b"\x00\x01\x02\x03"
+
+
+@given(payload_lists, st.lists(st.integers(min_value=0), max_size=12))
+@example([b"", b"a"], [1, 2, 3])
+@example([b"spam", b"eggs"], [4, 8, 12])
+def test_any_split_of_the_stream_gives_the_same_payloads(payloads, positions):
+    stream = b"".join(map(frame, payloads))
+
+    assert read(FrameReader(), cut(stream, positions)) == payloads
+
+
+@given(payload_lists)
+def test_a_stream_that_arrives_byte_by_byte_gives_the_same_payloads(payloads):
+    stream = b"".join(map(frame, payloads))
+
+    assert read(FrameReader(), [stream[i : i + 1] for i in range(len(stream))]) == payloads
+
+
+def test_a_payload_is_yielded_as_soon_as_its_last_byte_is_there():
+    reader = FrameReader()
+
+    assert list(reader.feed(frame(b"spam")[:-1])) == []
+    assert list(reader.feed(b"m")) == [b"spam"]
+
+
+def test_what_follows_a_payload_is_kept_for_the_next_time():
+    reader = FrameReader()
+    second = frame(b"eggs")
+
+    assert list(reader.feed(frame(b"spam") + second[:2])) == [b"spam"]
+    assert list(reader.feed(second[2:6])) == []
+    assert list(reader.feed(second[6:])) == [b"eggs"]
+
+
+def test_a_frame_of_exactly_the_limit_is_accepted():
+    assert list(FrameReader(max_frame=4).feed(frame(b"spam"))) == [b"spam"]
+
+
+def test_a_larger_frame_is_refused_by_its_header_alone():
+    reader = FrameReader(max_frame=4)
+
+    with pytest.raises(ProtocolError, match=r"5 bytes.*max_frame=4"):
+        list(reader.feed(struct.pack("!L", 5)))
+
+
+def test_the_default_limit_refuses_what_no_message_is_meant_to_be():
+    with pytest.raises(ProtocolError, match=str(MAX_FRAME)):
+        list(FrameReader().feed(b"GET / HTTP/1.1\r\n\r\n"))
+
+
+def test_payloads_before_a_frame_that_is_too_large_are_yielded_first():
+    reader = FrameReader(max_frame=4)
+    payloads = reader.feed(frame(b"spam") + frame(b"x" * 5))
+
+    assert next(payloads) == b"spam"
+    with pytest.raises(ProtocolError):
+        next(payloads)
+
+
+def test_a_large_frame_in_small_pieces_is_joined_once():
+    # With a join per piece this would copy a terabyte.
+    payload = bytes(8 * 1024 * 1024)
+    stream = frame(payload)
+    pieces = [stream[i : i + 64] for i in range(0, len(stream), 64)]
+
+    assert read(FrameReader(), pieces) == [payload]
+
+
+def test_the_size_of_the_header_is_part_of_the_format():
+    assert HEADER_SIZE == 4
