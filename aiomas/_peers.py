@@ -7,15 +7,17 @@ and go.  How a connection is made is not known here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from aiomas._address import Address
 from aiomas._futures import copy_error, fail_all
 from aiomas.channel import serving
-from aiomas.exceptions import ContainerClosedError
+from aiomas.exceptions import ConnectionLost, ContainerClosedError
 from aiomas.rpc import RpcClient
 
 Dial = Callable[[Address], Awaitable[RpcClient]]
@@ -38,6 +40,7 @@ class Pool:
         # A peer that nobody uses and that is not connected vanishes.
         self._peers: weakref.WeakValueDictionary[Address, Peer] = weakref.WeakValueDictionary()
         self._active: set[Peer] = set()
+        self._blocks: set[asyncio.Timeout] = set()
 
     def peer(self, address: Address) -> Peer:
         """Return the peer for *address*; it is the same one for as long as anybody uses it."""
@@ -55,11 +58,38 @@ class Pool:
         """Hold on to *peer* for as long as it is connected or connecting."""
         (self._active.add if active else self._active.discard)(peer)
 
+    @contextlib.asynccontextmanager
+    async def until_closing(self) -> AsyncIterator[None]:
+        """End the block when the pool begins to close, unless it is part of serving a request.
+
+        Raises:
+            ContainerClosedError: that is so.
+        """
+        if self.closed or (self.closing is not None and not serving.get()):
+            raise self._refusal()
+        block = asyncio.timeout(None)
+        try:
+            async with block:
+                if not serving.get():
+                    self._blocks.add(block)
+                yield
+        except TimeoutError:
+            if not block.expired():
+                raise
+            raise self._refusal() from None
+        finally:
+            self._blocks.discard(block)
+
+    def _refusal(self) -> Exception:
+        return copy_error(self.closing or ContainerClosedError("The container was shut down"))
+
     def begin_closing(self, error: Exception) -> None:
-        """Fail all calls that wait for a connection, and new ones that serve no request."""
+        """Fail all who wait for a connection, and who want one, other than to serve a request."""
         self.closing = error
+        for block in self._blocks:
+            block.reschedule(self._loop.time())
         for peer in self._active:
-            peer.fail_waiting_calls(error)
+            peer.fail_own_calls(error)
 
     async def close(self) -> None:
         """End all attempts to connect and make no new ones; connections are left as they are."""
@@ -90,8 +120,8 @@ class Peer:
         self._loop = loop
         self._attempt: asyncio.Task[RpcClient] | None = None
         self._interested = 0
-        # Calls made while there is no connection, in their order.
-        self._waiting: deque[tuple[asyncio.Future[Any], Any]] = deque()
+        # Calls made while there is no connection, in their order, and whose they are.
+        self._waiting: deque[tuple[asyncio.Future[Any], Any, contextvars.Context]] = deque()
 
     def send(self, content: Any) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; connect first if need be."""
@@ -103,7 +133,7 @@ class Peer:
             return connection.channel.send(content)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._start_attempt()
-        self._waiting.append((future, content))
+        self._waiting.append((future, content, contextvars.copy_context()))
         return future
 
     async def connect(self) -> RpcClient:
@@ -112,16 +142,22 @@ class Peer:
         Several callers share one attempt, and its error.  The attempt is given up when all of
         them have been cancelled.
         """
-        if self.connection is not None and self.connection.channel.is_open:
-            return self.connection
-        attempt = self._start_attempt()
-        self._interested += 1
-        try:
-            return await asyncio.shield(attempt)
-        finally:
-            self._interested -= 1
-            if not (self._interested or self._waiting):
-                attempt.cancel()
+        caller = asyncio.current_task()
+        while True:
+            if self.connection is not None and self.connection.channel.is_open:
+                return self.connection
+            attempt = self._start_attempt()
+            self._interested += 1
+            try:
+                return await asyncio.shield(attempt)
+            except asyncio.CancelledError:
+                if not attempt.cancelled() or (caller is not None and caller.cancelling()):
+                    raise
+                # It is not we who were cancelled: all others gave it up just before we came.
+            finally:
+                self._interested -= 1
+                if not (self._interested or self._waiting):
+                    attempt.cancel()
 
     def cancel(self) -> asyncio.Task[RpcClient] | None:
         """Cancel the attempt that is under way and return it."""
@@ -129,11 +165,9 @@ class Peer:
             self._attempt.cancel()
         return self._attempt
 
-    def fail_waiting_calls(self, error: BaseException) -> None:
-        """Fail all calls that wait for a connection."""
-        waiting = [future for future, _ in self._waiting]
-        self._waiting.clear()
-        fail_all(waiting, error)
+    def fail_own_calls(self, error: BaseException) -> None:
+        """Fail all calls that wait for a connection, but those that are part of a request."""
+        fail_all([call for call, _, context in self._waiting if not context.get(serving)], error)
 
     def _start_attempt(self) -> asyncio.Task[RpcClient]:
         if self._pool.closed:
@@ -141,7 +175,9 @@ class Peer:
             raise ContainerClosedError(msg)
         if self._attempt is None:
             self._pool.keep(self, active=True)
-            self._attempt = self._loop.create_task(self._dial_once())
+            # The connection belongs to all, so it is not made as a part of anybody's request.
+            context = contextvars.Context()
+            self._attempt = self._loop.create_task(self._dial_once(), context=context)
             self._attempt.add_done_callback(self._attempt_ended)
         return self._attempt
 
@@ -151,22 +187,31 @@ class Peer:
         self.connection = connection
         connection.channel.on_closed(lambda: self._disconnected(connection))
         while self._waiting:
-            future, content = self._waiting.popleft()
+            future, content, context = self._waiting.popleft()
             if not future.done():
                 try:
-                    connection.channel.send_for(future, content)
+                    context.run(connection.channel.send_for, future, content)
                 except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets it
                     future.set_exception(exc)
         return connection
 
     def _attempt_ended(self, attempt: asyncio.Task[RpcClient]) -> None:
         self._attempt = None
+        if attempt.cancelled() and self._waiting and not self._pool.closed:
+            self._start_attempt()  # somebody has called since all others gave it up
+            return
         if attempt.cancelled():
             error: BaseException | None = ContainerClosedError(f"No more connecting to {self.peer}")
         else:
             error = attempt.exception()
         if error is not None:
-            self.fail_waiting_calls(error)
+            if not isinstance(error, ConnectionLost):
+                # Whoever calls expects what a lost connection raises, whatever it was that failed.
+                cause, error = error, ConnectionLost(f"No connection to {self.peer}: {error}")
+                error.__cause__ = cause
+            waiting = [future for future, _, _ in self._waiting]
+            self._waiting.clear()
+            fail_all(waiting, error)
         self._pool.keep(self, active=self.connection is not None)
 
     def _disconnected(self, connection: RpcClient) -> None:

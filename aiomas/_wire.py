@@ -57,7 +57,7 @@ class FrameReader:
             (length,) = _HEADER.unpack_from(data, position)
             if length > self._max_frame:
                 msg = (
-                    f"a frame of {length} bytes was announced, which is over the limit "
+                    f"the header of a frame of {length} bytes, which is over the limit "
                     f"max_frame={self._max_frame}"
                 )
                 raise ProtocolError(msg)

@@ -46,30 +46,36 @@ class Container:
 
     Args:
         base_url: what the agents' URLs begin with; ends with a slash.
-        loop: the event loop.
-        clock: the clock for the agents.
+        loop: the event loop, the current one by default.
+        clock: the clock for the agents, :class:`~aiomas.clocks.AsyncioClock` by default.
         connect_kwargs: keywords for the connections that the container makes: ``codec``,
             ``extra_serializers`` and, for TCP, ``ssl``.
     """
 
     router = Service(["agents"])
+    """The router for other containers, which call :meth:`validate_aid` and the agents."""
 
     def __init__(
         self,
         base_url: str,
-        loop: asyncio.AbstractEventLoop,
-        clock: BaseClock,
-        connect_kwargs: dict[str, Any],
+        loop: asyncio.AbstractEventLoop | None = None,
+        clock: BaseClock | None = None,
+        connect_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        loop = loop or util.current_loop()
         self._base_url = base_url
         self._loop = loop
-        self._clock = clock
-        self._connect_kwargs = connect_kwargs
+        self._clock = clock or AsyncioClock(loop)
+        self._connect_kwargs = connect_kwargs or {}
         self.agents = RoutingDict()
         """The agents; ``agents.dict`` maps their ids to them."""
         self._next_aid = 0
         self._server: Server | None = None
         self._accepted: set[RpcClient] = set()
+        # Calls that are being served, and their paths; they may outlive their connections.
+        self._handlers: dict[asyncio.Task[None], str] = {}
+        self._leaving: set[asyncio.Task[Any]] = set()  # wait for our shutdown
+        self._ends: dict[asyncio.Task[Any], asyncio.Future[None]] = {}  # of the handlers
         self._pool = Pool(self._dial, loop)
         self._local = self._make_loopback()
         self._shutdown: asyncio.Task[None] | None = None
@@ -168,7 +174,7 @@ class Container:
             raise TypeError(msg)
         loop = loop or util.current_loop()
         connect_kwargs = {"codec": codec, "extra_serializers": tuple(extra_serializers or ())}
-        coro = cls._create(addr, loop, clock or AsyncioClock(loop), connect_kwargs, ssl, advertise)
+        coro = cls._create(addr, loop, clock, connect_kwargs, ssl, advertise)
         return _run_or_return(coro, loop, as_coro=as_coro)
 
     @classmethod
@@ -224,20 +230,18 @@ class Container:
         if proxy_type is None or isinstance(proxy_type, int | float):
             timeout = timeout if timeout != 0 else proxy_type
         address, aid = parse_url(url)
-        if self._shutdown is not None:
-            msg = f"{self!r} was shut down; it does not connect to {url!r}"
-            raise ContainerClosedError(msg)
-        if address.url == self._base_url:
-            return self._proxy(self._local, url, aid, self.validate_aid(aid))
-        peer = self._pool.peer(address)
+        async with self._pool.until_closing():
+            if address.url == self._base_url:
+                return self._proxy(self._local, url, aid, self.validate_aid(aid))
+            peer = self._pool.peer(address)
 
-        async def attempt() -> str | None:
-            connection = await peer.connect()
-            name: str | None = await connection.channel.send(("validate_aid", (aid,), {}))
-            return name
+            async def attempt() -> str | None:
+                connection = await peer.connect()
+                name: str | None = await connection.channel.send(("validate_aid", (aid,), {}))
+                return name
 
-        name = await retry(attempt, timeout, f"connecting to {url}")
-        return self._proxy(peer, url, aid, name)
+            name = await retry(attempt, timeout, f"connecting to {url}")
+            return self._proxy(peer, url, aid, name)
 
     async def ping(self, base_url: str) -> None:
         """Return when the container at *base_url* (see :attr:`base_url`) has answered a request.
@@ -306,8 +310,12 @@ class Container:
             msg = f"shutdown() has no parameter {next(iter(historic))!r}"
             raise TypeError(msg)
         if self._shutdown is None:
-            caller = asyncio.current_task() if self._loop.is_running() else None
-            self._shutdown = self._loop.create_task(self._do_shutdown(caller, timeout))
+            self._shutdown = self._loop.create_task(self._do_shutdown(timeout))
+        caller = asyncio.current_task() if self._loop.is_running() else None
+        if caller is not None and not self._shutdown.done():
+            # It may be serving a call, for the end of which we would wait while it waits for ours.
+            self._leaving.add(caller)
+            self._handler_ended(caller)
         return _run_or_return(_join(self._shutdown), self._loop, as_coro=as_coro)
 
     @expose
@@ -325,7 +333,7 @@ class Container:
         cls,
         addr: SocketAddress,
         loop: asyncio.AbstractEventLoop,
-        clock: BaseClock,
+        clock: BaseClock | None,
         connect_kwargs: dict[str, Any],
         ssl: SSLCerts | SSLContexts | None,
         advertise: str | None,
@@ -359,18 +367,25 @@ class Container:
         return container
 
     def _accept(self, channel: Channel) -> None:
-        client = RpcClient(channel, self)
+        if self._pool.closed:  # it was on its way when the server was closed
+            channel.close()
+            return
+        client = self._serve(channel)
         self._accepted.add(client)
         channel.on_closed(lambda: self._accepted.discard(client))
+
+    def _serve(self, channel: Channel) -> RpcClient:
+        client = RpcClient(channel, self, tasks=self._handlers)
         if self._shutdown is not None and client.dispatcher is not None:
             client.dispatcher.refuse(_REFUSAL)
+        return client
 
     async def _dial(self, address: Address) -> RpcClient:
         kwargs = dict(self._connect_kwargs, extra_serializers=_with_arrow(self._connect_kwargs))
         if not isinstance(address, TcpAddress):
             kwargs.pop("ssl", None)
         addr = socket_address(address)
-        return await rpc.open_connection(addr, rpc_service=self, loop=self._loop, **kwargs)
+        return self._serve(await channels.open_connection(addr, loop=self._loop, **kwargs))
 
     def _proxy(self, sender: rpc.Sender, url: str, aid: str, class_name: str | None) -> Proxy:
         if class_name is None:
@@ -391,37 +406,22 @@ class Container:
         codec = make_codec(
             self._connect_kwargs.get("codec") or DEFAULT_CODEC, _with_arrow(self._connect_kwargs)
         )
-        loopback = Loopback(codec, Dispatcher(self.router), self._base_url, self._loop)
+        dispatcher = Dispatcher(self.router, self._handlers)
+        loopback = Loopback(codec, dispatcher, self._base_url, self._loop)
         rpc.add_object_serializer(codec, lambda: self.router, loopback)
         return loopback
 
-    async def _do_shutdown(self, caller: asyncio.Task[Any] | None, timeout: float) -> None:
+    async def _do_shutdown(self, timeout: float) -> None:
         error = ContainerClosedError(f"{self!r} was shut down")
         clients = [*self._accepted, *self._pool.clients]
-        dispatchers = [client.dispatcher for client in clients if client.dispatcher is not None]
-        dispatchers.append(self._local.dispatcher)
-        for dispatcher in dispatchers:
-            dispatcher.refuse(_REFUSAL)
         for client in clients:
+            if client.dispatcher is not None:
+                client.dispatcher.refuse(_REFUSAL)
             client.channel.fail_own_calls(error)
-        self._local.fail_own_calls(error)
+        self._local.fail_own_calls(error)  # and no new ones, but from handlers
         self._pool.begin_closing(error)
 
-        # The one who calls us may be such a task itself, and must not wait for its own end.
-        tasks = {task for dispatcher in dispatchers for task in dispatcher.tasks} - {caller}
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=timeout)
-            for task in late:
-                logger.warning(
-                    "%r is being shut down: cancelling a call of %s, which has not ended within "
-                    "timeout=%s s",
-                    self,
-                    next(path for d in dispatchers if (path := d.tasks.get(task))),
-                    timeout,
-                )
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=timeout)
+        await self._drain(timeout)
 
         await self._pool.close()
         self._local.close(error)
@@ -431,6 +431,38 @@ class Container:
         await asyncio.gather(*closing)
         if self._server is not None:
             await self._server.wait_closed()
+        self._leaving.clear()
+        self._ends.clear()
+
+    async def _drain(self, timeout: float) -> None:
+        """Wait until all calls have been served, and cancel those that take too long."""
+        until = self._loop.time() + timeout
+        # Again and again, as handlers that are being drained may call others in here.
+        while late := self._handlers.keys() - self._leaving:
+            left = until - self._loop.time()
+            if left <= 0:
+                break
+            for task in late - self._ends.keys():
+                self._ends[task] = self._loop.create_future()
+                task.add_done_callback(self._handler_ended)
+            await asyncio.wait([self._ends[task] for task in late], timeout=left)
+        for task in late:
+            logger.warning(
+                "%r is being shut down: cancelling a call of %s, which has not ended within "
+                "timeout=%s s",
+                self,
+                self._handlers[task],
+                timeout,
+            )
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=SHUTDOWN_TIMEOUT)
+
+    def _handler_ended(self, task: asyncio.Task[Any]) -> None:
+        """Note that nobody waits for *task* any more: it is done, or waits for our shutdown."""
+        end = self._ends.get(task)
+        if end is not None and not end.done():
+            end.set_result(None)
 
 
 class _AgentService(Service):

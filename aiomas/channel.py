@@ -301,7 +301,9 @@ class Request:
 
     def __init__(self, content: Any, message_id: int, protocol: ChannelProtocol) -> None:
         self.content = content
+        """The value that was sent."""
         self.message_id = message_id
+        """The number that the peer gave this request."""
         self._protocol = protocol
 
     def __repr__(self) -> str:
@@ -349,7 +351,9 @@ class Channel:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.codec = codec
+        """The codec of this connection."""
         self.transport = transport
+        """The transport of this connection."""
         self.peer: Any = transport.get_extra_info("peername") or transport.get_extra_info(
             "sockname"
         )

@@ -114,7 +114,9 @@ class RemoteException(AiomasError):  # noqa: N818 - the name that aiomas users c
     def __init__(self, origin: Any, remote_traceback: Any) -> None:
         super().__init__(origin, remote_traceback)
         self.origin = origin
+        """The address of the other side."""
         self.remote_traceback = remote_traceback
+        """What the other side sent, usually a traceback as a string."""
 
     def __str__(self) -> str:
         return f"Origin: {self.origin}\n{_as_text(self.remote_traceback)}"

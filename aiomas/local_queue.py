@@ -49,6 +49,7 @@ class LocalQueue:
             msg = f"A queue's id is a name without '/', got {queue_id!r}"
             raise AddressError(msg)
         self.queue_id = queue_id
+        """Its name."""
         self._server: LocalQueueServer | None = None
         self._accepted = 0
 
@@ -142,6 +143,11 @@ class LocalQueueServer(asyncio.AbstractServer):
         self.protocol_factory = protocol_factory
         self._lq = lq
         self._loop = loop
+
+    @property
+    def lq(self) -> LocalQueue:
+        """The queue to which the server was bound."""
+        return self._lq
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the event loop in which the server runs."""

@@ -284,6 +284,8 @@ def router_of(obj: object) -> Router | None:
 
 
 def _is_exposed(function: object) -> bool:
+    if isinstance(function, staticmethod | classmethod) and _is_exposed(function.__func__):
+        return True
     return getattr(function, "__rpc__", None) is True
 
 

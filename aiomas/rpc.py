@@ -112,6 +112,7 @@ class RpcClient:
         channel: the connection.
         rpc_service: what the other side may call: a router, or an object that has one.
         router: another name of *rpc_service*.
+        tasks: as for :class:`Dispatcher`.
 
     Raises:
         ValueError: *rpc_service* is no router and has none.
@@ -123,6 +124,7 @@ class RpcClient:
         rpc_service: RpcService | None = None,
         *,
         router: RpcService | None = None,
+        tasks: dict[asyncio.Task[None], str] | None = None,
     ) -> None:
         self.channel = channel
         """The :class:`~aiomas.channel.Channel` of this connection."""
@@ -136,7 +138,7 @@ class RpcClient:
         service = _one_of(router, rpc_service)
         if service is not None:
             self._root = _as_router(service)
-            self.dispatcher = Dispatcher(self._root)
+            self.dispatcher = Dispatcher(self._root, tasks)
             self.service = asyncio.get_running_loop().create_future()
             channel.on_closed(partial(_finish, self.service))
             channel.serve(self.dispatcher)
@@ -231,10 +233,11 @@ class Dispatcher:
 
     Args:
         root: the router that resolves the paths.
+        tasks: where :attr:`tasks` are kept, if somebody owns those of several dispatchers.
     """
 
-    def __init__(self, root: Router) -> None:
-        self.tasks: dict[asyncio.Task[None], str] = {}
+    def __init__(self, root: Router, tasks: dict[asyncio.Task[None], str] | None = None) -> None:
+        self.tasks = {} if tasks is None else tasks
         """The coroutine functions that are running, and their paths."""
         self._resolve = root.resolve
         self._refusal: str | None = None
@@ -278,7 +281,7 @@ class Dispatcher:
     ) -> None:
         try:
             result = function(*args, **kwargs)
-        except BaseException as exc:  # noqa: BLE001 - user code
+        except BaseException as exc:
             _fail(request, exc)
             if isinstance(exc, _EXITS):
                 raise

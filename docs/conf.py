@@ -32,14 +32,11 @@ default_role = "py:obj"  # `name` in a docstring links to what has that name, if
 # would need the network, and to what is private.
 nitpicky = True
 nitpick_ignore_regex = [
-    (
-        "py:.*",
-        r"(_?asyncio|abc|arrow|collections|datetime|decimal|enum|json|np|os|socket|ssl|typing|uuid)"
-        r"(\..*)?",
-    ),
+    ("py:.*", r"(_?asyncio|abc|arrow|collections|datetime|decimal|json|np|os)(\..*)?"),
+    ("py:.*", r"(socket|ssl|typing|uuid)(\..*)?"),
     ("py:.*", r"Arrow|(loop|protocol)\..*"),  # annotations that are not imported at run time
     ("py:.*", r"aiomas\..*\b[A-Z]"),  # type variables
-    ("py:.*", r"aiomas\.rpc\.Sender|(aiomas\._\w+\.)?(SerializerOf|Cancellable)"),
+    ("py:.*", r"Dispatcher|aiomas\.rpc\.Sender|(aiomas\._\w+\.)?(SerializerOf|Cancellable)"),
 ]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -56,7 +53,9 @@ python_maximum_signature_line_length = 88
 def find_reexported(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     """Let a reference to a name that a module only passes on lead to where it is described."""
     target = pydoc.locate(node["reftarget"]) if node.get("refdomain") == "py" else None
-    name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+    if not (hasattr(target, "__module__") and hasattr(target, "__qualname__")):
+        return None
+    name = f"{target.__module__}.{target.__qualname__}"
     return env.domains["py"].resolve_xref(
         env, node["refdoc"], app.builder, node["reftype"], name, node, contnode
     )

@@ -35,7 +35,9 @@ class ContainerInfo:
     """A container of a cluster, as the driver knows it."""
 
     index: int
+    """Its number; the first one is 0."""
     pid: int = 0
+    """The id of its process."""
     url: str = ""
     """Its base URL, which ends with a slash."""
     state: str = "starting"
@@ -43,6 +45,7 @@ class ContainerInfo:
     agents: int = 0
     """How many agents the driver has spawned there."""
     host: str = "localhost"
+    """The host on which it runs."""
     exit_code: int | None = None
     """Its exit code once it has ended; negative for the number of the signal that killed it."""
 

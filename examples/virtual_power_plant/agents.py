@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ OBSERVER = -1
 class Link:
     """A connection to a neighbour. At most one message is on its way; news wait for the next."""
 
+    neighbour: int
     proxy: Any
     busy: bool = False
 
@@ -57,6 +59,7 @@ class Unit(aiomas.Agent):
         self._observer: Any = None
         self._inbox: list[tuple[int, Message]] = []
         self._messages = 0
+        self._failed = False
 
     @aiomas.expose
     def address(self) -> str:
@@ -68,7 +71,8 @@ class Unit(aiomas.Agent):
         """Connect to the neighbours, in the order of their numbers, and to the observer."""
         connect = self.container.connect
         *proxies, self._observer = await asyncio.gather(*map(connect, (*neighbours, observer)))
-        self._links = dict(zip(self._neighbours, map(Link, proxies), strict=True))
+        links = map(Link, self._neighbours, proxies)
+        self._links = {link.neighbour: link for link in links}
 
     @aiomas.expose
     def gossip(self, sender: int, message: Message) -> bool:
@@ -107,7 +111,6 @@ class Unit(aiomas.Agent):
             self._negotiator.decide()
         except Exception as error:  # noqa: BLE001 - whoever waits for the end must hear of it
             self._fail(error)
-            return
         for neighbour in self._neighbours:
             self._tell(neighbour)
         self._rest()
@@ -119,16 +122,13 @@ class Unit(aiomas.Agent):
             link.busy = True
             self._messages += 1
             self._engagement.sent()
-            reply = link.proxy.gossip(self.number, message)
-            reply.add_done_callback(partial(self._told, neighbour))
+            self._call(link.proxy.gossip, self.number, message, then=partial(self._told, link))
 
-    def _told(self, neighbour: int, reply: asyncio.Future[bool]) -> None:
-        if self._failed(reply):
-            return
-        self._links[neighbour].busy = False
-        if reply.result():
+    def _told(self, link: Link, acknowledged: bool) -> None:  # noqa: FBT001 - a call's result
+        link.busy = False
+        if acknowledged:
             self._engagement.acknowledged()
-        self._tell(neighbour)
+        self._tell(link.neighbour)
         self._rest()
 
     def _rest(self) -> None:
@@ -136,19 +136,38 @@ class Unit(aiomas.Agent):
         parent = None if self._inbox else self._engagement.release()
         if parent is not None:
             proxy = self._observer if parent == OBSERVER else self._links[parent].proxy
-            proxy.acknowledge().add_done_callback(self._failed)
+            self._call(proxy.acknowledge)
 
-    def _failed(self, reply: asyncio.Future[Any]) -> bool:
-        error = asyncio.CancelledError() if reply.cancelled() else reply.exception()
-        if error is not None:
-            self._fail(error)
-        return error is not None
+    def _call(
+        self,
+        method: Callable[..., asyncio.Future[Any]],
+        *args: Any,
+        then: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Call another agent without waiting; nothing more is done after a call has failed."""
+
+        def done(reply: asyncio.Future[Any]) -> None:
+            error = asyncio.CancelledError() if reply.cancelled() else reply.exception()
+            if error is not None:
+                self._fail(error)
+            elif then is not None and not self._failed:
+                then(reply.result())
+
+        if not self._failed:
+            try:
+                method(*args).add_done_callback(done)
+            except aiomas.AiomasError as error:
+                self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         """Give up: acknowledgements that will never come would keep the observer waiting."""
-        report = self._observer.failed(self.number, f"{type(error).__name__}: {error}")
-        # If the observer cannot be told either, nobody is left who could.
-        report.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self._failed:
+            return
+        self._failed = True
+        # If the observer cannot be told either, then everything is being shut down.
+        with suppress(aiomas.AiomasError):
+            report = self._observer.failed(self.number, f"{type(error).__name__}: {error}")
+            report.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 _waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, deque[Unit]] = WeakKeyDictionary()

@@ -30,8 +30,7 @@ def draw(outcome: Outcome, agents: int) -> str:
     )
     gap = Panel(top=484, height=100, values=[0.0, *gap_before, *gap_after])
     parts = [
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' "
-        f"width='{WIDTH}' height='{HEIGHT}' {FONT}>",
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' {FONT}>",
         f"<rect width='{WIDTH}' height='{HEIGHT}' fill='white'/>",
         *_heading(outcome, agents),
         *_legend(),
@@ -123,9 +122,7 @@ def _legend() -> Iterator[str]:
 
 def _corners(panel: Panel, values: Sequence[float]) -> list[tuple[float, float]]:
     """Return the points of a line that keeps each value for an hour."""
-    return [
-        (_x(hour + end), panel.y(value)) for hour, value in enumerate(values) for end in (0, 1)
-    ]
+    return [(_x(hour + end), panel.y(value)) for hour, value in enumerate(values) for end in (0, 1)]
 
 
 def _points(corners: Iterable[tuple[float, float]]) -> str:

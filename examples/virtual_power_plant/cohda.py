@@ -266,8 +266,8 @@ class Negotiator:
         memory = self.memory
         if memory is None or not backlog:
             return None
-        goal = tuple(memory.goal) if backlog.goal else None
-        candidate = None
+        goal = memory.goal if backlog.goal else None
+        candidate: CandidateEntry | None = None
         if backlog.candidate:
             distance, creator, picks = memory.candidate
             candidate = (distance, creator, list(picks), list(picks.values()))

@@ -144,7 +144,9 @@ async def look_at(units: Sequence[Any], start: float) -> Snapshot:
     """Ask all units how far they are. Only people look at it: nothing depends on the answer."""
     states = await asyncio.gather(*(unit.status() for unit in units))
     messages, known, distances = zip(*states, strict=True)
-    _, distance = min((-number, distance) for number, distance in zip(known, distances, strict=True))
+    _, distance = min(
+        (-number, distance) for number, distance in zip(known, distances, strict=True)
+    )
     return Snapshot(
         seconds=time.perf_counter() - start,
         messages=sum(messages),
@@ -184,19 +186,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     plant = Plant.make(options.agents, options.seed, options.day, options.target)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"cannot write to {options.out}: {error.strerror}", file=sys.stderr)
+        return 1
+    try:
         report = asyncio.run(run(options, plant))
-        picture = options.out / "result.svg"
-        picture.write_text(draw(report.outcome, len(plant.kinds)), encoding="utf-8")
-        report.outcome.write_csv(options.out / "result.csv")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except (NegotiationError, aiomas.AiomasError) as error:
+        print(error, file=sys.stderr)
+        return 1
     except TimeoutError:
         print(f"no end within {options.timeout} s (see --timeout)", file=sys.stderr)
         return 1
-    except (NegotiationError, aiomas.AiomasError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    picture = options.out / "result.svg"
+    picture.write_text(draw(report.outcome, len(plant.kinds)), encoding="utf-8")
+    report.outcome.write_csv(options.out / "result.csv")
     print(summary(plant, options.containers, report))
     print(f"{'picture':16} {picture}")
     return 0

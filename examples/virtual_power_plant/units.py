@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice, product
+from itertools import accumulate, islice
 from math import sqrt
 from operator import add, sub
 from pathlib import Path
@@ -21,7 +21,7 @@ from random import Random
 from typing import Protocol
 
 HOURS = 24
-MAX_SCHEDULES = 60
+MAX_SCHEDULES = 40
 PARTS = (0.125, 0.25, 0.375, 0.5)
 PROFILES = Path(__file__).parent / "data" / "profiles.csv"
 

@@ -112,12 +112,43 @@ def test_example(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_power_plant(tmp_path):
+    options = ["--agents", "20", "--containers", "2", "--out", str(tmp_path)]
+
+    ran = run_example("-m", "examples.virtual_power_plant", *options, folder=ROOT)
+
+    assert_says(
+        ran,
+        [
+            r"agents +20 .*",
+            r"containers +2",
+            r"messages +[\d,]+",
+            r"seconds +[\d.]+",
+            r"distance before +[\d,.]+ kWh",
+            r"distance after +[\d,.]+ kWh \([\d.]+% less\)",
+            rf"picture +{re.escape(str(tmp_path))}/result\.svg",
+        ],
+    )
+    assert (tmp_path / "result.svg").read_text(encoding="utf-8").lstrip().startswith("<")
+
+
+def test_power_plant_in_one_container_does_the_same_again(tmp_path):
+    results = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        options = ["--agents", "12", "--containers", "1", "--seed", "3", "--out", str(folder)]
+        ran = run_example("-m", "examples.virtual_power_plant", *options, folder=ROOT)
+        assert ran.returncode == 0, ran.stderr
+        results.append((folder / "result.csv").read_bytes())
+
+    assert results[0] == results[1]
+
+
 def test_every_example_is_tested():
     programs = {path.stem for path in EXAMPLES.glob("*.py")}
     packages = {path.parent.name for path in EXAMPLES.glob("*/__main__.py")}
 
     assert programs == set(SAYS)
-    assert packages <= {"virtual_power_plant"}
+    assert packages == {"virtual_power_plant"}
 
 
 def test_numpy_example_says_that_numpy_is_missing(tmp_path):

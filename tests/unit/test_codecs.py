@@ -461,6 +461,8 @@ class TestCodec:
         assert codec.decode_message(codec.encode(1)) == (1, None)
         with pytest.raises(DecodeError, match="Repr"):
             codec.decode_message(b"no message")
+        with pytest.raises(DecodeError, match="number 9"):
+            codec.decode_message(codec.encode({"__type__": [9, None]}))
 
 
 class TestSerializable:
@@ -480,7 +482,7 @@ class TestSerializable:
 
         assert type(copy) is A
         assert repr(copy) == "A(x=1, y=[2])"
-        assert copy.__asdict__() == {"x": 1, "y": [2]}
+        assert copy.__asdict__() == {"x": 1, "y": [2]}  # type: ignore[attr-defined]
         assert A.__fromdict__({"x": 1, "y": 2}).y == 2  # type: ignore[attr-defined]
 
     def test_parameters_of_all_kinds_that_have_a_name_are_served(self):

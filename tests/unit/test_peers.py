@@ -12,7 +12,7 @@ from aiomas import local_queue, rpc
 from aiomas._address import IpcAddress
 from aiomas._peers import Peer, Pool
 from aiomas.channel import serving
-from aiomas.exceptions import ContainerClosedError, SerializationError
+from aiomas.exceptions import ConnectionLost, ContainerClosedError, SerializationError
 
 ADDRESS = IpcAddress("there")
 
@@ -44,6 +44,7 @@ class World:
         self.dials = 0
         self.dialling = asyncio.Event()
         self.cancelled = 0
+        self.ended = asyncio.Event()
         self.accepted: list[rpc.RpcClient] = []
         self.queue = local_queue.LocalQueue("there")
         self.pool = Pool(self.dial, asyncio.get_running_loop())
@@ -68,9 +69,10 @@ class World:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
+            self.ended.set()
             raise
         if self.error is not None:
-            raise self.error
+            raise type(self.error)(*self.error.args)
         return await rpc.open_connection(self.queue)
 
     @property
@@ -86,6 +88,14 @@ async def world():
 
 def call(peer: Peer, item) -> asyncio.Future:
     return peer.send(("add", (item,), {}))
+
+
+async def follow(first: asyncio.Future, connect):
+    """Connect in the very moment in which *first* has ended."""
+    gone = asyncio.get_running_loop().create_future()
+    first.add_done_callback(lambda _: gone.set_result(None))
+    await gone
+    return await connect()
 
 
 async def turns(count: int = 5) -> None:
@@ -116,9 +126,10 @@ class TestConnecting:
         await world.dialling.wait()
         world.error = ConnectionRefusedError("nobody there")
         world.gate.set()
-        for error in await asyncio.gather(*waiting, return_exceptions=True):
-            assert isinstance(error, ConnectionRefusedError)
-            assert "nobody there" in str(error)
+        errors = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(error) for error in errors] == [ConnectionRefusedError] * 5 + [ConnectionLost] * 5
+        assert all("nobody there" in str(error) for error in errors)
+        assert isinstance(errors[-1].__cause__, ConnectionRefusedError)
         assert world.dials == 1
 
         world.error = None
@@ -130,12 +141,13 @@ class TestConnecting:
         peer = world.peer
         with pytest.raises(ConnectionRefusedError):
             await peer.connect()
-        future = call(peer, 1)
-        with pytest.raises(ConnectionRefusedError):
-            await future
+        failed = call(peer, 1)
+        with pytest.raises(ConnectionResetError):
+            await failed
         await turns()
+        del failed
         reference = weakref.ref(peer)
-        del peer, future
+        del peer
         gc.collect()
         assert reference() is None
         assert not world.pool._peers
@@ -186,23 +198,28 @@ class TestConnecting:
         peer = world.peer
         first = asyncio.ensure_future(peer.connect())
         await world.dialling.wait()
+        second = asyncio.ensure_future(follow(first, peer.connect))
         first.cancel()
-        await asyncio.wait([first])  # the dial has been told, but has not ended yet
-        world.gate.set()
         async with asyncio.timeout(2):
-            assert (await peer.connect()).channel.is_open
+            await world.ended.wait()
+            world.gate.set()
+            assert (await second).channel.is_open
             assert await call(peer, 1) == 1
+        assert world.dials == 2
 
     async def test_a_call_just_after_the_last_was_cancelled_is_made(self, world):
         world.gate.clear()
         peer = world.peer
         first = asyncio.ensure_future(peer.connect())
         await world.dialling.wait()
+        futures: list = []
+        first.add_done_callback(lambda _: futures.append(call(peer, 1)))
         first.cancel()
-        await asyncio.wait([first])
-        world.gate.set()
         async with asyncio.timeout(2):
-            assert await call(peer, 1) == 1
+            await world.ended.wait()
+            world.gate.set()
+            assert await futures[0] == 1
+        assert world.dials == 2
 
 
 class TestCalls:
@@ -248,7 +265,6 @@ class TestCalls:
         world.accepted[0].channel.transport.abort()
         with pytest.raises(ConnectionResetError):
             await hanging
-        assert world.pool.clients == []
         futures = [call(peer, n) for n in range(2, 5)]
         assert await asyncio.gather(*futures) == [2, 3, 4]
         assert world.dials == 2
@@ -354,3 +370,40 @@ class TestClosing:
         async with asyncio.timeout(2):
             assert await nested == "nested"
         assert world.service.calls == ["nested"]
+
+    async def test_who_does_something_until_it_closes_is_stopped_at_once(self, world):
+        async def forever(begun):
+            async with world.pool.until_closing():
+                begun.set()
+                await asyncio.get_running_loop().create_future()
+
+        async def handler(begun):
+            serving.set(True)
+            await forever(begun)
+
+        begun = [asyncio.Event(), asyncio.Event()]
+        own = asyncio.create_task(forever(begun[0]))
+        nested = asyncio.create_task(handler(begun[1]))
+        for event in begun:
+            await event.wait()
+        world.pool.begin_closing(ContainerClosedError("over"))
+        async with asyncio.timeout(2):
+            with pytest.raises(ContainerClosedError, match="over"):
+                await own
+        assert not nested.done()
+        nested.cancel()
+        await asyncio.wait([nested])
+
+        with pytest.raises(ContainerClosedError, match="over"):
+            await forever(begun[0])
+        await world.pool.close()
+        with pytest.raises(ContainerClosedError, match="over"):
+            await asyncio.create_task(handler(begun[1]))
+
+    async def test_another_timeout_in_there_is_let_through(self, world):
+        with pytest.raises(TimeoutError):
+            async with world.pool.until_closing():
+                raise TimeoutError
+        async with world.pool.until_closing():
+            pass
+        assert not world.pool._blocks

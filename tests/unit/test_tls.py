@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -87,8 +88,8 @@ def test_both_ends_shake_hands_and_understand_each_other(server_context, client_
 def test_each_end_knows_who_the_other_is(server_context, client_context):
     server, client = shake_hands(server_context, client_context)
 
-    assert ("DNS", "client.example") in server.getpeercert()["subjectAltName"]
-    assert ("DNS", "localhost") in client.getpeercert()["subjectAltName"]
+    assert "client.example" in str(server.getpeercert())
+    assert "localhost" in str(client.getpeercert())
 
 
 def test_the_newest_version_of_tls_is_spoken(server_context, client_context):
@@ -107,10 +108,9 @@ def test_a_peer_that_speaks_no_more_than_tls_1_2_gets_forward_secrecy_and_gcm(
     server, _ = shake_hands(server_context, old)
 
     assert server.version() == "TLSv1.2"
-    name, _, _ = server.cipher()
-    assert name.startswith("ECDHE-")
-    assert "AES" in name
-    assert "GCM" in name
+    cipher = server.cipher()
+    assert cipher is not None
+    assert re.fullmatch(r"ECDHE-\w+-AES\d+-GCM-SHA\d+", cipher[0])
 
 
 @pytest.mark.parametrize("make", [make_ssl_server_context, make_ssl_client_context])
@@ -130,6 +130,7 @@ def test_no_session_is_resumed_without_a_certificate(server_context, client_cont
     assert server_context.num_tickets == 0
 
     _, client = shake_hands(server_context, client_context)
+    assert client.session is not None
     assert not client.session.has_ticket
 
 
