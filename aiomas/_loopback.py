@@ -98,7 +98,7 @@ class _Request:
         try:
             data = codec.encode(result)
         except SerializationError as exc:
-            self.fail(exc)
+            self.fail(f"{type(exc).__name__}: {exc}")
             return
         value, error = codec.decode_message(data)
         self._loopback.settle(self._future, value, error)

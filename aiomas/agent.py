@@ -20,6 +20,7 @@ from aiomas._address import Address, TcpAddress, parse_url
 from aiomas._endpoint import Server, SocketAddress, advertised, retry, socket_address
 from aiomas._loopback import Loopback
 from aiomas._peers import Pool
+from aiomas._wire import MAX_FRAME
 from aiomas.channel import DEFAULT_CODEC, Channel, ExtraSerializers
 from aiomas.clocks import AsyncioClock, BaseClock
 from aiomas.codecs import Codec, make_codec
@@ -49,7 +50,7 @@ class Container:
         loop: the event loop, the current one by default.
         clock: the clock for the agents, :class:`~aiomas.clocks.AsyncioClock` by default.
         connect_kwargs: keywords for the connections that the container makes: ``codec``,
-            ``extra_serializers`` and, for TCP, ``ssl``.
+            ``extra_serializers``, ``max_frame`` and, for TCP, ``ssl``.
     """
 
     router = Service(["agents"])
@@ -109,6 +110,7 @@ class Container:
         extra_serializers: ExtraSerializers = None,
         ssl: SSLCerts | SSLContexts | None = None,
         advertise: str | None = None,
+        max_frame: int = MAX_FRAME,
         as_coro: Literal[False] = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Self: ...
@@ -123,6 +125,7 @@ class Container:
         extra_serializers: ExtraSerializers = None,
         ssl: SSLCerts | SSLContexts | None = None,
         advertise: str | None = None,
+        max_frame: int = MAX_FRAME,
         as_coro: Literal[True],
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Coroutine[Any, Any, Self]: ...
@@ -136,6 +139,7 @@ class Container:
         extra_serializers: ExtraSerializers = None,
         ssl: SSLCerts | SSLContexts | None = None,
         advertise: str | None = None,
+        max_frame: int = MAX_FRAME,
         as_coro: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
         **historic: bool,
@@ -158,6 +162,7 @@ class Container:
             ssl: certificates for TLS on all TCP connections, as an :class:`~aiomas.SSLCerts` or as
                 two contexts, for the server socket and for client sockets.
             advertise: the host name for the agents' URLs, if it is not the one in *addr*.
+            max_frame: the largest message, in bytes, that is sent or accepted.
             as_coro: return an awaitable, in any case (``async=True`` is the same).
             loop: the event loop to use, if not the current one.
 
@@ -173,7 +178,11 @@ class Container:
             msg = f"codec must be a subclass of Codec (no instance), got {codec!r}"
             raise TypeError(msg)
         loop = loop or util.current_loop()
-        connect_kwargs = {"codec": codec, "extra_serializers": tuple(extra_serializers or ())}
+        connect_kwargs = {
+            "codec": codec,
+            "extra_serializers": tuple(extra_serializers or ()),
+            "max_frame": max_frame,
+        }
         coro = cls._create(addr, loop, clock, connect_kwargs, ssl, advertise)
         return _run_or_return(coro, loop, as_coro=as_coro)
 
@@ -339,8 +348,11 @@ class Container:
         advertise: str | None,
     ) -> Self:
         options: dict[str, Any] = {}
-        if ssl is not None and isinstance(addr, tuple | list):
-            options["ssl"], connect_kwargs["ssl"] = _ssl_contexts(ssl)
+        if ssl is not None:
+            # A container on a Unix socket may still dial others over TCP.
+            server_context, connect_kwargs["ssl"] = _ssl_contexts(ssl)
+            if isinstance(addr, tuple | list):
+                options["ssl"] = server_context
 
         def accept(channel: Channel) -> None:
             container._accept(channel)
@@ -351,13 +363,14 @@ class Container:
             loop=loop,
             codec=connect_kwargs["codec"],
             extra_serializers=_with_arrow(connect_kwargs),
+            max_frame=connect_kwargs["max_frame"],
             # Nobody is let in before there is a container, whose URL needs the bound port.
             start_serving=False,
             **options,
         )
         try:
             address = await advertised(addr, server, advertise, tls="ssl" in options)
-            container = cls(address.url, loop, clock, connect_kwargs)
+            container = cls(address.url, loop, clock or AsyncioClock(loop), connect_kwargs)
             container.set_server(server)
             await server.start_serving()
         except BaseException:

@@ -70,6 +70,7 @@ async def open_connection(
     codec: type[Codec] | None = None,
     extra_serializers: ExtraSerializers = (),
     timeout: float | None = 0,
+    max_frame: int = MAX_FRAME,
     **kwds: Any,
 ) -> Channel:
     """Connect to the server at *addr* and return the :class:`Channel`.
@@ -83,6 +84,7 @@ async def open_connection(
         timeout: 0 for one attempt (of at most 10 s); a number of seconds in which to try again
             and again, also while the peer accepts the connection and stays silent; ``None`` to
             try for ever.
+        max_frame: the largest message, in bytes, that is sent or accepted.
         kwds: go to :meth:`asyncio.loop.create_connection` or ``create_unix_connection``; so
             ``ssl=`` takes a context.
 
@@ -95,7 +97,8 @@ async def open_connection(
     loop = loop or current_loop()
 
     def factory() -> ChannelProtocol:
-        return ChannelProtocol(make_codec(codec or DEFAULT_CODEC, extra_serializers), loop=loop)
+        instance = make_codec(codec or DEFAULT_CODEC, extra_serializers)
+        return ChannelProtocol(instance, loop=loop, max_frame=max_frame)
 
     protocol = await _endpoint.dial(factory, addr, loop, timeout=timeout, **kwds)
     assert isinstance(protocol, ChannelProtocol)  # noqa: S101 - for the type checker
@@ -109,6 +112,7 @@ async def start_server(
     loop: asyncio.AbstractEventLoop | None = None,
     codec: type[Codec] | None = None,
     extra_serializers: ExtraSerializers = (),
+    max_frame: int = MAX_FRAME,
     **kwds: Any,
 ) -> Server:
     """Listen on *addr* and call ``client_connected_cb(channel)`` for each client.
@@ -120,6 +124,7 @@ async def start_server(
         loop: the event loop to use, if not the current one.
         codec: a subclass of :class:`~aiomas.codecs.Codec`; JSON by default.
         extra_serializers: as in :func:`open_connection`.
+        max_frame: the largest message, in bytes, that is sent or accepted.
         kwds: go to :meth:`asyncio.loop.create_server` or ``create_unix_server``.
 
     Raises:
@@ -130,7 +135,7 @@ async def start_server(
 
     def factory() -> ChannelProtocol:
         instance = make_codec(codec or DEFAULT_CODEC, extra_serializers)
-        return ChannelProtocol(instance, client_connected_cb, loop=loop)
+        return ChannelProtocol(instance, client_connected_cb, loop=loop, max_frame=max_frame)
 
     return await _endpoint.listen(factory, addr, loop, **kwds)
 
@@ -233,7 +238,8 @@ class ChannelProtocol(asyncio.Protocol):
         try:
             data = self.session.reply(kind, message_id, content)
         except SerializationError as exc:
-            data = self.session.reply(EXCEPTION, message_id, _failure_content(exc))
+            # Where in here it was raised is of no interest to the peer.
+            data = self.session.reply(EXCEPTION, message_id, f"{type(exc).__name__}: {exc}")
         self.send_frame(data)
 
     def send_frame(self, data: bytes) -> None:

@@ -20,7 +20,13 @@ from aiomas.clocks import ExternalClock
 from aiomas.cluster.launchers.local import WorkerProcess
 from aiomas.cluster.loading import load
 from aiomas.cluster.placement import Pinned, RoundRobin, Strategy
-from aiomas.cluster.spec import ClusterSpec, codec_name, importable_name, serializer_names
+from aiomas.cluster.spec import (
+    ClusterSpec,
+    clock_date,
+    codec_name,
+    importable_name,
+    serializer_names,
+)
 from aiomas.codecs import Codec, make_codec
 from aiomas.exceptions import ContainerDied, RemoteException, SpawnError
 from aiomas.rpc import Proxy
@@ -95,7 +101,7 @@ class Cluster:
             codec=codec_name(codec),
             extra_serializers=serializer_names(extra_serializers),
             loop=loop,
-            clock=None if clock is None else str(ExternalClock(clock).utcnow()),
+            clock=None if clock is None else clock_date(clock),
         )
         self._start_timeout = start_timeout
         self._stop_timeout = stop_timeout
@@ -110,6 +116,7 @@ class Cluster:
         self._watchers: list[asyncio.Task[None]] = []
         self._round_robin = RoundRobin()
         self._names: dict[str, Proxy] = {}
+        self._taken: set[str] = set()  # names, of agents that are being made, too
 
     async def __aenter__(self) -> Self:
         try:
@@ -158,12 +165,18 @@ class Cluster:
             ContainerDied: its container ended.
             ValueError: *target* cannot be imported by other processes, or *name* is taken.
         """
-        if name is not None and name in self._names:
+        if name is None:
+            return (await self._spawn_all(target, [(args, kwargs)], placement))[0]
+        if name in self._taken:
             msg = f"There is an agent with the name {name!r} already"
             raise ValueError(msg)
-        [proxy] = await self._spawn_all(target, [(args, kwargs)], placement)
-        if name is not None:
-            self._names[name] = proxy
+        self._taken.add(name)
+        try:
+            [proxy] = await self._spawn_all(target, [(args, kwargs)], placement)
+        except BaseException:
+            self._taken.discard(name)
+            raise
+        self._names[name] = proxy
         return proxy
 
     async def spawn_many(

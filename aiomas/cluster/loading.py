@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,9 @@ def load(name: str) -> Any:
 def _import_file(path: Path) -> str:
     """Import the file under a name of its own, once; return that name."""
     # As with multiprocessing, `if __name__ == "__main__"` is false there.
-    name = f"__aiomas_{path.stem}__"
-    loaded = sys.modules.get(name)
-    if loaded is not None and loaded.__file__ == str(path):
+    # The number keeps files of the same name in different folders apart.
+    name = f"__aiomas_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}__"
+    if name in sys.modules:
         return name
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.exists():

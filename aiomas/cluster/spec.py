@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aiomas import codecs
+from aiomas.clocks import ExternalClock
 
 TRANSPORTS = ("unix", "tcp")
 LOOPS = ("auto", "asyncio", "uvloop")
@@ -75,6 +76,19 @@ def serializer_names(serializers: Iterable[str | Callable[[], Any]]) -> tuple[st
         ValueError: one of them cannot be imported by a name.
     """
     return tuple(s if isinstance(s, str) else importable_name(s) for s in serializers)
+
+
+def clock_date(clock: Any) -> str:
+    """Return the date at which an external clock starts, as a string.
+
+    Raises:
+        ValueError: *clock* is no date.
+    """
+    try:
+        return str(ExternalClock(clock).utcnow())
+    except (ValueError, TypeError) as exc:
+        msg = f"clock must be a date, got {clock!r}: {exc}"
+        raise ValueError(msg) from exc
 
 
 def importable_name(obj: Any) -> str:

@@ -17,8 +17,9 @@ from weakref import WeakKeyDictionary
 
 import aiomas
 
-from .cohda import Goal, Message, Negotiator, Schedule
+from .cohda import Goal, Message, Negotiator
 from .termination import Engagement
+from .units import Schedule
 
 OBSERVER = -1
 """The number of the observer, which is none of the units but starts the first one."""

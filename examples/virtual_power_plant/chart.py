@@ -60,7 +60,7 @@ class Panel:
     def ticks(self) -> list[float]:
         """Return round numbers, the first below and the last above all values."""
         low, high = min(self.values), max(self.values)
-        step = round_step((high - low or 1.0) / (self.height / 45))
+        step = round_step((high - low or 1.0) / (self.height / 32))
         first, last = math.floor(low / step), math.ceil(high / step)
         return [number * step for number in range(first, max(last, first + 1) + 1)]
 

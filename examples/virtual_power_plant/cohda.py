@@ -1,8 +1,8 @@
 """COHDA, the negotiation: what one agent knows, how it decides and what it tells its neighbours.
 
-The algorithm is by C. Hinrichs, S. Lehnhoff and M. Sonnenschein: "A Decentralized Heuristic for
-Multiple-Choice Combinatorial Optimization Problems", Operations Research Proceedings 2012,
-Springer 2014, doi:10.1007/978-3-319-00795-3_43. Each agent repeats three steps:
+The algorithm is by C. Hinrichs, S. Lehnhoff and M. Sonnenschein: "COHDA: A Combinatorial
+Optimization Heuristic for Distributed Agents", Agents and Artificial Intelligence (CCIS 449),
+Springer 2014, doi:10.1007/978-3-662-44440-5_2. Each agent repeats three steps:
 
 perceive
     It merges what neighbours say into its working memory: the *system configuration* (the newest
@@ -15,7 +15,7 @@ act
 
 Nobody knows anything but the goal, its own feasible schedules, and what it hears. Candidates get
 better with each step and are finite in number, so the negotiation ends: all agents then hold the
-same candidate, and none of them can improve it alone by more than `Goal.min_gain_wh`.
+same candidate, and none of them can improve it alone by `Goal.min_gain_wh` or more.
 
 Liberties are taken with the paper's messages, which hold the whole working memory each time.
 A neighbour is told only those choices that it has not been told before (connections lose nothing
@@ -37,7 +37,7 @@ from random import Random
 from struct import Struct
 from typing import NamedTuple
 
-Schedule = tuple[int, ...]
+from .units import Schedule
 
 
 class Goal(NamedTuple):

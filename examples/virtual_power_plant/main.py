@@ -110,7 +110,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 async def negotiate(plant: Plant, containers: int, screen: Display) -> Report:
     """Spread the plant's agents over a cluster, let them negotiate, and collect what they chose."""
     count = len(plant.schedules)
-    screen.stage(f"Starting {count} agents in {containers} containers")
+    screen.stage(
+        f"Starting {count} agents in {containers} {'containers' if containers > 1 else 'container'}"
+    )
     async with Cluster(containers=containers, transport="unix", codec="msgpack") as cluster:
         arguments = zip(range(count), plant.schedules, plant.neighbours, strict=True)
         units = await cluster.spawn_many(Unit, arguments)

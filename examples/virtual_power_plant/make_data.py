@@ -2,10 +2,11 @@
 
 The example itself needs only the CSV file that this script wrote. To make it anew::
 
-    pip install demandlib==0.2.2 pvlib==0.16.1
+    pip install demandlib==0.2.2 pvlib==0.16.1 pandas==2.3.3 numpy==2.4.6
     python examples/virtual_power_plant/make_data.py
 
-It reads nothing from the network. What each column comes from:
+(demandlib 0.2.2 does not work with pandas 3.) It reads nothing from the network. What each column
+comes from:
 
 ``household_kw``
     BDEW standard load profile H0 with its dynamisation function ("H0 dynamic"), for a household
@@ -18,9 +19,9 @@ It reads nothing from the network. What each column comes from:
 ``temperature_c``
     That outdoor temperature, in degrees Celsius.
 ``cop``
-    Coefficient of performance of an air-source heat pump for 45 °C flow temperature: 0.45 of
-    Carnot's (second-law efficiency of devices on the market, see Staffell et al., "A review of
-    domestic heat pumps", Energy & Environmental Science 5, 2012, doi:10.1039/c2ee22653g).
+    Coefficient of performance of an air-source heat pump that heats water to 45 °C: the regression
+    over devices on the market by I. Staffell et al., "A review of domestic heat pumps", Energy &
+    Environmental Science 5, 2012, doi:10.1039/c2ee22653g.
 ``pv_east_kw``, ``pv_south_kw``, ``pv_west_kw``
     AC power of a photovoltaic array of 1 kWp under a clear sky, tilted by 35°: Ineichen's
     clear-sky model with a Linke turbidity of 3, isotropic sky, Faiman's cell temperature, PVWatts
@@ -91,8 +92,8 @@ def heat(temperature: pd.Series) -> pd.Series:
 
 def coefficient_of_performance(temperature: pd.Series) -> pd.Series:
     """Return the heat pump's electrical efficiency at an outdoor `temperature` in °C."""
-    flow_k = 45 + 273.15
-    return 0.45 * flow_k / (45 - temperature)
+    lift = 45 - temperature
+    return 6.81 - 0.121 * lift + 0.000630 * lift**2
 
 
 def photovoltaics(date: str, azimuth: float) -> pd.Series:

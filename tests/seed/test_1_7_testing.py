@@ -78,7 +78,6 @@ EXAMPLES = {
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_section_1_7_1_testing_coroutines_with_pytest(tmp_path, example):
     conftest = textwrap.dedent(CONFTEST) + textwrap.dedent(PLUGIN if example == "plugin" else "")
-    test = textwrap.dedent(EXAMPLES[example]).replace("{body}", textwrap.dedent(USE_AIOMAS))
     body = textwrap.indent(textwrap.dedent(USE_AIOMAS), 8 * " ")
     test = textwrap.dedent(EXAMPLES[example]).replace("{body}", body)
     (tmp_path / "conftest.py").write_text(conftest)

@@ -49,16 +49,19 @@ def call_between(one, two):
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl command")
 def test_section_1_8_2_and_3_certificates_made_by_openssl(loop, tmp_path):
-    def openssl(*args):
-        subprocess.run(["openssl", *args], cwd=tmp_path, check=True, capture_output=True)
+    def openssl(arguments):
+        subprocess.run(
+            ["openssl", *arguments.split()], cwd=tmp_path, check=True, capture_output=True
+        )
 
-    openssl("genrsa", "-aes256", "-passout", "pass:spam", "-out", "ca.key", "2048")
-    openssl(*"req -new -x509 -nodes -key ca.key -passin pass:spam -out ca.pem -days 1000".split(),
-            "-subj", "/CN=the CA")  # fmt: skip
-    openssl("genrsa", "-out", "device.key", "2048")
-    openssl(*"req -new -key device.key -out device.csr -subj /CN=localhost".split())
-    openssl(*"x509 -CA ca.pem -CAkey ca.key -passin pass:spam -CAcreateserial -req".split(),
-            *"-in device.csr -out device.pem -days 365".split())  # fmt: skip
+    openssl("genrsa -aes256 -passout pass:spam -out ca.key 2048")
+    openssl("req -new -x509 -nodes -key ca.key -passin pass:spam -out ca.pem -subj /CN=ca -days 9")
+    openssl("genrsa -out device.key 2048")
+    openssl("req -new -key device.key -out device.csr -subj /CN=localhost")
+    openssl(
+        "x509 -CA ca.pem -CAkey ca.key -passin pass:spam -CAcreateserial"
+        " -req -in device.csr -out device.pem -days 9"
+    )
 
     certs = aiomas.SSLCerts(*(tmp_path / name for name in ("ca.pem", "device.pem", "device.key")))
     one = aiomas.Container.create(("localhost", 0), ssl=certs)

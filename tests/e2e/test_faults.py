@@ -1,0 +1,281 @@
+"""What a cluster does when things go wrong: killed and stuck containers, a killed driver, Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from aiomas.cluster import Cluster, ContainerDied
+
+AGENTS = """
+import asyncio, os, signal, sys, time
+import aiomas
+
+
+class Worker(aiomas.Agent):
+    @aiomas.expose
+    def pid(self):
+        return os.getpid()
+
+    @aiomas.expose
+    async def hang(self):
+        await asyncio.get_running_loop().create_future()
+
+    @aiomas.expose
+    def busy(self):
+        while True:
+            pass
+
+    @aiomas.expose
+    def deaf(self):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(1)
+
+    @aiomas.expose
+    async def slow_to_end(self):
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            time.sleep(60)
+
+    @aiomas.expose
+    def exit(self, code):
+        os._exit(code)
+
+
+class Dying(aiomas.Agent):
+    def __init__(self, container, file=None):
+        super().__init__(container)
+        os._exit(3)
+
+
+class Stuck(aiomas.Agent):
+    def __init__(self, container):
+        super().__init__(container)
+        time.sleep(60)
+"""
+
+DRIVER = """
+import asyncio, os, sys
+from aiomas.cluster import Cluster
+
+async def main(kind):
+    async with Cluster(2, stop_timeout=0.5) as cluster:
+        agents = await cluster.spawn_many("fault_agents:Worker", 2)
+        for agent in agents:
+            if kind != "idle":
+                getattr(agent, kind)()
+        await asyncio.sleep(0.05)
+        print(cluster._directory, *(info.pid for info in cluster.containers), flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def agents(tmp_path, monkeypatch):
+    (tmp_path / "fault_agents.py").write_text(AGENTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{root}")
+
+
+def directories() -> set[str]:
+    return set(os.listdir(tempfile.gettempdir()))
+
+
+def kill(cluster: Cluster, index: int) -> None:
+    psutil.Process(cluster.containers[index].pid).kill()
+
+
+async def until(condition, timeout=10):
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 - of what happens elsewhere there is no event
+            await asyncio.sleep(0.005)
+
+
+def wait_until_gone(pids, timeout=10) -> None:
+    """Wait until these processes have ended, and then fail or not."""
+    processes = []
+    for pid in pids:
+        try:
+            processes.append(psutil.Process(pid))
+        except psutil.NoSuchProcess:
+            continue
+    _, alive = psutil.wait_procs(processes, timeout=timeout)
+    for process in alive:
+        process.kill()
+    assert alive == []
+
+
+class TestContainers:
+    async def test_a_killed_one_fails_the_calls_to_it_alone_and_at_once(self):
+        async with Cluster(2) as cluster:
+            dying, living = await cluster.spawn_many("fault_agents:Worker", 2)
+            calls = [dying.hang() for _ in range(10)]
+            assert await dying.pid() == cluster.containers[0].pid
+            kill(cluster, 0)
+            async with asyncio.timeout(5):
+                for call in calls:
+                    with pytest.raises(ConnectionError):
+                        await call
+                with pytest.raises(ConnectionError):
+                    await dying.pid()
+                await until(lambda: cluster.containers[0].state == "died")
+            assert cluster.containers[0].exit_code == -signal.SIGKILL
+            assert await living.pid() == cluster.containers[1].pid
+            # New agents go where there is somebody.
+            agents = await cluster.spawn_many("fault_agents:Worker", 3)
+            assert {await agent.pid() for agent in agents} == {cluster.containers[1].pid}
+            with pytest.raises(ValueError, match="no running container"):
+                await cluster.spawn("fault_agents:Worker", placement=0)
+        assert [info.state for info in cluster.containers] == ["died", "stopped"]
+
+    async def test_one_that_exits_during_a_call(self):
+        async with Cluster(1) as cluster:
+            agent = await cluster.spawn("fault_agents:Worker")
+            async with asyncio.timeout(5):
+                with pytest.raises(ConnectionError):
+                    await agent.exit(7)
+                await until(lambda: cluster.containers[0].state == "died")
+            assert cluster.containers[0].exit_code == 7
+
+    async def test_one_that_dies_while_agents_are_made_is_named(self):
+        async with Cluster(2) as cluster:
+            async with asyncio.timeout(5):
+                with pytest.raises(ContainerDied, match="exit code 3") as caught:
+                    await cluster.spawn("fault_agents:Dying", placement=1)
+            assert caught.value.index == 1
+            assert caught.value.exit_code == 3
+            assert f"Container 1 (pid {cluster.containers[1].pid})" in str(caught.value)
+            assert isinstance(caught.value, ConnectionError)
+            assert await (await cluster.spawn("fault_agents:Worker")).pid()
+
+    async def test_one_that_is_killed_while_agents_are_made_is_named(self):
+        async with Cluster(1) as cluster:
+            spawning = asyncio.create_task(cluster.spawn("fault_agents:Stuck"))
+            process = psutil.Process(cluster.containers[0].pid)
+            await until(lambda: process.status() == psutil.STATUS_SLEEPING)
+            process.kill()
+            async with asyncio.timeout(5):
+                with pytest.raises(ContainerDied, match="killed by SIGKILL") as caught:
+                    await spawning
+            assert caught.value.exit_code == -signal.SIGKILL
+
+    async def test_when_none_is_left_that_is_said(self):
+        async with Cluster(1) as cluster:
+            kill(cluster, 0)
+            await until(lambda: cluster.containers[0].state == "died")
+            async with asyncio.timeout(5):
+                with pytest.raises((ConnectionError, RuntimeError, Exception), match="(?i)no container"):
+                    await cluster.spawn("fault_agents:Worker")
+                assert [status["state"] for status in await cluster.status()] == ["died"]
+
+    async def test_one_that_died_does_not_keep_the_time_from_the_others(self):
+        async with Cluster(2, clock="2020-01-01") as cluster:
+            kill(cluster, 0)
+            await until(lambda: cluster.containers[0].state == "died")
+            async with asyncio.timeout(5):
+                with pytest.raises(ContainerDied, match="Container 0"):
+                    await cluster.set_time(5)
+            await cluster._control(cluster.containers[1], "agents")
+            assert cluster.container.clock.time() == 5
+
+    async def test_all_dead_is_no_obstacle_to_the_end(self):
+        before = directories()
+        async with Cluster(2) as cluster:
+            for index in range(2):
+                kill(cluster, index)
+        assert [info.exit_code for info in cluster.containers] == [-signal.SIGKILL] * 2
+        assert directories() == before
+
+    @pytest.mark.parametrize(
+        ("how", "exit_code"),
+        [("busy", -signal.SIGTERM), ("deaf", -signal.SIGKILL), ("slow_to_end", -signal.SIGTERM)],
+    )
+    async def test_one_that_is_stuck_is_ended_within_a_bound(self, how, exit_code, caplog):
+        loop = asyncio.get_running_loop()
+        async with Cluster(1, stop_timeout=0.2) as cluster:
+            agent = await cluster.spawn("fault_agents:Worker")
+            call = getattr(agent, how)()
+            await asyncio.sleep(0.1)
+            began = loop.time()
+        assert loop.time() - began < 5
+        with pytest.raises(ConnectionError):
+            await call
+        assert cluster.containers[0].exit_code == exit_code
+
+    async def test_one_that_is_stopped_is_ended_within_a_bound(self):
+        async with Cluster(1, stop_timeout=0.2) as cluster:
+            psutil.Process(cluster.containers[0].pid).suspend()
+        assert cluster.containers[0].exit_code == -signal.SIGKILL
+
+    async def test_a_start_during_which_one_dies_takes_all_down(self, monkeypatch):
+        cluster = Cluster(3)
+        starting = asyncio.create_task(cluster.__aenter__())
+        await until(lambda: len(cluster._workers) == 3)
+        kill(cluster, 1)
+        async with asyncio.timeout(10):
+            with pytest.raises(ContainerDied, match=r"Container 1 .*SIGKILL"):
+                await starting
+        assert [info.pid for info in cluster.containers if psutil.pid_exists(info.pid)] == []
+
+
+class TestDriver:
+    @pytest.fixture(params=["idle", "hang", "busy", "deaf"])
+    def driver(self, request, tmp_path):
+        """A process that has started a cluster, the cluster's directory, and its processes."""
+        before = directories()
+        script = tmp_path / "driver.py"
+        script.write_text(DRIVER)
+        with subprocess.Popen(
+            [sys.executable, str(script), request.param],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            directory, *pids = process.stdout.readline().split()
+            assert directories() - before == {Path(directory).name}
+            yield process, directory, [int(pid) for pid in pids]
+            process.kill()
+
+    def test_when_it_is_killed_nobody_outlives_it(self, driver):
+        process, directory, pids = driver
+        assert len(pids) == 2
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        process.kill()
+        process.wait()
+        wait_until_gone(pids)
+        shutil.rmtree(directory)  # nobody is left to do it
+
+    @pytest.mark.parametrize("number", [signal.SIGINT])
+    def test_ctrl_c_stops_all(self, driver, number):
+        process, directory, pids = driver
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == -number
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+        wait_until_gone(pids, 0.1)
+        assert not Path(directory).exists()
+
+    def test_ctrl_c_in_a_terminal_reaches_the_driver_alone(self, driver):
+        process, _, pids = driver
+        for pid in pids:
+            assert os.getsid(pid) != os.getsid(process.pid)
+            os.kill(pid, signal.SIGINT)
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+        wait_until_gone(pids, 0.1)

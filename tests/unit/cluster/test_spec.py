@@ -1,0 +1,169 @@
+"""The values of a cluster: each bad one is refused with the name of its field."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import sys
+import types
+
+import arrow
+import pytest
+
+from aiomas import codecs, util
+from aiomas.cluster import spec
+from aiomas.cluster.spec import (
+    ClusterSpec,
+    clock_date,
+    codec_name,
+    importable_name,
+    serializer_names,
+)
+
+GOOD = {
+    "containers": 2,
+    "transport": "unix",
+    "codec": "aiomas.codecs:JSON",
+    "extra_serializers": (),
+    "loop": "asyncio",
+    "clock": None,
+}
+
+
+class Codec(codecs.JSON):
+    class Nested:
+        def method(self):
+            """Is reached through both classes."""
+
+
+class TestClusterSpec:
+    @pytest.mark.parametrize("field", GOOD)
+    def test_good_values_are_kept(self, field):
+        assert getattr(ClusterSpec(**GOOD), field) == GOOD[field]
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("containers", 0),
+            ("containers", -1),
+            ("containers", "8"),
+            ("containers", 2.0),
+            ("containers", None),
+            ("transport", "udp"),
+            ("transport", None),
+            ("loop", "trio"),
+            ("loop", ["asyncio"]),
+        ],
+    )
+    def test_a_bad_value_is_refused_with_the_name_of_its_field(self, field, value):
+        with pytest.raises(ValueError, match=f"{field} must be .*{value!r}".replace("[", r"\[")):
+            ClusterSpec(**GOOD | {field: value})
+
+    def test_it_cannot_be_changed(self):
+        with pytest.raises(AttributeError):
+            ClusterSpec(**GOOD).containers = 5  # type: ignore[misc]
+
+    @pytest.mark.parametrize(
+        ("loop", "installed", "uvloop"),
+        [
+            ("asyncio", True, False),
+            ("uvloop", True, True),
+            ("auto", True, True),
+            ("auto", False, False),
+            ("asyncio", False, False),
+        ],
+    )
+    def test_uvloop_is_used_where_it_is_wanted_and_there(
+        self, loop, installed, uvloop, monkeypatch
+    ):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
+        assert ClusterSpec(**GOOD | {"loop": loop}).uses_uvloop is uvloop
+
+    def test_uvloop_that_is_not_there_is_refused(self, monkeypatch):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(ValueError, match="uvloop, which is not installed"):
+            ClusterSpec(**GOOD | {"loop": "uvloop"})
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("codec", "cls"),
+        [
+            ("json", codecs.JSON),
+            ("msgpack", codecs.MsgPack),
+            ("msgpack-blosc", codecs.MsgPackBlosc),
+            (codecs.MsgPack, codecs.MsgPack),
+        ],
+    )
+    def test_a_codec_is_a_name_or_a_class(self, codec, cls):
+        assert util.obj_from_str(codec_name(codec)) is cls
+
+    @pytest.mark.parametrize("codec", ["pickle", "", 5, None, int, codecs.JSON()], ids=str)
+    def test_what_is_no_codec_is_refused(self, codec):
+        with pytest.raises(ValueError, match="codec must be one of json, msgpack"):
+            codec_name(codec)
+
+    def test_a_codec_that_cannot_be_imported_is_refused(self):
+        class Local(codecs.JSON):
+            pass
+
+        with pytest.raises(ValueError, match="top level of a module"):
+            codec_name(Local)
+
+    def test_serializers_are_names_or_callables(self):
+        names = serializer_names(["m:f", util.arrow_serializer, codecs.uuid_serializer])
+        assert names[0] == "m:f"
+        assert util.obj_from_str(names[1]) is util.arrow_serializer
+        assert util.obj_from_str(names[2]) is codecs.uuid_serializer
+
+    @pytest.mark.parametrize(
+        "date",
+        ["2020-01-02", 1577923200, datetime.date(2020, 1, 2), arrow.get("2020-01-02T01:00+01:00")],
+        ids=str,
+    )
+    def test_a_clock_is_a_date(self, date):
+        assert clock_date(date) == "2020-01-02T00:00:00+00:00"
+
+    @pytest.mark.parametrize("clock", ["nonsense", "", object(), [1]], ids=str)
+    def test_what_is_no_date_is_refused(self, clock):
+        with pytest.raises(ValueError, match="clock must be a date"):
+            clock_date(clock)
+
+    def test_what_is_nested_in_a_class_has_a_name(self):
+        assert importable_name(Codec.Nested) == f"{__name__}:Codec.Nested"
+        assert importable_name(Codec.Nested.method) == f"{__name__}:Codec.Nested.method"
+
+    @pytest.mark.parametrize("obj", [lambda: None, 5, "x", None, object()], ids=str)
+    def test_what_has_no_name_is_refused(self, obj):
+        with pytest.raises(ValueError, match="cannot be imported by another process"):
+            importable_name(obj)
+
+
+class TestMain:
+    @pytest.fixture
+    def main(self, monkeypatch):
+        """Let another module be the main one; and a class that was defined there."""
+        module = types.ModuleType("__main__")
+        monkeypatch.setitem(sys.modules, "__main__", module)
+        cls = type("Worker", (), {"__module__": "__main__"})
+        module.Worker = cls  # type: ignore[attr-defined]
+        return module
+
+    def test_a_script_is_named_by_its_file(self, main, tmp_path):
+        main.__file__ = str(tmp_path / "script.py")
+        (tmp_path / "script.py").touch()
+        assert importable_name(main.Worker) == f"{tmp_path.resolve()}/script.py:Worker"
+
+    def test_a_module_that_was_run_is_named_by_its_name(self, main):
+        main.__spec__ = importlib.util.spec_from_loader("package.program", None)
+        assert importable_name(main.Worker) == "package.program:Worker"
+
+    @pytest.mark.parametrize("file", [None, "<stdin>"])
+    def test_an_interactive_session_is_refused(self, main, file):
+        main.__file__ = file
+        with pytest.raises(ValueError, match="interactive session.*define it in a module"):
+            importable_name(main.Worker)
+
+
+def test_the_names_of_codecs_are_those_that_are_documented():
+    assert set(spec.CODECS) == {"json", "msgpack", "msgpack-blosc"}
