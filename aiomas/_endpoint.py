@@ -40,6 +40,9 @@ ATTEMPT_TIMEOUT = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # between two attempts, in seconds
 _LOCK_TIMEOUT = 5.0  # seconds
 
+# What binding raises for an address that this machine has not got; the last since Python 3.13.
+_NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, None)
+
 _ANY_HOST = (None, "", "0.0.0.0", "::")  # noqa: S104 - that is what they mean
 
 # What the field `sun_path` holds, less its final zero.
@@ -303,7 +306,7 @@ async def _listen_on_each(
                 server: asyncio.Server = await loop.create_server(factory, host, port, **kwds)
             except OSError as exc:
                 # A host may have names for addresses (of IPv6, say) that it has not got.
-                if exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                if exc.errno not in _NOT_OURS:
                     raise
                 error = exc
             else:
@@ -314,7 +317,8 @@ async def _listen_on_each(
             opened.close()
         raise
     if not servers:
-        raise error or OSError(errno.EADDRNOTAVAIL, "the host has no address")
+        msg = f"this machine has none of the addresses {', '.join(hosts)}"
+        raise OSError(errno.EADDRNOTAVAIL, msg) from error
     return servers
 
 

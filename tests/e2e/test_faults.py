@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aiomas.cluster import Cluster, ContainerDied
+from aiomas.cluster import Cluster, ContainerDied, SpawnError
 
 AGENTS = """
 import asyncio, os, signal, sys, time
@@ -178,7 +178,7 @@ class TestContainers:
             kill(cluster, 0)
             await until(lambda: cluster.containers[0].state == "died")
             async with asyncio.timeout(5):
-                with pytest.raises((ConnectionError, RuntimeError, Exception), match="(?i)no container"):
+                with pytest.raises(SpawnError, match="No container"):
                     await cluster.spawn("fault_agents:Worker")
                 assert [status["state"] for status in await cluster.status()] == ["died"]
 
@@ -233,7 +233,7 @@ class TestContainers:
 
 
 class TestDriver:
-    @pytest.fixture(params=["idle", "hang", "busy", "deaf"])
+    @pytest.fixture(params=["idle", "busy", "deaf"])
     def driver(self, request, tmp_path):
         """A process that has started a cluster, the cluster's directory, and its processes."""
         before = directories()
@@ -260,12 +260,11 @@ class TestDriver:
         wait_until_gone(pids)
         shutil.rmtree(directory)  # nobody is left to do it
 
-    @pytest.mark.parametrize("number", [signal.SIGINT])
-    def test_ctrl_c_stops_all(self, driver, number):
+    def test_ctrl_c_stops_all(self, driver):
         process, directory, pids = driver
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=10)
-        assert process.returncode == -number
+        assert process.returncode == -signal.SIGINT
         assert errors.rstrip().endswith("KeyboardInterrupt")
         wait_until_gone(pids, 0.1)
         assert not Path(directory).exists()

@@ -398,8 +398,9 @@ class TestCreate:
 
     async def test_extra_serializers_travel(self, world):
         extra = [codecs.datetime_serializer]
-        one, other = await world.add(extra_serializers=extra), await world.add(
-            extra_serializers=iter(extra)
+        one, other = (
+            await world.add(extra_serializers=extra),
+            await world.add(extra_serializers=iter(extra)),
         )
         date = datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC)
         for worker in (one, other):
@@ -601,7 +602,10 @@ class TestLoss:
 
     @every_transport
     async def test_old_proxies_work_when_the_agent_is_back_at_its_address(self, world):
-        one, other = await world.add(), await world.add(("127.0.0.1", 0) if world.kind == "tcp" else None)
+        one, other = (
+            await world.add(),
+            await world.add(("127.0.0.1", 0) if world.kind == "tcp" else None),
+        )
         proxy = await world.connect(one, other)
         assert await proxy.echo(1) == 1
         addr = world.unix_path + "1"
@@ -646,9 +650,7 @@ class TestLoss:
         assert await proxy.echo("the proxy is still of use") == "the proxy is still of use"
         del proxy
 
-    async def test_a_killed_process_fails_all_calls_and_is_found_again_when_it_is_back(
-        self, world
-    ):
+    async def test_a_killed_process_fails_all_calls_and_is_found_again_when_it_is_back(self, world):
         one = await world.add()
         url = f"ipc://[{world.unix_path}]/0"
         process = await start_hanging(world.unix_path)

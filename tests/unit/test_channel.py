@@ -652,7 +652,9 @@ class TestHostileBytes:
     async def test_our_pending_calls_learn_what_the_peer_sent(self, data):
         if data == UNREADABLE["a reply never asked for"]:
             data = message(1, 1, None)
-        async with await asyncio.start_server(lambda r, w: streams.set_result((r, w)), "127.0.0.1") as server:
+        async with await asyncio.start_server(
+            lambda r, w: streams.set_result((r, w)), "127.0.0.1"
+        ) as server:
             streams = asyncio.get_running_loop().create_future()
             client = await open_connection(server.sockets[0].getsockname())
             _, writer = await streams
@@ -686,9 +688,7 @@ class TestHostileBytes:
             reader, writer = await pair.raw()
             writer.write(struct.pack("!L", 16 << 20) + b"[0, 0,")
             assert await pair.client.send(1) == 1
-            sizes = [
-                sum(map(len, channel._session._reader._parts)) for channel in pair.served
-            ]
+            sizes = [sum(map(len, channel._session._reader._parts)) for channel in pair.served]
             assert max(sizes) < 100
             await close(writer)
             assert await reader.read() == b""

@@ -9,8 +9,14 @@ from random import Random
 import pytest
 
 import aiomas
-from examples.virtual_power_plant.agents import NegotiationError, Observer, Unit
-from examples.virtual_power_plant.cohda import Goal, distance_wh, small_world
+from examples.virtual_power_plant.agents import (
+    OBSERVER,
+    Link,
+    NegotiationError,
+    Observer,
+    Unit,
+)
+from examples.virtual_power_plant.cohda import Goal, distance_wh, pack, small_world
 from examples.virtual_power_plant.units import total
 
 
@@ -107,26 +113,74 @@ async def test_a_lost_container_ends_the_negotiation(containers):
             await end
 
 
-async def test_a_neighbour_gets_no_message_before_it_has_taken_the_last_one(containers):
-    under_way = set()
-    most = 0
+class Peer:
+    """A proxy whose calls are answered by the test."""
 
-    class Counting(Unit):
-        @aiomas.expose
-        def gossip(self, sender, message):
-            nonlocal most
-            assert (sender, self.number) not in under_way
-            under_way.add((sender, self.number))
-            most = max(most, len(under_way))
-            return super().gossip(sender, message)
+    def __init__(self):
+        self.calls = []
+        self.replies = []
 
-        def _told(self, link, acknowledged):
-            under_way.discard((self.number, link.neighbour))
-            super()._told(link, acknowledged)
+    def __getattr__(self, name):
+        def call(*args):
+            self.calls.append((name, *args))
+            self.replies.append(asyncio.get_running_loop().create_future())
+            return self.replies[-1]
 
-    units, observer, goal = await make_agents(
-        containers, classes=dict.fromkeys(range(12), Counting)
-    )
-    await observer.negotiate(await containers[-1].connect(units[0].addr), goal)
-    assert most > 1
-    assert under_way == {(-1, 0)}  # the observer is no unit and says nothing more
+        return call
+
+
+async def next_turn():
+    for _ in range(3):  # the turn, and what its calls' replies set off
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def lone_unit(containers):
+    """A unit that has just told its only neighbour of the goal."""
+    unit = Unit(containers[0], 0, [(0,), (3,)], [1])
+    unit._links = {1: Link(1, Peer())}
+    unit._observer = Peer()
+    assert not unit.gossip(OBSERVER, (((3,), 1), None, []))
+    await next_turn()
+    return unit, unit._links[1].proxy, unit._observer
+
+
+async def test_a_neighbour_gets_no_message_before_it_has_taken_the_last_one(lone_unit):
+    unit, neighbour, _ = lone_unit
+    assert len(neighbour.calls) == 1
+    for counter in range(3):
+        # It has to be answered: there is a new agent, or one of them has changed its mind.
+        assert unit.gossip(1, (None, None, [(1, counter, counter, pack((counter,)))]))
+        await next_turn()
+    assert len(neighbour.calls) == 1
+    neighbour.replies[0].set_result(True)
+    await next_turn()
+    assert len(neighbour.calls) == 2  # for all three
+
+
+async def test_an_agent_is_done_when_its_neighbour_has_acknowledged_its_messages(lone_unit):
+    _, neighbour, observer = lone_unit
+    assert observer.calls == []
+    neighbour.replies[0].set_result(True)
+    await next_turn()
+    assert observer.calls == [("acknowledge",)]
+
+
+async def test_an_agent_whose_message_woke_its_neighbour_up_waits_for_it(lone_unit):
+    unit, neighbour, observer = lone_unit
+    neighbour.replies[0].set_result(False)
+    await next_turn()
+    assert observer.calls == []
+    unit.acknowledge()
+    assert observer.calls == [("acknowledge",)]
+
+
+async def test_an_agent_whose_message_got_lost_reports_it_once_and_says_nothing_more(lone_unit):
+    unit, neighbour, observer = lone_unit
+    unit.gossip(1, (None, None, [(1, 0, 0, pack((1,)))]))
+    neighbour.replies[0].set_exception(ConnectionResetError("gone"))
+    await next_turn()
+    unit.gossip(1, (None, None, [(1, 1, 1, pack((2,)))]))
+    await next_turn()
+    assert observer.calls == [("failed", 0, "ConnectionResetError: gone")]
+    assert len(neighbour.calls) == 1

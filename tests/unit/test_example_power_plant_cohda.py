@@ -249,6 +249,20 @@ def test_what_a_neighbour_said_is_told_to_others_only():
     assert agent.message_for(2) == (None, (0, 7, [0, 7], [0, 0]), [said])
 
 
+def test_a_neighbour_that_knows_better_is_not_told_what_it_said_itself():
+    agent = Negotiator(0, [(0,)], [1, 2])
+    agent.start(Goal((0,)))
+    agent.decide()
+    for neighbour in (1, 2):
+        agent.message_for(neighbour)
+    older, newer = (Choice(7, counter, 0, pack((0,))) for counter in (3, 4))
+    agent.perceive(2, (None, None, [older]))
+    agent.perceive(1, (None, (0, 7, [0, 7], [0, 0]), [newer]))
+    agent.decide()
+    assert agent.message_for(1) is None
+    assert agent.message_for(2) == (None, (0, 7, [0, 7], [0, 0]), [newer])
+
+
 def test_an_agent_with_nothing_new_has_nothing_to_say():
     agent = Negotiator(0, [(0,)], [1])
     assert agent.message_for(1) is None  # not even started

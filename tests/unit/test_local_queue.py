@@ -222,9 +222,7 @@ class TestOrder:
 
                 return lambda ch: ch.serve(handle)
 
-            servers = [
-                await channel.start_server(get_queue(f"q{n}"), accept(n)) for n in range(3)
-            ]
+            servers = [await channel.start_server(get_queue(f"q{n}"), accept(n)) for n in range(3)]
             clients = [await channel.open_connection(get_queue(f"q{n}")) for n in (0, 1, 2, 0, 1)]
 
             async def talk(number, client):

@@ -56,9 +56,7 @@ class Home:
         self.loopback = Loopback(
             codec(), Dispatcher(self.keeper.router), "here", asyncio.get_running_loop()
         )
-        add_object_serializer(
-            self.loopback.codec, lambda: self.keeper.router, self.loopback
-        )
+        add_object_serializer(self.loopback.codec, lambda: self.keeper.router, self.loopback)
         self.remote = Proxy(self.loopback, "")
 
 
@@ -165,7 +163,11 @@ class TestTurns:
         assert home.keeper.kept == list(range(100))
 
     async def test_a_call_that_was_given_up_harms_nobody(self, home):
-        given_up, failing, kept = home.remote.later(1), home.remote.fail("ValueError"), home.remote.later(2)
+        given_up, failing, kept = (
+            home.remote.later(1),
+            home.remote.fail("ValueError"),
+            home.remote.later(2),
+        )
         given_up.cancel()
         failing.cancel()
         for _ in range(3):

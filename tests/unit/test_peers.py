@@ -127,7 +127,9 @@ class TestConnecting:
         world.error = ConnectionRefusedError("nobody there")
         world.gate.set()
         errors = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(error) for error in errors] == [ConnectionRefusedError] * 5 + [ConnectionLost] * 5
+        assert [type(error) for error in errors] == [ConnectionRefusedError] * 5 + [
+            ConnectionLost
+        ] * 5
         assert all("nobody there" in str(error) for error in errors)
         assert isinstance(errors[-1].__cause__, ConnectionRefusedError)
         assert world.dials == 1
