@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import inspect
 import logging
 import os
 import socket
@@ -348,7 +349,7 @@ async def _serve_socket(
 ) -> asyncio.AbstractServer:
     if sock.family != getattr(socket, "AF_UNIX", None):
         return await loop.create_server(factory, sock=sock, **kwds)
-    if sys.version_info >= (3, 13) and isinstance(loop, asyncio.BaseEventLoop):
+    if "cleanup_socket" in inspect.signature(loop.create_unix_server).parameters:
         kwds["cleanup_socket"] = False  # whoever bound the socket knows when its file can go
     return await loop.create_unix_server(factory, sock=sock, **kwds)
 

@@ -1,14 +1,15 @@
 """Run with ``python examples/virtual_power_plant``, or as a module with ``python -m``."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
-if not __package__:
+if __package__:
+    from .main import main
+else:
     # Run as a folder, which is no package then: make it one that other processes can import, too.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    __package__ = "virtual_power_plant"
-
-from .main import main
+    main = import_module("virtual_power_plant.main").main
 
 if __name__ == "__main__":
     sys.exit(main())

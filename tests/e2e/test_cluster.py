@@ -10,6 +10,7 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from aiomas import codecs, util
 from aiomas.cluster import Cluster, ContainerDied, SpawnError
 from aiomas.cluster.placement import RoundRobin
-from aiomas.exceptions import RemoteException
+from aiomas.exceptions import RemoteException, SerializationError
 
 AGENTS = """
 import asyncio, os, sys
@@ -135,7 +136,7 @@ def agents(folder):
 
 
 def directories() -> set[str]:
-    return set(os.listdir(tempfile.gettempdir()))
+    return {path.name for path in Path(tempfile.gettempdir()).iterdir()}
 
 
 def assert_all_gone(cluster: Cluster) -> None:
@@ -222,7 +223,7 @@ class TestLife:
 
     async def test_the_codec_and_serializers_are_chosen(self, agents):
         options = {"codec": agents.OtherCodec, "extra_serializers": [agents.Point.__serializer__]}
-        with pytest.raises(ValueError, match="cannot be imported|<locals>|top level"):
+        with pytest.raises(ValueError, match=r"cannot be imported|<locals>|top level"):
             Cluster(1, **options)
         options["extra_serializers"] = ["cluster_agents:Point.__serializer__"]
         async with Cluster(1, **options) as cluster:
@@ -303,7 +304,7 @@ class TestSpawn:
             found = await asyncio.gather(*(agent.pid() for agent in agents))
             assert found == [pids[n % 3] for n in range(2500)]
 
-            arguments = [(1, 2), [3], {"x": 4}, (), {}]
+            arguments: list[Any] = [(1, 2), [3], {"x": 4}, (), {}]
             agents = await cluster.spawn_many("cluster_agents:Worker", iter(arguments))
             results = [await agent.get() for agent in agents]
             assert [(list(args), kwargs) for args, kwargs in results] == [
@@ -314,8 +315,9 @@ class TestSpawn:
                 ([], {}),
             ]
             assert await cluster.spawn_many("cluster_agents:Worker", 0) == []
+            wrong: list[Any] = ["text"]
             with pytest.raises(TypeError, match="a tuple, list or dictionary for each"):
-                await cluster.spawn_many("cluster_agents:Worker", ["text"])
+                await cluster.spawn_many("cluster_agents:Worker", wrong)
 
     async def test_many_with_large_arguments(self, folder):
         async with Cluster(1) as cluster:
@@ -402,13 +404,11 @@ class TestSpawn:
             assert caught.value.spawned == []
 
     async def test_a_target_or_argument_that_cannot_travel(self, agents):
-        class Local(agents.Worker):
-            pass
-
+        local = type("Local", (agents.Worker,), {"__qualname__": "function.<locals>.Local"})
         async with Cluster(1) as cluster:
             with pytest.raises(ValueError, match="top level of a module"):
-                await cluster.spawn(Local)
-            with pytest.raises(codecs.SerializationError, match="object"):
+                await cluster.spawn(local)
+            with pytest.raises(SerializationError, match="object"):
                 await cluster.spawn(agents.Worker, object())
             assert cluster.containers[0].agents == 0
 
@@ -431,7 +431,7 @@ class TestTimeAndStatus:
 
     async def test_real_time_cannot_be_set(self, folder):
         async with Cluster(1) as cluster:
-            with pytest.raises(ValueError, match="real time.*clock="):
+            with pytest.raises(ValueError, match=r"real time.*clock="):
                 await cluster.set_time(5)
 
     async def test_status(self, folder):

@@ -1,4 +1,4 @@
-"""What a cluster does when things go wrong: killed and stuck containers, a killed driver, Ctrl-C."""
+"""What a cluster does when things go wrong: killed and stuck processes, a killed driver, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def agents(tmp_path, monkeypatch):
 
 
 def directories() -> set[str]:
-    return set(os.listdir(tempfile.gettempdir()))
+    return {path.name for path in Path(tempfile.gettempdir()).iterdir()}
 
 
 def kill(cluster: Cluster, index: int) -> None:

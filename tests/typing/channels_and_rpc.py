@@ -90,5 +90,5 @@ async def calls() -> None:
     assert_type(client.remote, Proxy)
     assert_type(client.remote.sub, Proxy)
     assert_type(client.remote.sub.where(), asyncio.Future[Any])
-    client.on_connection_reset(lambda error: print(error.args))
+    client.on_connection_reset(lambda error: error.args)
     assert_type(await client.close(), None)

@@ -56,6 +56,7 @@ class Pair:
         self.kwds = kwds
         self.served: list[Channel] = []
         self.accepted = asyncio.Event()
+        self.accepted_second = asyncio.Event()
         self.clients: list[Channel] = []
 
     async def __aenter__(self):
@@ -81,7 +82,7 @@ class Pair:
         self.served.append(channel)
         if self.handler is not None:
             channel.serve(self.handler)
-        self.accepted.set()
+        (self.accepted_second if self.accepted.is_set() else self.accepted).set()
 
     async def raw(self):
         """Connect with a plain stream."""
@@ -185,7 +186,7 @@ class TestRequests:
             echo(request)
 
         async with Pair(unix_path, handler, codec=codec) as pair:
-            with pytest.raises(SerializationError, match="no serializer for builtins.object"):
+            with pytest.raises(SerializationError, match=r"no serializer for builtins.object"):
                 pair.client.send(object())
             assert await pair.client.send("fine") == "fine"
             assert seen == ["fine"]
@@ -196,7 +197,7 @@ class TestRequests:
             request.reply(object() if request.content == "?" else request.content)
 
         async with Pair(unix_path, handler, codec=codec) as pair:
-            with pytest.raises(RemoteException, match="SerializationError.*builtins.object"):
+            with pytest.raises(RemoteException, match=r"SerializationError.*builtins.object"):
                 await pair.client.send("?")
             assert await pair.client.send("fine") == "fine"
 
@@ -204,7 +205,7 @@ class TestRequests:
         async with Pair(unix_path, lambda request: request.reply("x" * (17 << 20))) as pair:
             with pytest.raises(SerializationError, match="over the limit"):
                 pair.client.send("x" * (17 << 20))
-            with pytest.raises(RemoteException, match="SerializationError.*over the limit"):
+            with pytest.raises(RemoteException, match=r"SerializationError.*over the limit"):
                 await pair.client.send("much, please")
 
     async def test_the_limit_is_a_parameter(self):
@@ -237,7 +238,12 @@ class TestRequests:
             futures = [pair.client.send(n) for n in range(3)]
             first = await pair.served[0].recv()
             seen = []
-            pair.served[0].serve(lambda request: (seen.append(request.content), echo(request)))
+
+            def handler(request):
+                seen.append(request.content)
+                echo(request)
+
+            pair.served[0].serve(handler)
             futures += [pair.client.send(n) for n in range(3, 6)]
             first.reply(0)
             await asyncio.gather(*futures)
@@ -340,7 +346,10 @@ class TestGivingUp:
         held = []
 
         def handler(request):
-            held.append(request) if request.content % 2 else echo(request)
+            if request.content % 2:
+                held.append(request)
+            else:
+                echo(request)
 
         async with Pair(unix_path, handler) as pair:
             results = await asyncio.gather(
@@ -425,8 +434,7 @@ class TestTheEnd:
         monkeypatch.setattr(channels, "CLOSE_TIMEOUT", 0.05)
         async with Pair(unix_path) as pair:
             reader, writer = await pair.raw()
-            while len(pair.served) < 2:
-                await asyncio.sleep(0)
+            await pair.accepted_second.wait()
             stuck = pair.served[1]
             for _ in range(50):
                 stuck.send("x" * 100_000).cancel()
@@ -509,8 +517,7 @@ class TestFlow:
         async with Pair(unix_path) as pair:
             reader, writer = await pair.raw()
             writer.write(b"".join(message(0, n, None) for n in range(1000)))
-            while len(pair.served) < 2:
-                await asyncio.sleep(0)
+            await pair.accepted_second.wait()
             stuck = pair.served[1]
             replied = 0
             while True:
@@ -522,7 +529,7 @@ class TestFlow:
                 assert replied < 500
             # It goes on to read, although it cannot write.
             writer.write(message(0, 1000, "last"))
-            while (request := await stuck.recv()).content != "last":
+            while (await stuck.recv()).content != "last":
                 pass
             # And it goes on where it was when the peer reads again.
             for n in range(replied):
@@ -533,8 +540,7 @@ class TestFlow:
     async def test_who_waits_to_write_is_woken_when_the_connection_ends(self, unix_path):
         async with Pair(unix_path) as pair:
             _, writer = await pair.raw()
-            while len(pair.served) < 2:
-                await asyncio.sleep(0)
+            await pair.accepted_second.wait()
             stuck = pair.served[1]
             while not stuck._protocol.paused:
                 stuck.send("x" * 10_000).cancel()
@@ -573,8 +579,7 @@ class TestFlow:
     async def test_closing_sends_what_waits_because_the_peer_did_not_read(self, unix_path):
         async with Pair(unix_path) as pair:
             reader, writer = await pair.raw()
-            while len(pair.served) < 2:
-                await asyncio.sleep(0)
+            await pair.accepted_second.wait()
             slow = pair.served[1]
             count = 0
             while not slow._protocol.paused or count < 100:
@@ -659,7 +664,7 @@ class TestHostileBytes:
             client = await open_connection(server.sockets[0].getsockname())
             _, writer = await streams
             future = client.send("?")
-            lost = []
+            lost: list[ConnectionLost] = []
             client.on_lost(lost.append)
             writer.write(data)
             async with asyncio.timeout(2):
@@ -735,7 +740,7 @@ class TestHostileBytes:
     async def test_random_bytes_never_escape(self, address):
         import random
 
-        rng = random.Random(1)  # noqa: S311
+        rng = random.Random(1)
         async with Pair(address, echo) as pair:
             for _ in range(50):
                 reader, writer = await pair.raw()

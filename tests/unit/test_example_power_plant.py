@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from aiomas.exceptions import ContainerDied
+from examples.virtual_power_plant.agents import NegotiationError
 from examples.virtual_power_plant.chart import draw, round_step
 from examples.virtual_power_plant.main import Report, main, parse, summary
 from examples.virtual_power_plant.plant import Outcome, Plant, block_product, read_target
@@ -198,6 +200,16 @@ def test_progress_says_how_far_the_agents_are(capsys, informed, state):
         screen.stage("Negotiating")
         screen.show(Snapshot(1.5, 1234, informed, 3, 4.2))
     assert capsys.readouterr().out == f"Negotiating ...\n   1.5 s  1,234 messages, {state}\n"
+
+
+@pytest.mark.parametrize("error", [NegotiationError("unit 3 failed"), ContainerDied("gone", 0, 1)])
+def test_a_failed_negotiation_is_explained_in_one_line(capsys, monkeypatch, tmp_path, error):
+    async def fail(*_):
+        raise error
+
+    monkeypatch.setattr("examples.virtual_power_plant.main.negotiate", fail)
+    assert main(["--agents", "2", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"{error}\n"
 
 
 def run(*arguments, cwd=ROOT):

@@ -134,19 +134,21 @@ async def next_turn():
         await asyncio.sleep(0)
 
 
-@pytest.fixture
-async def lone_unit(containers):
-    """A unit that has just told its only neighbour of the goal."""
-    unit = Unit(containers[0], 0, [(0,), (3,)], [1])
-    unit._links = {1: Link(1, Peer())}
+async def start(container, neighbours):
+    """Return a unit that has just told its neighbours of the goal, those and its observer."""
+    unit = Unit(container, 0, [(0,), (3,)], neighbours)
+    peers = [Peer() for _ in neighbours]
+    unit._links = {
+        number: Link(number, peer) for number, peer in zip(neighbours, peers, strict=True)
+    }
     unit._observer = Peer()
     assert not unit.gossip(OBSERVER, (((3,), 1), None, []))
     await next_turn()
-    return unit, unit._links[1].proxy, unit._observer
+    return unit, *peers, unit._observer
 
 
-async def test_a_neighbour_gets_no_message_before_it_has_taken_the_last_one(lone_unit):
-    unit, neighbour, _ = lone_unit
+async def test_a_neighbour_gets_no_message_before_it_has_taken_the_last_one(containers):
+    unit, neighbour, _ = await start(containers[0], [1])
     assert len(neighbour.calls) == 1
     for counter in range(3):
         # It has to be answered: there is a new agent, or one of them has changed its mind.
@@ -158,16 +160,16 @@ async def test_a_neighbour_gets_no_message_before_it_has_taken_the_last_one(lone
     assert len(neighbour.calls) == 2  # for all three
 
 
-async def test_an_agent_is_done_when_its_neighbour_has_acknowledged_its_messages(lone_unit):
-    _, neighbour, observer = lone_unit
+async def test_an_agent_is_done_when_its_neighbour_has_acknowledged_its_messages(containers):
+    _, neighbour, observer = await start(containers[0], [1])
     assert observer.calls == []
     neighbour.replies[0].set_result(True)
     await next_turn()
     assert observer.calls == [("acknowledge",)]
 
 
-async def test_an_agent_whose_message_woke_its_neighbour_up_waits_for_it(lone_unit):
-    unit, neighbour, observer = lone_unit
+async def test_an_agent_whose_message_woke_its_neighbour_up_waits_for_it(containers):
+    unit, neighbour, observer = await start(containers[0], [1])
     neighbour.replies[0].set_result(False)
     await next_turn()
     assert observer.calls == []
@@ -175,12 +177,14 @@ async def test_an_agent_whose_message_woke_its_neighbour_up_waits_for_it(lone_un
     assert observer.calls == [("acknowledge",)]
 
 
-async def test_an_agent_whose_message_got_lost_reports_it_once_and_says_nothing_more(lone_unit):
-    unit, neighbour, observer = lone_unit
-    unit.gossip(1, (None, None, [(1, 0, 0, pack((1,)))]))
-    neighbour.replies[0].set_exception(ConnectionResetError("gone"))
+async def test_an_agent_whose_message_got_lost_reports_it_once_and_says_nothing_more(containers):
+    unit, one, other, observer = await start(containers[0], [1, 2])
+    other.replies[0].set_result(True)
+    one.replies[0].set_exception(ConnectionResetError("gone"))
     await next_turn()
-    unit.gossip(1, (None, None, [(1, 1, 1, pack((2,)))]))
+    unit.gossip(2, (None, None, [(2, 0, 0, pack((1,)))]))
+    await next_turn()
+    unit.gossip(2, (None, None, [()]))  # one more thing that goes wrong
     await next_turn()
     assert observer.calls == [("failed", 0, "ConnectionResetError: gone")]
-    assert len(neighbour.calls) == 1
+    assert len(one.calls) == len(other.calls) == 1

@@ -102,7 +102,7 @@ class TestServer:
         server = await line.serve(queue)
         assert isinstance(server, LocalQueueServer)
         assert queue.server is server
-        with pytest.raises(OSError, match="in use.*q") as caught:
+        with pytest.raises(OSError, match=r"in use.*q") as caught:
             await line.serve(queue)
         assert caught.value.errno == errno.EADDRINUSE
         assert queue.server is server
@@ -176,7 +176,7 @@ class TestOrder:
     async def test_bytes_arrive_in_the_order_of_the_writes_over_all_connections(self):
         line = Line()
         queues = [LocalQueue(name) for name in "ab"]
-        clients = []
+        clients: list[Recorder] = []
         for queue in queues:
             await line.serve(queue, queue.queue_id)
             clients += [await line.connect(queue, f"client{len(clients)}") for _ in range(2)]
@@ -227,7 +227,8 @@ class TestOrder:
 
             async def talk(number, client):
                 for n in range(5):
-                    seen.append(("reply", number, await client.send((number, n))))
+                    reply = await client.send((number, n))
+                    seen.append(("reply", number, reply))
 
             await asyncio.gather(*(talk(*pair) for pair in enumerate(clients)))
             for client in clients:

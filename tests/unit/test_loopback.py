@@ -69,7 +69,7 @@ async def home(request):
 
 class TestValues:
     async def test_arguments_are_copied(self, home):
-        value = {"list": [1]}
+        value: dict = {"list": [1]}
         future = home.remote.keep(value)
         value["list"].append(2)
         value["more"] = 3
@@ -127,11 +127,11 @@ class TestErrors:
         assert caught.value.remote_traceback.startswith("Traceback")
 
     async def test_a_function_that_is_not_there_is_a_remote_exception(self, home):
-        with pytest.raises(RemoteException, match="LookupError.*nope"):
+        with pytest.raises(RemoteException, match=r"LookupError.*nope"):
             await home.remote.nope()
 
     async def test_a_badly_formed_call_is_a_remote_exception(self, home):
-        with pytest.raises(RemoteException, match="TypeError.*path, args, kwargs"):
+        with pytest.raises(RemoteException, match=r"TypeError.*path, args, kwargs"):
             await home.loopback.send("nonsense")
 
 
@@ -155,9 +155,7 @@ class TestTurns:
             assert others == n + 1
 
     async def test_calls_start_in_their_order(self, home):
-        futures = []
-        for n in range(100):
-            futures.append((home.remote.later if n % 3 else home.remote.keep)(n))
+        futures = [(home.remote.later if n % 3 else home.remote.keep)(n) for n in range(100)]
         home.keeper.hold.set()
         assert await asyncio.gather(*futures) == list(range(100))
         assert home.keeper.kept == list(range(100))

@@ -35,6 +35,7 @@ class Spam:
         self.sub = Sub()
         self.log: list = []
         self.hold = asyncio.Event()
+        self.holding = asyncio.Event()
 
     @expose
     def echo(self, /, *args, **kwargs):
@@ -44,6 +45,7 @@ class Spam:
     @expose
     async def later(self, value):
         self.log.append(value)
+        self.holding.set()
         await self.hold.wait()
         return value
 
@@ -109,7 +111,7 @@ class Line:
         self.service = service or Spam()
         self.router = router
         self.kwds = kwds
-        self.accepted = asyncio.Queue()
+        self.accepted: asyncio.Queue = asyncio.Queue()
         self.clients: list[RpcClient] = []
 
     async def __aenter__(self):
@@ -224,7 +226,7 @@ class TestCalls:
     )
     async def test_a_badly_formed_call_is_answered(self, unix_path, codec, content):
         async with Line(unix_path, codec=codec) as line:
-            with pytest.raises(RemoteException, match="TypeError.*path, args, kwargs"):
+            with pytest.raises(RemoteException, match=r"TypeError.*path, args, kwargs"):
                 await line.client.channel.send(content)
             assert await line.remote.echo(1) == 1
 
@@ -235,7 +237,7 @@ class TestCalls:
             assert await line.remote.echo(1) == 1
 
     async def test_wrong_arguments_are_an_error_of_the_call(self, line):
-        with pytest.raises(RemoteException, match="TypeError.*missing"):
+        with pytest.raises(RemoteException, match=r"TypeError.*missing"):
             await line.remote.later()
         with pytest.raises(RemoteException, match="TypeError"):
             await line.remote.me(1)
@@ -259,7 +261,7 @@ class TestCalls:
         async with Line(unix_path, router=Caller()) as line:
             with pytest.raises(SerializationError, match="is not served on this connection"):
                 line.remote.echo(Caller())
-            with pytest.raises(SerializationError, match="is a proxy.*pass the agent's address"):
+            with pytest.raises(SerializationError, match=r"is a proxy.*pass the agent's address"):
                 line.remote.echo(line.remote)
         async with Line(unix_path) as line:
             with pytest.raises(SerializationError, match="is not served on this connection"):
@@ -369,8 +371,7 @@ asyncio.run(main())
 
     async def test_a_handler_that_is_cancelled_answers(self, line):
         future = line.remote.later("x")
-        while not line.service.log:
-            await asyncio.sleep(0)
+        await line.service.holding.wait()
         (task,) = line.served.dispatcher.tasks
         task.cancel()
         with pytest.raises(RemoteException, match="CancelledError"):
@@ -414,7 +415,7 @@ class TestOrder:
                 started.append(n)
                 return asyncio.sleep(0)
 
-            partial = staticmethod(expose(functools.partial(lambda n: started.append(n))))
+            partial = staticmethod(expose(functools.partial(started.append)))
 
         async with Line(address_of(kind, unix_path), Mixed()) as line:
             names = ["sync", "quick", "slow", "returns_coroutine", "partial"]
@@ -478,8 +479,7 @@ class TestClient:
 
     async def test_handlers_run_on_when_the_connection_is_lost(self, line):
         line.remote.later("x").cancel()
-        while not line.service.log:
-            await asyncio.sleep(0)
+        await line.service.holding.wait()
         (task,) = line.served.dispatcher.tasks
         await line.client.close()
         await line.served.channel.wait_closed()

@@ -6,6 +6,7 @@ import datetime
 import importlib.util
 import sys
 import types
+from typing import Any
 
 import arrow
 import pytest
@@ -20,7 +21,7 @@ from aiomas.cluster.spec import (
     serializer_names,
 )
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "containers": 2,
     "transport": "unix",
     "codec": "aiomas.codecs:JSON",
@@ -161,7 +162,7 @@ class TestMain:
     @pytest.mark.parametrize("file", [None, "<stdin>"])
     def test_an_interactive_session_is_refused(self, main, file):
         main.__file__ = file
-        with pytest.raises(ValueError, match="interactive session.*define it in a module"):
+        with pytest.raises(ValueError, match=r"interactive session.*define it in a module"):
             importable_name(main.Worker)
 
 
