@@ -79,6 +79,13 @@ def run(
     Raises:
         RuntimeError: an event loop is already running in this thread (use ``await``).
     """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:  # not all loops look before they start the task
+        msg = "An event loop is running in this thread already; use await instead of run()"
+        raise RuntimeError(msg)
     loop = loop or current_loop()
     if until is None:
         loop.run_forever()

@@ -124,9 +124,12 @@ class TestRun:
 
     async def test_inside_of_a_loop_it_is_refused(self):
         coro = answer()
-        with pytest.raises(RuntimeError, match="running"):
-            util.run(coro)
-        coro.close()
+        other = asyncio.new_event_loop()
+        for loop in (None, asyncio.get_running_loop(), other):
+            with pytest.raises(RuntimeError, match="use await"):
+                util.run(coro, loop=loop)
+        other.close()
+        assert await coro == 42
 
 
 @pytest.fixture
@@ -134,9 +137,10 @@ async def reports() -> Any:
     """Collect what the event loop's exception handler is told."""
     loop = asyncio.get_running_loop()
     reports: list[dict[str, Any]] = []
+    others = loop.get_exception_handler()
     loop.set_exception_handler(lambda _, report: reports.append(report))
     yield reports
-    loop.set_exception_handler(None)
+    loop.set_exception_handler(others)
 
 
 async def fail() -> None:
