@@ -3,33 +3,85 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
-from collections.abc import Generator, Iterable
+from collections.abc import Coroutine, Generator, Iterable
 from typing import Any, TypeVar
 
 E = TypeVar("E", bound=BaseException)
 
 
-class Waiting:
+class Waiting(Coroutine[Any, Any, None]):
     """Awaits a future that others await as well, so that none of them can cancel it.
 
-    Nothing happens, and nothing is left behind, unless somebody does await it.
+    It can be used wherever a coroutine can.  Nothing happens, and nothing is left behind, unless
+    somebody does await it.
     """
 
-    def __init__(self, future: asyncio.Future[None]) -> None:
+    def __init__(self, future: asyncio.Future[None] | None) -> None:
         self._future = future
+        self._steps: Generator[Any, None, None] | None = None
 
     def __await__(self) -> Generator[Any, None, None]:
-        yield from asyncio.shield(self._future)
+        if self._future is not None:
+            yield from asyncio.shield(self._future)
+
+    def send(self, value: Any) -> Any:
+        """Go on, as any coroutine does."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Go on with an exception, as any coroutine does."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        """End, as any coroutine does."""
+        if self._steps is not None:
+            self._steps.close()
 
 
-class _Nothing:
-    def __await__(self) -> Generator[Any, None, None]:
-        yield from ()
+class Serving:
+    """A request that is being served; whatever is started on its behalf can see when it has ended."""
+
+    __slots__ = ("active",)
+
+    def __init__(self) -> None:
+        self.active = True
 
 
-NOTHING = _Nothing()
-"""Is awaited where there is nothing to wait for."""
+_serving: contextvars.ContextVar[Serving | None] = contextvars.ContextVar(
+    "aiomas_serving", default=None
+)
+_calls_of_handlers: set[asyncio.Future[Any]] = set()
+
+
+def begin_serving() -> Serving:
+    """Say that the current task serves a request, until its ``active`` is set to false."""
+    request = Serving()
+    _serving.set(request)
+    return request
+
+
+def is_serving(context: contextvars.Context | None = None) -> bool:
+    """Whether the current task (or the one with this context) serves a request."""
+    request = _serving.get() if context is None else context.get(_serving)
+    return request is not None and request.active
+
+
+def mark_call_of_handler(call: asyncio.Future[Any]) -> None:
+    """Note that *call* is part of serving a request."""
+    if call not in _calls_of_handlers and not call.done():
+        _calls_of_handlers.add(call)
+        call.add_done_callback(_calls_of_handlers.discard)
+
+
+def is_call_of_handler(call: asyncio.Future[Any]) -> bool:
+    """Whether *call* is part of serving a request."""
+    return call in _calls_of_handlers
 
 
 def fail_all(futures: Iterable[asyncio.Future[Any]], error: BaseException) -> None:

@@ -10,8 +10,13 @@ import asyncio
 import traceback
 from typing import Any
 
-from aiomas._futures import copy_error, fail_all
-from aiomas.channel import serving
+from aiomas._futures import (
+    copy_error,
+    fail_all,
+    is_call_of_handler,
+    is_serving,
+    mark_call_of_handler,
+)
 from aiomas.codecs import Codec
 from aiomas.exceptions import RemoteException, SerializationError
 from aiomas.rpc import Dispatcher
@@ -35,26 +40,25 @@ class Loopback:
         self.dispatcher = dispatcher
         self._loop = loop
         self._pending: set[asyncio.Future[Any]] = set()
-        self._nested: set[asyncio.Future[Any]] = set()
         self._open = True
         self._closing: Exception | None = None  # what calls fail with that serve no request
 
     def send(self, content: Any) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; see :meth:`.Channel.send`."""
-        if self._closing is not None and not (serving.get() and self._open):
+        if self._closing is not None and not (is_serving() and self._open):
             raise copy_error(self._closing)
         data = self.codec.encode(content)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._pending.add(future)
-        if serving.get():
-            self._nested.add(future)
+        if is_serving():
+            mark_call_of_handler(future)
         self._loop.call_soon(self._deliver, data, future)
         return future
 
     def fail_own_calls(self, error: Exception) -> None:
         """Fail all calls, but those that are part of serving a request, from now on."""
         self._closing = error
-        fail_all(self._pending - self._nested, error)
+        fail_all([call for call in self._pending if not is_call_of_handler(call)], error)
 
     def close(self, error: Exception) -> None:
         """Fail all calls without a reply, and all that are made from now on, with *error*."""
@@ -62,13 +66,10 @@ class Loopback:
         self._open = False
         fail_all(self._pending, error)
         self._pending.clear()
-        self._nested.clear()
 
     def settle(self, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
         """Give a call its result or its error."""
         self._pending.discard(future)
-        if self._nested:
-            self._nested.discard(future)
         if future.done():
             return  # the caller has given up
         if error is not None:

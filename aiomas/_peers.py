@@ -15,8 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from aiomas._address import Address
-from aiomas._futures import copy_error, fail_all
-from aiomas.channel import serving
+from aiomas._futures import copy_error, fail_all, is_serving
 from aiomas.exceptions import ConnectionLost, ContainerClosedError
 from aiomas.rpc import RpcClient
 
@@ -65,12 +64,12 @@ class Pool:
         Raises:
             ContainerClosedError: that is so.
         """
-        if self.closed or (self.closing is not None and not serving.get()):
+        if self.closed or (self.closing is not None and not is_serving()):
             raise self._refusal()
         block = asyncio.timeout(None)
         try:
             async with block:
-                if not serving.get():
+                if not is_serving():
                     self._blocks.add(block)
                 yield
         except TimeoutError:
@@ -126,7 +125,7 @@ class Peer:
     def send(self, content: Any) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; connect first if need be."""
         closing = self._pool.closing
-        if closing is not None and not serving.get():
+        if closing is not None and not is_serving():
             raise copy_error(closing)
         connection = self.connection
         if connection is not None and connection.channel.is_open:
@@ -167,13 +166,13 @@ class Peer:
 
     def fail_own_calls(self, error: BaseException) -> None:
         """Fail all calls that wait for a connection, but those that are part of a request."""
-        fail_all([call for call, _, context in self._waiting if not context.get(serving)], error)
+        fail_all([call for call, _, context in self._waiting if not is_serving(context)], error)
 
     def _start_attempt(self) -> asyncio.Task[RpcClient]:
         if self._pool.closed:
             msg = f"The container was shut down; it does not connect to {self.peer}"
             raise ContainerClosedError(msg)
-        if self._attempt is None:
+        if self._attempt is None or self._attempt.done():
             self._pool.keep(self, active=True)
             # The connection belongs to all, so it is not made as a part of anybody's request.
             context = contextvars.Context()
@@ -196,6 +195,8 @@ class Peer:
         return connection
 
     def _attempt_ended(self, attempt: asyncio.Task[RpcClient]) -> None:
+        if attempt is not self._attempt:
+            return  # somebody has started the next one
         self._attempt = None
         if attempt.cancelled() and self._waiting and not self._pool.closed:
             self._start_attempt()  # somebody has called since all others gave it up

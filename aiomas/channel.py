@@ -10,7 +10,6 @@ Requests that arrive are either taken one by one with :meth:`Channel.recv`, or p
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
 import os
@@ -21,7 +20,13 @@ from typing import Any, cast
 
 from aiomas import _endpoint
 from aiomas._endpoint import Server, SocketAddress
-from aiomas._futures import NOTHING, Waiting, copy_error
+from aiomas._futures import (
+    Waiting,
+    copy_error,
+    is_call_of_handler,
+    is_serving,
+    mark_call_of_handler,
+)
 from aiomas._session import BAD_REPLY, BAD_REQUEST, EXCEPTION, REQUEST, RESULT, Session, State
 from aiomas._wire import MAX_FRAME, frame
 from aiomas.codecs import JSON, Codec, Serializer, make_codec
@@ -58,10 +63,6 @@ CLOSE_TIMEOUT = 10.0
 _BATCH = 32  # frames that leave in one write at the most
 
 ExtraSerializers = Iterable[Callable[[], Serializer]] | None
-
-serving: contextvars.ContextVar[bool] = contextvars.ContextVar("aiomas_serving", default=False)
-"""Whether the current task serves a request; requests that it makes are part of that."""
-
 
 async def open_connection(
     addr: SocketAddress | None,
@@ -252,11 +253,9 @@ class ChannelProtocol(asyncio.Protocol):
 
     def drained(self) -> Awaitable[None]:
         """Return an awaitable that waits while the transport is over its high-water mark."""
-        if not self.paused:
-            return NOTHING
-        if self._drain_waiter is None:
+        if self.paused and self._drain_waiter is None:
             self._drain_waiter = self._loop.create_future()
-        return asyncio.shield(self._drain_waiter)
+        return Waiting(self._drain_waiter)
 
     def pause_writing(self) -> None:
         """Hold frames back: the transport is over its high-water mark."""
@@ -373,12 +372,16 @@ class Channel:
         self._error: ConnectionLost | None = None
         self._lost_by_peer = False
         self._closed: asyncio.Future[None] = loop.create_future()
-        self._nested: set[asyncio.Future[Any]] = set()
         # In asyncio's debug mode: what was sent, and where, for the errors of calls.
         self._sent: dict[asyncio.Future[Any], str] = {}
 
     def __repr__(self) -> str:
         return f"<Channel to {self.peer} {self._session.state.value}>"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the connection."""
+        return self._loop
 
     @property
     def is_open(self) -> bool:
@@ -408,9 +411,8 @@ class Channel:
             msg = f"The connection to {self.peer} is closed; the request was not sent"
             raise ConnectionLost(msg)
         self._protocol.send_frame(self._session.request(content, future))
-        if serving.get():
-            self._nested.add(future)
-            future.add_done_callback(self._nested.discard)
+        if is_serving():
+            mark_call_of_handler(future)
         if self._loop.get_debug():
             self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
             future.add_done_callback(self._sent.pop)
@@ -446,8 +448,12 @@ class Channel:
     def serve(self, handler: RequestHandler) -> None:
         """Pass all requests to *handler* from now on, and those first that wait already."""
         self._handler = handler
-        while self._inbox:
-            handler(self._inbox.popleft())
+        if self._inbox:
+            self._loop.call_soon(self._serve_waiting)
+
+    def _serve_waiting(self) -> None:
+        while self._inbox and self._handler is not None:
+            self._handler(self._inbox.popleft())
 
     def close(self) -> Awaitable[None]:
         """Close the connection now; await what this returns to wait until that is done.
@@ -460,7 +466,7 @@ class Channel:
 
     def wait_closed(self) -> Awaitable[None]:
         """Return an awaitable that waits until the connection has ended, whoever ended it."""
-        return NOTHING if self._closed.done() else Waiting(self._closed)
+        return Waiting(None if self._closed.done() else self._closed)
 
     def on_closed(self, callback: Callable[[], Any]) -> None:
         """Call ``callback()`` when the connection has ended, whoever ended it."""
@@ -481,16 +487,20 @@ class Channel:
 
     def fail_own_calls(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, but those that are part of serving a request."""
-        self.fail_calls([f for f in self._session.pending if f not in self._nested], error)
+        self.fail_calls([f for f in self._session.pending if not is_call_of_handler(f)], error)
+
+    def fail_all_calls(self, error: ConnectionLost) -> None:
+        """Fail all calls without a reply."""
+        self.fail_calls(self._session.pending, error)
 
     def fail_calls(self, futures: Iterable[asyncio.Future[Any]], error: ConnectionLost) -> None:
         """Fail some calls with an error like *error*."""
-        for future in futures:
+        for future in list(futures):
             self.call_failed(future, copy_error(error))
 
     def request_received(self, request: Request) -> None:
         """Take a request from the protocol."""
-        if self._handler is not None:
+        if self._handler is not None and not self._inbox:
             self._handler(request)
             return
         self._inbox.append(request)
