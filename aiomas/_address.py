@@ -75,12 +75,10 @@ def parse_url(url: str) -> tuple[Address, str]:
 
 def _parse_tcp(url: str, rest: str) -> tuple[Address, str]:
     netloc, _, aid = rest.partition("/")
+    # IPv6 addresses should be in brackets, but aiomas 2.0 writes them without.
     host, _, port = netloc.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    elif ":" in host:
-        msg = f"{url!r}: an IPv6 address goes in brackets, 'tcp://[::1]:5555/0'"
-        raise AddressError(msg)
     if not host:
         msg = f"{url!r} lacks a host or a port: expected 'tcp://host:port/aid'"
         raise AddressError(msg)

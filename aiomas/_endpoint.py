@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 ATTEMPT_TIMEOUT = 10.0
 """Bound of a single attempt to connect, in seconds, where the caller set none."""
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds that a client has for the TLS handshake, if ``ssl_handshake_timeout`` is not given."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # between two attempts, in seconds
 _LOCK_TIMEOUT = 5.0  # seconds
 
@@ -99,6 +101,24 @@ class Server:
         for server in self._listeners:
             server.close()
 
+    async def serve_forever(self) -> None:
+        """Accept connections until this is cancelled, then close the server."""
+        await self.start_serving()
+        try:
+            await self.get_loop().create_future()
+        finally:
+            self.close()
+
+    def abort_clients(self) -> None:
+        """Cut all connections of clients, where the event loop can (asyncio since Python 3.13).
+
+        Elsewhere those that have not finished their TLS handshake end after ``HANDSHAKE_TIMEOUT``.
+        """
+        for server in self._listeners:
+            abort = getattr(server, "abort_clients", None)
+            if abort is not None:
+                abort()
+
     async def wait_closed(self) -> None:
         """Wait until the listening sockets are closed, no matter who is still connected."""
         # asyncio's own wait_closed() waits for all clients to leave since Python 3.12.
@@ -114,6 +134,8 @@ async def listen(
         OSError: the address is in use, or cannot be bound.
         AddressError: *addr* is no address, or the path of a Unix socket is too long.
     """
+    if kwds.get("ssl") is not None:
+        kwds.setdefault("ssl_handshake_timeout", HANDSHAKE_TIMEOUT)
     if isinstance(addr, LocalQueue):
         return Server([await local_queue.create_server(factory, addr, loop=loop, **kwds)])
     if addr is None and "sock" in kwds:
@@ -144,7 +166,7 @@ async def dial(
         AddressError: *addr* is no address.
     """
 
-    async def attempt() -> asyncio.Protocol:
+    async def connect() -> asyncio.Protocol:
         if isinstance(addr, LocalQueue):
             return (await local_queue.create_connection(factory, addr, loop=loop, **kwds))[1]
         if isinstance(addr, str | os.PathLike):
@@ -157,6 +179,14 @@ async def dial(
         # None is the loopback interface here; the event loop's annotation has forgotten it.
         return (await loop.create_connection(factory, cast("str", host), port, **kwds))[1]
 
+    async def attempt() -> asyncio.Protocol:
+        try:
+            return await connect()
+        except (FileNotFoundError, ConnectionRefusedError, socket.gaierror) as exc:
+            if exc.filename is None:  # these often do not say what was not found or refused
+                exc.filename = describe(addr)
+            raise
+
     return await retry(attempt, timeout, f"connecting to {describe(addr)}")
 
 
@@ -168,6 +198,9 @@ async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what
         timeout: as in :func:`dial`.
         what: names the attempt in the error message.
     """
+    if timeout is not None and not isinstance(timeout, int | float):
+        msg = f"timeout is a number of seconds or None, got {timeout!r}"
+        raise TypeError(msg)
     started = time.monotonic()
     pause = _FIRST_PAUSE
     error: OSError | None = None
@@ -255,6 +288,12 @@ def check_unix_path(path: str) -> None:
     if sys.platform == "win32":
         msg = f"{path!r}: Windows has no Unix sockets for asyncio; use a ('host', port) address"
         raise AddressError(msg)
+    if "://" in path:
+        msg = f"{path!r} is a URL; an address is ('host', port), a path, or a LocalQueue"
+        raise AddressError(msg)
+    if path.startswith("\0"):
+        msg = f"{path!r} is an abstract socket, which anybody on this machine can use; use a path"
+        raise AddressError(msg)
     size = len(os.fsencode(path))
     if not 0 < size <= MAX_UNIX_PATH:
         msg = (
@@ -266,8 +305,11 @@ def check_unix_path(path: str) -> None:
 
 def _host_and_port(addr: Any) -> tuple[str | None, int]:
     match addr:
-        case [str() | None as host, int(port)]:
+        case [str() | None as host, int(port)] if 0 <= port < 1 << 16:
             return host, port
+        case [str() | None, int(port)]:
+            msg = f"{addr!r}: {port} is no port number (0 to 65535)"
+            raise AddressError(msg)
         case _:
             msg = f"{addr!r} is no address: expected ('host', port), 'path' or a LocalQueue"
             raise AddressError(msg)
@@ -365,7 +407,8 @@ async def _bind_unix(path: str, backlog: int) -> socket.socket:
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE or not _is_stale(path):
                     raise OSError(exc.errno, f"{exc.strerror}: {path!r}") from None
-                os.unlink(path)  # noqa: PTH108 - quick, and pathlib is no better in a coroutine
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)  # noqa: PTH108 - pathlib would not be better in a coroutine
                 sock.bind(path)
             # Nobody can connect before listen(), so there is no moment at which others could.
             os.chmod(path, 0o600)  # noqa: PTH101
@@ -382,25 +425,41 @@ async def _locked(directory: Path) -> Any:
 
     Locking the directory itself leaves no lock file behind.
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        async with asyncio.timeout(_LOCK_TIMEOUT):
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:  # somebody binds a socket beside ours
-                    await asyncio.sleep(_FIRST_PAUSE)
-                except OSError:  # this file system has no locks for directories
-                    break
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # we may bind there, but neither read nor lock
+        yield
+        return
+    try:
+        await _lock(descriptor, directory)
         yield
     finally:
         os.close(descriptor)
 
 
+async def _lock(descriptor: int, directory: Path) -> None:
+    until = time.monotonic() + _LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:  # somebody binds a socket beside ours
+            if time.monotonic() > until:
+                msg = f"another process has kept {directory} locked for {_LOCK_TIMEOUT} s"
+                raise OSError(errno.EAGAIN, msg) from exc
+            await asyncio.sleep(_FIRST_PAUSE)
+        except OSError:  # this file system has no locks for directories
+            return
+        else:
+            return
+
+
 def _is_stale(path: str) -> bool:
     """Whether *path* is a socket on which nobody listens any more."""
-    if not stat.S_ISSOCK(Path(path).lstat().st_mode):
+    try:
+        mode = Path(path).lstat().st_mode
+    except FileNotFoundError:  # its owner has just removed it
+        return True
+    if not stat.S_ISSOCK(mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)

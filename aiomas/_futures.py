@@ -45,7 +45,7 @@ class Waiting(Coroutine[Any, Any, None]):
 
 
 class Serving:
-    """A request that is being served; whatever is started on its behalf can see when it has ended."""
+    """A request that is being served; what was started on its behalf can see when that ends."""
 
     __slots__ = ("active",)
 

@@ -18,7 +18,7 @@ from aiomas._futures import (
     mark_call_of_handler,
 )
 from aiomas.codecs import Codec
-from aiomas.exceptions import RemoteException, SerializationError
+from aiomas.exceptions import DecodeError, RemoteException, SerializationError
 from aiomas.rpc import Dispatcher
 
 
@@ -77,8 +77,15 @@ class Loopback:
         else:
             future.set_result(result)
 
+    def decode(self, data: bytes) -> tuple[Any, DecodeError | None]:
+        """Return the value that *data* stands for, or why it stands for none."""
+        try:
+            return self.codec.decode_message(data)
+        except DecodeError as exc:
+            return None, exc
+
     def _deliver(self, data: bytes, future: asyncio.Future[Any]) -> None:
-        content, error = self.codec.decode_message(data)
+        content, error = self.decode(data)
         request = _Request(content, future, self)
         if error is not None:
             request.fail(f"{type(error).__name__}: {error}")
@@ -101,7 +108,7 @@ class _Request:
         except SerializationError as exc:
             self.fail(f"{type(exc).__name__}: {exc}")
             return
-        value, error = codec.decode_message(data)
+        value, error = self._loopback.decode(data)
         self._loopback.settle(self._future, value, error)
 
     def fail(self, failure: BaseException | str) -> None:

@@ -18,18 +18,24 @@ from aiomas import channel as channels
 from aiomas import rpc, util
 from aiomas._address import Address, TcpAddress, parse_url
 from aiomas._endpoint import Server, SocketAddress, advertised, retry, socket_address
+from aiomas._handlers import Handlers
 from aiomas._loopback import Loopback
 from aiomas._peers import Pool
 from aiomas._wire import MAX_FRAME
 from aiomas.channel import DEFAULT_CODEC, Channel, ExtraSerializers
 from aiomas.clocks import AsyncioClock, BaseClock
-from aiomas.codecs import Codec, make_codec
-from aiomas.exceptions import AgentNotFoundError, ContainerClosedError
+from aiomas.codecs import Codec, checked_serializers, make_codec
+from aiomas.exceptions import (
+    AgentNotFoundError,
+    ConnectionLost,
+    ContainerClosedError,
+    RemoteException,
+)
 from aiomas.routing import Router, RoutingDict, Service, expose
 from aiomas.rpc import Dispatcher, Proxy, RpcClient
 from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
 
-__all__ = ["Agent", "Container", "SSLCerts"]
+__all__ = ["Agent", "Container", "SSLCerts", "url_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +79,7 @@ class Container:
         self._next_aid = 0
         self._server: Server | None = None
         self._accepted: set[RpcClient] = set()
-        # Calls that are being served, and their paths; they may outlive their connections.
-        self._handlers: dict[asyncio.Task[None], str] = {}
-        self._leaving: set[asyncio.Task[Any]] = set()  # wait for our shutdown
-        self._ends: dict[asyncio.Task[Any], asyncio.Future[None]] = {}  # of the handlers
+        self._handlers = Handlers()
         self._pool = Pool(self._dial, loop)
         self._local = self._make_loopback()
         self._shutdown: asyncio.Task[None] | None = None
@@ -177,10 +180,13 @@ class Container:
         if codec is not None and not (isinstance(codec, type) and issubclass(codec, Codec)):
             msg = f"codec must be a subclass of Codec (no instance), got {codec!r}"
             raise TypeError(msg)
+        if clock is not None and not callable(getattr(clock, "utcnow", None)):
+            msg = f"clock must be a BaseClock, got {clock!r}"
+            raise TypeError(msg)
         loop = loop or util.current_loop()
         connect_kwargs = {
             "codec": codec,
-            "extra_serializers": tuple(extra_serializers or ()),
+            "extra_serializers": checked_serializers(extra_serializers),
             "max_frame": max_frame,
         }
         coro = cls._create(addr, loop, clock, connect_kwargs, ssl, advertise)
@@ -238,6 +244,9 @@ class Container:
         """
         if proxy_type is None or isinstance(proxy_type, int | float):
             timeout = timeout if timeout != 0 else proxy_type
+        elif not callable(proxy_type):
+            msg = f"proxy_type must be a class (or a timeout in seconds), got {proxy_type!r}"
+            raise TypeError(msg)
         address, aid = parse_url(url)
         async with self._pool.until_closing():
             if address.url == self._base_url:
@@ -246,8 +255,7 @@ class Container:
 
             async def attempt() -> str | None:
                 connection = await peer.connect()
-                name: str | None = await connection.channel.send(("validate_aid", (aid,), {}))
-                return name
+                return await _validate_aid(connection, aid)
 
             name = await retry(attempt, timeout, f"connecting to {url}")
             return self._proxy(peer, url, aid, name)
@@ -261,8 +269,7 @@ class Container:
         peer = self._pool.peer(parse_url(base_url + "0")[0])
 
         async def attempt() -> None:
-            connection = await peer.connect()
-            await connection.channel.send(("validate_aid", ("",), {}))
+            await _validate_aid(await peer.connect(), "")
 
         await retry(attempt, 0, f"connecting to {base_url}")
 
@@ -319,12 +326,14 @@ class Container:
             msg = f"shutdown() has no parameter {next(iter(historic))!r}"
             raise TypeError(msg)
         if self._shutdown is None:
+            if self._loop.is_closed():
+                msg = f"The event loop of {self!r} was closed before the container was shut down"
+                raise RuntimeError(msg)
             self._shutdown = self._loop.create_task(self._do_shutdown(timeout))
         caller = asyncio.current_task() if self._loop.is_running() else None
         if caller is not None and not self._shutdown.done():
             # It may be serving a call, for the end of which we would wait while it waits for ours.
-            self._leaving.add(caller)
-            self._handler_ended(caller)
+            self._handlers.leave(caller)
         return _run_or_return(_join(self._shutdown), self._loop, as_coro=as_coro)
 
     @expose
@@ -388,7 +397,7 @@ class Container:
         channel.on_closed(lambda: self._accepted.discard(client))
 
     def _serve(self, channel: Channel) -> RpcClient:
-        client = RpcClient(channel, self, tasks=self._handlers)
+        client = RpcClient(channel, self, handlers=self._handlers)
         if self._shutdown is not None and client.dispatcher is not None:
             client.dispatcher.refuse(_REFUSAL)
         return client
@@ -434,48 +443,22 @@ class Container:
         self._local.fail_own_calls(error)  # and no new ones, but from handlers
         self._pool.begin_closing(error)
 
-        await self._drain(timeout)
-
-        await self._pool.close()
-        self._local.close(error)
-        if self._server is not None:
-            self._server.close()
-        closing = [client.close() for client in (*self._accepted, *self._pool.clients)]
+        try:
+            await self._handlers.drain(timeout)
+            await self._pool.close()
+        finally:  # also if somebody cancels us
+            self._pool.closed = True
+            self._local.close(error)
+            if self._server is not None:
+                self._server.close()
+            clients = [*self._accepted, *self._pool.clients]
+            for client in clients:
+                client.channel.fail_all_calls(error)
+            closing = [client.close() for client in clients]
         await asyncio.gather(*closing)
         if self._server is not None:
+            self._server.abort_clients()  # who has not come as far as to have a channel
             await self._server.wait_closed()
-        self._leaving.clear()
-        self._ends.clear()
-
-    async def _drain(self, timeout: float) -> None:
-        """Wait until all calls have been served, and cancel those that take too long."""
-        until = self._loop.time() + timeout
-        # Again and again, as handlers that are being drained may call others in here.
-        while late := self._handlers.keys() - self._leaving:
-            left = until - self._loop.time()
-            if left <= 0:
-                break
-            for task in late - self._ends.keys():
-                self._ends[task] = self._loop.create_future()
-                task.add_done_callback(self._handler_ended)
-            await asyncio.wait([self._ends[task] for task in late], timeout=left)
-        for task in late:
-            logger.warning(
-                "%r is being shut down: cancelling a call of %s, which has not ended within "
-                "timeout=%s s",
-                self,
-                self._handlers[task],
-                timeout,
-            )
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=SHUTDOWN_TIMEOUT)
-
-    def _handler_ended(self, task: asyncio.Task[Any]) -> None:
-        """Note that nobody waits for *task* any more: it is done, or waits for our shutdown."""
-        end = self._ends.get(task)
-        if end is not None and not end.done():
-            end.set_result(None)
 
 
 class _AgentService(Service):
@@ -484,9 +467,19 @@ class _AgentService(Service):
     def make_router(self, instance: object) -> Router:
         assert isinstance(instance, Agent)  # noqa: S101 - for the type checker
         router = Router(instance)
-        router.parent = instance.container.agents.router
-        router.name = instance.aid
+        instance._place(router)  # noqa: SLF001 - the two classes are one thing
         return router
+
+
+class _Aid:
+    """Reads an agent's id; no obstacle to agents that set an attribute of that name."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: Agent, owner: type) -> str: ...
+    def __get__(self, instance: Agent | None, owner: type) -> Self | str:
+        return self if instance is None else instance.addr.rpartition("/")[2]
 
 
 class Agent:
@@ -509,9 +502,12 @@ class Agent:
     A subclass with sub-routers sets its own :class:`~aiomas.rpc.Service`.
     """
 
+    aid = _Aid()
+    """The agent's id, unique in its container."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        service = cls.__dict__.get("router")
+        service: Any = cls.router  # its own, or that of another base class
         if type(service) is Service:  # it knows nothing of containers
             cls.router = _AgentService(service.sub_routers)
 
@@ -521,13 +517,18 @@ class Agent:
             raise TypeError(msg)
         self.container = container
         """The container in which the agent lives."""
-        self.aid = container._register(self)  # noqa: SLF001 - the two classes are one thing
-        """The agent's id, unique in its container."""
+        # With a mangled name, as agents of users may well have an attribute "aid".
+        self.__aid = container._register(self)  # noqa: SLF001 - the two classes are one thing
 
     @property
     def addr(self) -> str:
         """The agent's URL, with which any agent can :meth:`~Container.connect` to it."""
-        return self.container._base_url + self.aid  # noqa: SLF001
+        return self.container.base_url + self.__aid
+
+    def _place(self, router: Router) -> None:
+        """Give *router* its place below the container's."""
+        router.parent = self.container.agents.router
+        router.name = self.__aid
 
     def __repr__(self) -> str:
         if "container" not in self.__dict__:
@@ -545,6 +546,20 @@ class AgentProxy(Proxy):
 
     def __repr__(self) -> str:
         return f"{self._class_name}Proxy({self._url!r})"
+
+
+def url_of(agent: object) -> str:
+    """Return the URL of an agent, or of the agent that a proxy of a container stands for.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(agent, AgentProxy):
+        return agent._url  # noqa: SLF001 - proxies have no public attributes of their own
+    if isinstance(agent, Agent):
+        return agent.addr
+    msg = f"{agent!r} is neither an agent nor a proxy that a container gave out"
+    raise TypeError(msg)
 
 
 def _ssl_contexts(ssl: SSLCerts | SSLContexts) -> SSLContexts:
@@ -569,6 +584,17 @@ def _run_or_return(
     coro: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, *, as_coro: bool
 ) -> Coroutine[Any, Any, T] | T:
     return coro if as_coro or loop.is_running() else loop.run_until_complete(coro)
+
+
+async def _validate_aid(connection: RpcClient, aid: str) -> str | None:
+    try:
+        name: str | None = await connection.channel.send(("validate_aid", (aid,), {}))
+    except RemoteException as exc:
+        # It is no container, or one that is being shut down: there may be another one soon.
+        reason = str(exc.remote_traceback).strip().rpartition("\n")[2]
+        msg = f"{connection.channel.peer} does not answer as a container does: {reason}"
+        raise ConnectionLost(msg) from exc
+    return name
 
 
 async def _join(task: asyncio.Task[None]) -> None:

@@ -64,6 +64,7 @@ _BATCH = 32  # frames that leave in one write at the most
 
 ExtraSerializers = Iterable[Callable[[], Serializer]] | None
 
+
 async def open_connection(
     addr: SocketAddress | None,
     *,
@@ -160,6 +161,7 @@ class ChannelProtocol(asyncio.Protocol):
         max_frame: int = MAX_FRAME,
     ) -> None:
         self.channel: Channel
+        codec.max_size = max_frame
         self.session: Session[asyncio.Future[Any]] = Session(codec, max_frame)
         self.paused = False
         self._codec = codec

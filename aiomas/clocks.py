@@ -109,7 +109,7 @@ class BaseClock(ABC):
     def _due(self, t: float | Arrow) -> float:
         now = self.time()
         due = t if isinstance(t, numbers.Real) else self._time_of(t)
-        if due < now:
+        if not due >= now:  # nor is it NaN
             msg = f"{t} is in the past: the clock shows {now} s, {self.utcnow()}"
             raise ValueError(msg)
         return due
@@ -152,6 +152,9 @@ class AsyncioClock(BaseClock):
         return self._loop.call_at(due, func, *args)
 
 
+_MANY_TIMERS = 64
+
+
 class ExternalClock(BaseClock):
     """A clock that stands still until :meth:`set_time` is called.
 
@@ -174,6 +177,7 @@ class ExternalClock(BaseClock):
         self._utc_start = arrow.get(utc_start).to("utc")
         self._time = init_time
         self._timers: list[tuple[float, int, asyncio.Future[Any], Callable[[], Any]]] = []
+        self._many = _MANY_TIMERS  # look for cancelled ones when there are so many
         self._sequence = itertools.count()
         self._setting = False
 
@@ -253,6 +257,10 @@ class ExternalClock(BaseClock):
         return due <= self._time and not self._setting
 
     def _push(self, due: float, future: asyncio.Future[Any], fire: Callable[[], Any]) -> None:
+        if len(self._timers) >= self._many:  # cancelled ones need not wait for their time
+            self._timers = [timer for timer in self._timers if not timer[2].done()]
+            heapq.heapify(self._timers)
+            self._many = max(_MANY_TIMERS, 2 * len(self._timers))
         heapq.heappush(self._timers, (due, next(self._sequence), future, fire))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import json
 import reprlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
@@ -58,6 +59,9 @@ class Codec(ABC):
     A subclass implements :meth:`encode` and :meth:`decode`, and passes :meth:`serialize_obj` and
     :meth:`deserialize_obj` to the library that does the work.
     """
+
+    max_size: int = sys.maxsize
+    """The largest message, in bytes, before it is compressed; a connection sets its *max_frame*."""
 
     def __init__(self) -> None:
         self._serializers: dict[type, tuple[int, Serialize]] = {}
@@ -232,11 +236,14 @@ class MsgPack(Codec):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pack = msgpack.Packer(default=self.serialize_obj).pack
+        self._pack = msgpack.Packer(default=self._serialize).pack
+        self._serializing = False
 
     def encode(self, data: Any) -> bytes:
+        # A serializer that encodes something itself must not do so into our half-filled buffer.
+        pack = msgpack.Packer(default=self._serialize).pack if self._serializing else self._pack
         try:
-            packed: bytes = self._pack(data)
+            packed: bytes = pack(data)
         except SerializationError:
             raise  # with the cause that it has
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
@@ -248,6 +255,13 @@ class MsgPack(Codec):
         if failure is not None:
             raise failure
         return value
+
+    def _serialize(self, obj: Any) -> dict[str, Any]:
+        nested, self._serializing = self._serializing, True
+        try:
+            return self.serialize_obj(obj)
+        finally:
+            self._serializing = nested
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
         try:
@@ -262,9 +276,31 @@ class MsgPack(Codec):
             )
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
             self._take_failure()  # or the next message would be blamed for it
-            raise _undecodable(self, exc) from exc
+            error = _undecodable(self, exc)
+            head = _head_of(data)
+            if head is None:
+                raise error from exc
+            error.__cause__ = exc
+            return head, error
         return value, self._take_failure()
 
+
+def _head_of(data: bytes) -> tuple[Any, Any, None] | None:
+    """Return what can be read of a message of three parts if only its last part is unreadable.
+
+    So that content which is nested too deeply, say, is an error for one call and not for all.
+    """
+    unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=max(len(data), 1))
+    unpacker.feed(data)
+    try:
+        if unpacker.read_array_header() != _MESSAGE_PARTS:
+            return None
+        return unpacker.unpack(), unpacker.unpack(), None
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+        return None
+
+
+_MESSAGE_PARTS = 3
 
 # Looking for the type key saves a call for each dictionary, but searching a large message that
 # was made for it takes milliseconds; such messages always pay for the calls.
@@ -281,10 +317,19 @@ class MsgPackBlosc(MsgPack):
         self._blosc = blosc
 
     def encode(self, data: Any) -> bytes:
-        compressed: bytes = self._blosc.compress(super().encode(data))
+        packed = super().encode(data)
+        if len(packed) > self.max_size:
+            msg = f"A message of {len(packed)} bytes is over the limit max_frame={self.max_size}"
+            raise SerializationError(msg)
+        compressed: bytes = self._blosc.compress(packed)
         return compressed
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
+        # The header says what will come out, so look at it before memory is set aside for that.
+        size = int.from_bytes(data[4:8], "little")
+        if size > self.max_size:
+            msg = f"{size} bytes are compressed in it, over the limit max_frame={self.max_size}"
+            raise _undecodable(self, ValueError(msg))
         try:
             packed = self._blosc.decompress(bytes(data))
         except (self._blosc.blosc_extension.error, ValueError, TypeError) as exc:
@@ -307,9 +352,28 @@ def make_codec(
 ) -> Codec:
     """Return an instance of *codec* that knows all of *extra_serializers*, in their order."""
     instance = codec()
-    for serializer in extra_serializers or ():
+    for serializer in checked_serializers(extra_serializers):
         instance.add_serializer(*serializer())
     return instance
+
+
+def checked_serializers(
+    extra_serializers: Iterable[Callable[[], Serializer]] | None,
+) -> tuple[Callable[[], Serializer], ...]:
+    """Return *extra_serializers* as a tuple.
+
+    Raises:
+        TypeError: it is no list of functions.
+    """
+    if callable(extra_serializers):
+        msg = f"extra_serializers is a list of functions, got the function {extra_serializers!r}"
+        raise TypeError(msg)
+    serializers = tuple(extra_serializers or ())
+    for serializer in serializers:
+        if not callable(serializer):
+            msg = f"extra_serializers is a list of functions, got {serializer!r} in it"
+            raise TypeError(msg)
+    return serializers
 
 
 @overload

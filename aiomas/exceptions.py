@@ -7,7 +7,8 @@ Each one derives from :class:`AiomasError` and from the builtin that callers alr
     ├── AgentNotFoundError      (ConnectionError, LookupError)  the container has no such agent
     ├── SerializationError      (TypeError)             an object that the codec cannot encode
     │   └── DecodeError         (ValueError)            bytes or a representation it cannot decode
-    ├── SpawnError                                      agents of a cluster could not be made
+    ├── ClusterError                                    a container process reports an error
+    │   └── SpawnError                                  it could not make an agent
     ├── ContainerDied           (ConnectionError)       a container process of a cluster ended
     ├── RemoteException                                 the other side raised while serving a call
     ├── ConnectionLost          (ConnectionResetError)  the connection ended, or had ended already
@@ -25,6 +26,7 @@ __all__ = [
     "AddressError",
     "AgentNotFoundError",
     "AiomasError",
+    "ClusterError",
     "ConnectTimeout",
     "ConnectionLost",
     "ContainerClosedError",
@@ -83,12 +85,21 @@ class ContainerDied(AiomasError, ConnectionError):  # noqa: N818 - says what hap
     """
 
     def __init__(self, message: str, index: int, exit_code: int | None) -> None:
-        super().__init__(message)
+        super().__init__(message, index, exit_code)
         self.index = index
         self.exit_code = exit_code
+        self.spawned: list[Any] = []
+        """Proxies for those agents that the call in question has made elsewhere."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
-class SpawnError(AiomasError):
+class ClusterError(AiomasError):
+    """A container process of a cluster could not do what it was told."""
+
+
+class SpawnError(ClusterError):
     """An agent of a cluster could not be made.
 
     Args:
@@ -97,8 +108,11 @@ class SpawnError(AiomasError):
     """
 
     def __init__(self, message: str, spawned: Sequence[Any] = ()) -> None:
-        super().__init__(message)
+        super().__init__(message, spawned)
         self.spawned = list(spawned)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RemoteException(AiomasError):  # noqa: N818 - the name that aiomas users catch

@@ -110,7 +110,12 @@ async def create_connection(
     ours = LocalQueueTransport(loop, protocol, sockname=client_name, peername=lq)
     theirs = LocalQueueTransport(loop, accepted, sockname=lq, peername=client_name)
     ours.join(theirs)
-    accepted.connection_made(theirs)
+    try:
+        accepted.connection_made(theirs)
+    except Exception as exc:  # noqa: BLE001 - the server's error, which is none of the client's
+        loop.call_exception_handler(
+            {"message": "Exception in connection_made()", "exception": exc, "protocol": accepted}
+        )
     protocol.connection_made(ours)
     return ours, protocol
 
@@ -220,7 +225,7 @@ class LocalQueueTransport(asyncio.Transport):
             self._loop.call_soon(self._end)
 
     def abort(self) -> None:
-        """Close both ends."""
+        """Do the same as :meth:`close`: whatever was written is on its way already."""
         self.close()
 
     def is_closing(self) -> bool:

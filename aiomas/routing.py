@@ -88,7 +88,8 @@ class Router:
         *names, function_name = path.split("/")
         for name in names:
             if router is not None:
-                router = router._sub_router(name)  # noqa: SLF001 - another of this class
+                private = name.startswith("_")
+                router = None if private else router._sub_router(name)  # noqa: SLF001
         function = None if router is None else router._function(function_name)  # noqa: SLF001
         if function is None:
             msg = f"There is no exposed function at {path!r}"
@@ -132,6 +133,13 @@ class Router:
             self._sub_routers = {}
         self._sub_routers[name] = router
 
+    def clear(self) -> None:
+        """Forget all children."""
+        for router in (self._sub_routers or {}).values():
+            router.parent = None
+            router.name = ""
+        self._sub_routers = None
+
     def _sub_router(self, name: str) -> Router | None:
         return self._sub_routers.get(name) if self._sub_routers else None
 
@@ -171,6 +179,9 @@ class Service:
     """
 
     def __init__(self, sub_routers: Iterable[str] = ()) -> None:
+        if isinstance(sub_routers, str):
+            msg = f"sub_routers is a list of names, got the string {sub_routers!r}"
+            raise TypeError(msg)
         self.sub_routers = tuple(sub_routers)
         # For instances that have no room for their router, by their ids: a router keeps its
         # instance alive, so that no other object gets the same id.
@@ -191,14 +202,19 @@ class Service:
             return self
         store = getattr(instance, "__dict__", None)
         router = store.get(_ATTRIBUTE) if store is not None else self._routers.get(id(instance))
-        if router is None:
+        # A copy of an instance has got the router of the original.
+        if router is None or router.obj is not instance:
             router = self.make_router(instance)
+            try:
+                for name in self.sub_routers:
+                    router.add(name)
+            except BaseException:
+                router.clear()
+                raise
             if store is not None:
                 store[_ATTRIBUTE] = router
             else:
                 self._routers[id(instance)] = router
-            for name in self.sub_routers:
-                router.add(name)
         return router
 
     def __set__(self, instance: object, value: object) -> None:
@@ -236,10 +252,12 @@ class RoutingDict(MutableMapping[str, Any]):
         return self.dict[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
+        self.router.release(key)
         self.dict[key] = value
         self.router.adopt(key)
 
     def __delitem__(self, key: str) -> None:
+        self.router.release(key)
         del self.dict[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -267,6 +285,13 @@ class _DictRouter(Router):
             router.parent = self
             router.name = name
         return router
+
+    def release(self, name: str) -> None:
+        """Undo :meth:`adopt`: the value at *name* goes."""
+        router = router_of(self.obj.get(name))
+        if router is not None and router.parent is self:
+            router.parent = None
+            router.name = ""
 
 
 def router_of(obj: object) -> Router | None:

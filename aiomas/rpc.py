@@ -19,7 +19,9 @@ from typing import Any, Protocol
 
 from aiomas import channel as channels
 from aiomas._endpoint import Server, SocketAddress
-from aiomas.channel import Channel, serving
+from aiomas._futures import begin_serving, mark_call_of_handler
+from aiomas._handlers import Handlers
+from aiomas.channel import Channel
 from aiomas.exceptions import ConnectionLost, SerializationError
 from aiomas.routing import HasRouter, Router, RoutingDict, Service, ServiceDict, expose, router_of
 
@@ -99,9 +101,9 @@ async def rpc_service(router: RpcService, channel: Channel) -> None:
     await channel.wait_closed()
 
 
-async def rpc_service_process(client: RpcClient, router: RpcService, channel: Channel) -> None:
-    """Serve *router* over *channel*, as :func:`rpc_service` does; *client* is not needed."""
-    del client
+async def rpc_service_process(rpc_client: RpcClient, router: RpcService, channel: Channel) -> None:
+    """Serve *router* over *channel*, as :func:`rpc_service` does; *rpc_client* is not needed."""
+    del rpc_client
     await rpc_service(router, channel)
 
 
@@ -112,7 +114,7 @@ class RpcClient:
         channel: the connection.
         rpc_service: what the other side may call: a router, or an object that has one.
         router: another name of *rpc_service*.
-        tasks: as for :class:`Dispatcher`.
+        handlers: who owns the coroutine functions that the other side calls.
 
     Raises:
         ValueError: *rpc_service* is no router and has none.
@@ -124,7 +126,7 @@ class RpcClient:
         rpc_service: RpcService | None = None,
         *,
         router: RpcService | None = None,
-        tasks: dict[asyncio.Task[None], str] | None = None,
+        handlers: Handlers | None = None,
     ) -> None:
         self.channel = channel
         """The :class:`~aiomas.channel.Channel` of this connection."""
@@ -134,24 +136,37 @@ class RpcClient:
         """Done when our service for the other side has ended; ``None`` if there is none."""
         self.dispatcher: Dispatcher | None = None
         self._root: Router | None = None
+        self._on_reset: Callable[[ConnectionLost], Any] | None = None
+        channel.on_lost(self._reset)
         add_object_serializer(channel.codec, lambda: self._root, channel)
         service = _one_of(router, rpc_service)
         if service is not None:
             self._root = _as_router(service)
-            self.dispatcher = Dispatcher(self._root, tasks)
-            self.service = asyncio.get_running_loop().create_future()
+            self.dispatcher = Dispatcher(self._root, handlers)
+            self.service = channel.loop.create_future()
             channel.on_closed(partial(_finish, self.service))
             channel.serve(self.dispatcher)
 
     def __repr__(self) -> str:
         return f"<RpcClient of {self.channel!r}>"
 
-    def on_connection_reset(self, callback: Callable[[ConnectionLost], Any]) -> None:
+    def on_connection_reset(self, callback: Callable[[ConnectionLost], Any] | None) -> None:
         """Call ``callback(error)`` if the connection ends and it was not this side that closed it.
 
-        The error is a :class:`ConnectionResetError`.
+        The error is a :class:`ConnectionResetError`.  There is one callback; a new one takes the
+        place of the old one, and ``None`` removes it.
+
+        Raises:
+            ValueError: *callback* cannot be called.
         """
-        self.channel.on_lost(callback)
+        if callback is not None and not callable(callback):
+            msg = f"callback must be a function that takes the error, got {callback!r}"
+            raise ValueError(msg)
+        self._on_reset = callback
+
+    def _reset(self, error: ConnectionLost) -> None:
+        if self._on_reset is not None:
+            self._on_reset(error)
 
     def close(self) -> Awaitable[None]:
         """Close the connection now; await what this returns to wait until that is done."""
@@ -192,7 +207,7 @@ class Proxy:
             AttributeError: *name* is private; such names cannot be called remotely.
         """
         if name.startswith("_"):
-            msg = f"{name!r} is private, it cannot be reached through {self!r}"
+            msg = f"{name!r} is private: it cannot be reached through a proxy"
             raise AttributeError(msg)
         proxy = Proxy(self._channel, f"{self._path}/{name}" if self._path else name)
         # As an attribute of this instance it is found without coming here again.
@@ -233,12 +248,12 @@ class Dispatcher:
 
     Args:
         root: the router that resolves the paths.
-        tasks: where :attr:`tasks` are kept, if somebody owns those of several dispatchers.
+        handlers: who owns the coroutine functions, if not this dispatcher alone.
     """
 
-    def __init__(self, root: Router, tasks: dict[asyncio.Task[None], str] | None = None) -> None:
-        self.tasks = {} if tasks is None else tasks
-        """The coroutine functions that are running, and their paths."""
+    def __init__(self, root: Router, handlers: Handlers | None = None) -> None:
+        self.handlers = Handlers() if handlers is None else handlers
+        """The coroutine functions that are running."""
         self._resolve = root.resolve
         self._refusal: str | None = None
         self._not_started = 0
@@ -262,6 +277,9 @@ class Dispatcher:
             function = self._resolve(path)
         except LookupError as exc:
             request.fail(f"LookupError: {exc}")
+            return
+        except Exception as exc:  # noqa: BLE001 - a router may be made now, with users' attributes
+            _fail(request, exc)
             return
         if self._not_started and not inspect.iscoroutinefunction(function):
             # Tasks made for earlier calls have not begun; the loop's queue keeps the order.
@@ -289,15 +307,16 @@ class Dispatcher:
         if not hasattr(type(result), "__await__"):
             request.reply(result)
             return
+        if isinstance(result, asyncio.Future):
+            mark_call_of_handler(result)  # it was made before there was a task
         task = self._start_task(self._serve(request, result))
         if not task.done():
-            self.tasks[task] = request.content[0]
-            task.add_done_callback(self.tasks.pop)
+            self.handlers.add(task, request.content[0])
 
     async def _serve(self, request: Any, awaitable: Awaitable[Any]) -> None:
         if not _EAGER:
             self._not_started -= 1
-        serving.set(True)
+        serving = begin_serving()
         try:
             result = await awaitable
         except BaseException as exc:
@@ -306,6 +325,8 @@ class Dispatcher:
                 raise
         else:
             request.reply(result)
+        finally:
+            serving.active = False
 
     def _start_task(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         loop = asyncio.get_running_loop()

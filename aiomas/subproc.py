@@ -118,29 +118,41 @@ class Manager(Agent):
         self._stopped.set()
 
     def _find_factory(self, qualname: str) -> Callable[..., Any]:
-        module = qualname.partition(":")[0]
-        if self._allow is not None and module not in self._allow:
-            msg = f"{qualname!r} is refused: only the modules {sorted(self._allow)} are allowed"
-            raise PermissionError(msg)
-        factory = util.obj_from_str(qualname)
-        if isinstance(factory, type):
-            allowed = issubclass(factory, Agent)
-        else:
-            allowed = getattr(factory, _MARK, False) is True or _is_method_of_agent(qualname)
-        if not allowed:
+        self._check_module(qualname, qualname.partition(":")[0])
+        factory: Callable[..., Any] = util.obj_from_str(qualname)
+        owner = _agent_class_of(qualname)
+        if owner is None and getattr(factory, _MARK, False) is not True:
             msg = (
                 f"{qualname!r} is refused: it is no Agent class, no method of one, and not marked "
                 f"with @aiomas.agent_factory"
             )
             raise PermissionError(msg)
-        return factory  # type: ignore[no-any-return]
+        # A module has names for what it has imported, too; that is not meant by allowing it.
+        self._check_module(qualname, (owner or factory).__module__)
+        if self._allow is not None and owner is not None and issubclass(owner, Manager):
+            msg = f"{qualname!r} is refused: another manager would not be bound to our modules"
+            raise PermissionError(msg)
+        return factory
+
+    def _check_module(self, qualname: str, module: str) -> None:
+        if self._allow is not None and module not in self._allow:
+            msg = (
+                f"{qualname!r} is refused: it is in the module {module!r}, and only "
+                f"{sorted(self._allow)} are allowed"
+            )
+            raise PermissionError(msg)
 
 
-def _is_method_of_agent(qualname: str) -> bool:
+def _agent_class_of(qualname: str) -> type[Agent] | None:
+    """Return the agent class that *qualname* stands for, or whose class or static method it is."""
+    obj = util.obj_from_str(qualname)
+    if isinstance(obj, type):
+        return obj if issubclass(obj, Agent) else None
     owner_name, dot, name = qualname.rpartition(".")
     if not dot or ":" not in owner_name or name.startswith("_"):
-        return False
+        return None
     owner = util.obj_from_str(owner_name)
     if not (isinstance(owner, type) and issubclass(owner, Agent)):
-        return False
-    return isinstance(inspect.getattr_static(owner, name), classmethod | staticmethod)
+        return None
+    method = inspect.getattr_static(owner, name)
+    return owner if isinstance(method, classmethod | staticmethod) else None

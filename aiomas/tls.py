@@ -6,8 +6,10 @@ historic place, :mod:`aiomas.util`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
+from collections.abc import Iterator
 from typing import NamedTuple
 
 __all__ = ["SSLCerts", "make_ssl_client_context", "make_ssl_server_context"]
@@ -75,6 +77,21 @@ def _make_context(
     context.set_ciphers(_TLS12_CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cafile=os.fspath(cafile))
-    context.load_cert_chain(certfile=os.fspath(certfile), keyfile=os.fspath(keyfile))
+    for file in (cafile, certfile, keyfile):
+        with open(file, "rb"):  # noqa: PTH123 - the errors of ssl do not name the file
+            pass
+    with _naming(cafile):
+        context.load_verify_locations(cafile=os.fspath(cafile))
+    with _naming(certfile, keyfile):
+        context.load_cert_chain(certfile=os.fspath(certfile), keyfile=os.fspath(keyfile))
     return context
+
+
+@contextlib.contextmanager
+def _naming(*files: str | os.PathLike[str]) -> Iterator[None]:
+    """Let an error of OpenSSL say which files it is about."""
+    try:
+        yield
+    except ssl.SSLError as exc:
+        names = ", ".join(map(str, files))
+        raise ssl.SSLError(exc.errno, f"{exc.strerror}: {names}") from exc

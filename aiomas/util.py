@@ -115,6 +115,7 @@ def create_task(
     task = asyncio.ensure_future(coro, loop=loop or current_loop())
 
     def report(task: asyncio.Future[T]) -> None:
+        _tasks.discard(task)
         if task.cancelled():
             error: BaseException | None = None if ignore_cancel else asyncio.CancelledError()
         else:
@@ -124,9 +125,13 @@ def create_task(
                 {"message": f"{task!r} failed", "exception": error, "future": task}
             )
 
+    # The event loop itself would let go of a task that nobody else holds.
+    _tasks.add(task)
     task.add_done_callback(report)
     return task
 
+
+_tasks: set[asyncio.Future[Any]] = set()
 
 # "async" was an ordinary name until Python 3.7; it is reached with getattr() today.
 globals()["async"] = create_task
@@ -142,21 +147,21 @@ def arrow_serializer() -> tuple[type, Callable[[arrow.Arrow], str], Callable[[st
     return arrow.Arrow, str, arrow.get
 
 
-def obj_from_str(name: str) -> Any:
-    """Import and return the object that *name* stands for.
+def obj_from_str(obj_path: str) -> Any:
+    """Import and return the object that *obj_path* stands for.
 
     Args:
-        name: ``"package.module:attribute"``; the attribute may have dots, as in
+        obj_path: ``"package.module:attribute"``; the attribute may have dots, as in
             ``"package.module:Class.method"``.
 
     Raises:
-        ValueError: *name* does not have this form.
+        ValueError: *obj_path* does not have this form.
         ImportError: the module cannot be imported.
         AttributeError: the module has no such attribute.
     """
-    module_name, colon, qualname = name.partition(":")
+    module_name, colon, qualname = obj_path.partition(":")
     if not (module_name and colon and qualname) or ":" in qualname:
-        msg = f"{name!r} is no 'package.module:attribute'"
+        msg = f"{obj_path!r} is no 'package.module:attribute'"
         raise ValueError(msg)
     obj: Any = importlib.import_module(module_name)
     for part in qualname.split("."):

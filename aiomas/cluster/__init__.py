@@ -4,6 +4,6 @@
 """
 
 from aiomas.cluster.cluster import Cluster, ContainerInfo
-from aiomas.exceptions import ContainerDied, SpawnError
+from aiomas.exceptions import ClusterError, ContainerDied, SpawnError
 
-__all__ = ["Cluster", "ContainerDied", "ContainerInfo", "SpawnError"]
+__all__ = ["Cluster", "ClusterError", "ContainerDied", "ContainerInfo", "SpawnError"]

@@ -15,11 +15,11 @@ from typing import Any, Self
 
 import psutil
 
-from aiomas.agent import Agent, Container
+from aiomas.agent import Agent, Container, url_of
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.launchers.local import WorkerProcess
 from aiomas.cluster.loading import load
-from aiomas.cluster.placement import Pinned, RoundRobin, Strategy
+from aiomas.cluster.placement import Pinned, RoundRobin, Strategy, least_loaded
 from aiomas.cluster.spec import (
     ClusterSpec,
     clock_date,
@@ -28,7 +28,7 @@ from aiomas.cluster.spec import (
     serializer_names,
 )
 from aiomas.codecs import Codec, make_codec
-from aiomas.exceptions import ContainerDied, RemoteException, SpawnError
+from aiomas.exceptions import ClusterError, ContainerDied, RemoteException, SpawnError
 from aiomas.rpc import Proxy
 
 _CHUNK_AGENTS = 1000
@@ -143,7 +143,7 @@ class Cluster:
         /,
         *args: Any,
         name: str | None = None,
-        placement: str | int | Strategy = "round-robin",
+        placement: str | int | Proxy | Strategy = "round-robin",
         **kwargs: Any,
     ) -> Any:
         """Make one agent.
@@ -153,7 +153,8 @@ class Cluster:
                 agent, or the name of one: ``"module:Class"`` or ``"/path/file.py:Class"``.
             args: go to it, after the container; they pass through the cluster's codec.
             name: a name for :meth:`find`.
-            placement: ``"round-robin"``, a container's index, or a
+            placement: ``"round-robin"``; ``"least-loaded"``, where the fewest agents were
+                spawned; a container's index; the proxy of an agent, to be beside it; or a
                 :data:`~aiomas.cluster.placement.Strategy`.
             kwargs: go to it.
 
@@ -163,7 +164,8 @@ class Cluster:
         Raises:
             SpawnError: the agent could not be made; the message has the traceback.
             ContainerDied: its container ended.
-            ValueError: *target* cannot be imported by other processes, or *name* is taken.
+            ValueError: *target* is a class or function that other processes cannot import, or
+                *name* is taken.
         """
         if name is None:
             return (await self._spawn_all(target, [(args, kwargs)], placement))[0]
@@ -184,7 +186,7 @@ class Cluster:
         target: str | type[Agent] | Any,
         arguments: int | Iterable[tuple[Any, ...] | list[Any] | dict[str, Any]],
         *,
-        placement: str | int | Strategy = "round-robin",
+        placement: str | int | Proxy | Strategy = "round-robin",
     ) -> list[Any]:
         """Make many agents, with a few messages for each container.
 
@@ -199,11 +201,14 @@ class Cluster:
 
         Raises:
             SpawnError: an agent could not be made; ``spawned`` has proxies for those that were.
-            ContainerDied: a container ended.
-            ValueError: *target* cannot be imported by other processes.
+            ContainerDied: a container ended; it has ``spawned`` as well.
+            ValueError: *target* is a class or function that other processes cannot import.
             TypeError: *arguments* has something else in it.
         """
         if isinstance(arguments, int):
+            if arguments < 0:
+                msg = f"The number of agents cannot be negative: {arguments}"
+                raise ValueError(msg)
             calls: list[tuple[Sequence[Any], dict[str, Any]]] = [((), {})] * arguments
         else:
             calls = [_call(argument) for argument in arguments]
@@ -221,14 +226,18 @@ class Cluster:
             msg = f"There is no agent with the name {name!r}; there are: {sorted(self._names)}"
             raise LookupError(msg) from None
 
-    async def status(self) -> list[dict[str, Any]]:
+    async def status(self, *, timeout: float = 5.0) -> list[dict[str, Any]]:
         """Return what is known of each container.
+
+        Args:
+            timeout: seconds that a container has to answer.
 
         Returns:
             For each container a dictionary with ``index``, ``pid``, ``url``, ``state``, ``agents``
-            and, while it runs, ``cpu`` (seconds used so far) and ``rss`` (bytes).
+            and, while it runs, ``cpu`` (seconds used so far) and ``rss`` (bytes).  The state of
+            one that does not answer in time is ``"not answering"``.
         """
-        return await asyncio.gather(*map(self._status, self.containers))
+        return await asyncio.gather(*(self._status(info, timeout) for info in self.containers))
 
     async def set_time(self, time: float) -> None:
         """Set the external clocks of all containers, and return when all have the new time.
@@ -239,6 +248,7 @@ class Cluster:
         Raises:
             ValueError: the cluster was started without ``clock=``, or *time* is not later.
             ContainerDied: a container ended; all others have the time.
+            ClusterError: a container could not set its clock; the message has the traceback.
         """
         if self._spec.clock is None:
             msg = "This cluster runs in real time; start it with Cluster(..., clock=<date>)"
@@ -295,12 +305,15 @@ class Cluster:
         self._stopping = True
         try:
             await asyncio.gather(*(w.stop(self._stop_timeout) for w in self._workers.values()))
-            await asyncio.gather(*self._watchers)
-            if self.__dict__.get("container") is not None:
-                await self.container.shutdown(as_coro=True)
-        finally:
-            if self._directory is not None:
-                shutil.rmtree(self._directory, ignore_errors=True)
+        finally:  # also if we are cancelled
+            try:
+                if self._watchers:
+                    await asyncio.wait(self._watchers, timeout=_EXIT_TIMEOUT)
+                if self.__dict__.get("container") is not None:
+                    await self.container.shutdown(as_coro=True, timeout=self._stop_timeout)
+            finally:
+                if self._directory is not None:
+                    shutil.rmtree(self._directory, ignore_errors=True)
 
     def _addr(self, name: str) -> Any:
         if self._spec.transport == "tcp":
@@ -316,7 +329,7 @@ class Cluster:
             raise await self._died(info) from exc
         except RemoteException as exc:
             msg = f"Container {info.index} (pid {info.pid}): {exc.remote_traceback}"
-            raise SpawnError(msg) from None
+            raise ClusterError(msg) from None
 
     async def _died(self, info: ContainerInfo) -> ContainerDied:
         # Its control stream is closed, so it has ended or is about to.
@@ -332,7 +345,7 @@ class Cluster:
         self,
         target: Any,
         calls: Sequence[tuple[Sequence[Any], dict[str, Any]]],
-        placement: str | int | Strategy,
+        placement: str | int | Proxy | Strategy,
     ) -> list[Any]:
         name = target if isinstance(target, str) else importable_name(target)
         choose = self._strategy(placement)
@@ -342,30 +355,34 @@ class Cluster:
             raise SpawnError(msg)
         places: dict[int, list[int]] = {}
         for number in range(len(calls)):
-            places.setdefault(running[choose(running)].index, []).append(number)
+            info = running[choose(running)]
+            info.agents += 1  # now, so that the strategy sees it when it chooses for the next
+            places.setdefault(info.index, []).append(number)
 
         proxies: list[Any] = [None] * len(calls)
 
         async def spawn_in(index: int, numbers: list[int]) -> None:
             info = self.containers[index]
-            for chunk, data in self._chunks(calls, numbers):
-                made, failure = await self._control(info, "spawn", name, data)
-                for number, (aid, class_name) in zip(chunk, made, strict=False):
-                    proxies[number] = self.container.proxy(info.url + aid, class_name)
-                info.agents += len(made)
-                if failure is not None:
-                    msg = (
-                        f"Agent number {chunk[len(made)]} ({name}) could not be made in container "
-                        f"{index} (pid {info.pid}):\n{failure}"
-                    )
-                    raise SpawnError(msg)
+            try:
+                for chunk, data in self._chunks(calls, numbers):
+                    made, failure = await self._control(info, "spawn", name, data)
+                    for number, (url, class_name) in zip(chunk, made, strict=False):
+                        proxies[number] = self.container.proxy(url, class_name)
+                    if failure is not None:
+                        msg = (
+                            f"Agent number {chunk[len(made)]} ({name}) could not be made in "
+                            f"container {index} (pid {info.pid}):\n{failure}"
+                        )
+                        raise SpawnError(msg)
+            finally:
+                info.agents -= sum(proxies[number] is None for number in numbers)
 
         results = await asyncio.gather(
             *(spawn_in(*place) for place in places.items()), return_exceptions=True
         )
         for error in results:
-            if isinstance(error, SpawnError):
-                raise SpawnError(str(error), [p for p in proxies if p is not None]) from None
+            if isinstance(error, SpawnError | ContainerDied):
+                error.spawned = [proxy for proxy in proxies if proxy is not None]
             if isinstance(error, BaseException):
                 raise error
         return proxies
@@ -385,27 +402,47 @@ class Cluster:
                 else:
                     yield piece, data
 
-    def _strategy(self, placement: str | int | Strategy) -> Strategy:
-        if placement == "round-robin":
-            return self._round_robin
-        if isinstance(placement, int):
-            return Pinned(placement)
-        if callable(placement):
-            return placement
-        msg = f"placement must be 'round-robin', a container's index or a strategy: {placement!r}"
+    def _strategy(self, placement: str | int | Proxy | Strategy) -> Strategy:
+        match placement:
+            case "round-robin":
+                return self._round_robin
+            case "least-loaded":
+                return least_loaded
+            case int():
+                return Pinned(placement)
+            case Proxy():
+                return Pinned(self._index_of(placement))
+            case _ if callable(placement):
+                return placement
+        msg = (
+            f"placement must be 'round-robin', 'least-loaded', a container's index, an agent's "
+            f"proxy or a strategy, got {placement!r}"
+        )
         raise ValueError(msg)
 
-    async def _status(self, info: ContainerInfo) -> dict[str, Any]:
+    def _index_of(self, agent: Proxy) -> int:
+        url = url_of(agent)
+        for info in self.containers:
+            if url.startswith(info.url):
+                return info.index
+        msg = f"{agent!r} is no agent of this cluster"
+        raise ValueError(msg)
+
+    async def _status(self, info: ContainerInfo, timeout: float) -> dict[str, Any]:
         status: dict[str, Any] = {
             key: getattr(info, key) for key in ("index", "pid", "url", "state", "agents")
         }
         if info.state == "running":
             with contextlib.suppress(psutil.NoSuchProcess, ContainerDied):
-                status["agents"] = await self._control(info, "agents")
                 process = psutil.Process(info.pid)
                 times = process.cpu_times()
                 status["cpu"] = times.user + times.system
                 status["rss"] = process.memory_info().rss
+                try:
+                    async with asyncio.timeout(timeout):
+                        status["agents"] = await self._control(info, "agents")
+                except TimeoutError:
+                    status["state"] = "not answering"
         return status
 
 

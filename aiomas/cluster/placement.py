@@ -23,6 +23,11 @@ class RoundRobin:
         return next(self._count) % len(containers)
 
 
+def least_loaded(containers: Sequence[ContainerInfo]) -> int:
+    """Choose the container in which the fewest agents were spawned."""
+    return min(range(len(containers)), key=lambda position: containers[position].agents)
+
+
 class Pinned:
     """Always the container with the same index."""
 

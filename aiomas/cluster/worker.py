@@ -67,7 +67,7 @@ class Worker:
                 codec.
 
         Returns:
-            ``[aid, class name]`` of each agent that was made; and the traceback of the first
+            ``[URL, class name]`` of each agent that was made; and the traceback of the first
             failure, after which no more are tried, or ``None``.
         """
         made: list[Any] = []
@@ -80,7 +80,7 @@ class Worker:
                 if not isinstance(agent, Agent):
                     msg = f"{target} returned {agent!r}, which is no agent"
                     raise TypeError(msg)  # noqa: TRY301 - reported like the user's own errors
-                made.append((agent.aid, type(agent).__name__))
+                made.append((agent.addr, type(agent).__name__))
         except Exception:  # noqa: BLE001 - user code; the driver raises it
             return made, traceback.format_exc()
         return made, None
@@ -100,7 +100,8 @@ class Worker:
     @rpc.expose
     async def stop(self) -> None:
         """Shut the container down; the process ends when the driver closes the control stream."""
-        await self.container.shutdown(as_coro=True)
+        if hasattr(self, "container"):  # it may not have come that far
+            await self.container.shutdown(as_coro=True)
 
     async def run(self, control: socket.socket) -> None:
         """Serve the driver until it closes *control*, then shut the container down."""

@@ -173,6 +173,17 @@ class TestContainers:
                     await spawning
             assert caught.value.exit_code == -signal.SIGKILL
 
+    async def test_ctrl_c_in_a_terminal_means_nothing_to_them(self):
+        async with Cluster(2) as cluster:
+            agents = await cluster.spawn_many("fault_agents:Worker", 2)
+            for info in cluster.containers:
+                assert os.getsid(info.pid) != os.getsid(0)
+                os.kill(info.pid, signal.SIGINT)
+            pids = [info.pid for info in cluster.containers]
+            for _ in range(3):
+                assert [await agent.pid() for agent in agents] == pids
+        assert [info.exit_code for info in cluster.containers] == [0, 0]
+
     async def test_when_none_is_left_that_is_said(self):
         async with Cluster(1) as cluster:
             kill(cluster, 0)
@@ -268,13 +279,3 @@ class TestDriver:
         assert errors.rstrip().endswith("KeyboardInterrupt")
         wait_until_gone(pids, 0.1)
         assert not Path(directory).exists()
-
-    def test_ctrl_c_in_a_terminal_reaches_the_driver_alone(self, driver):
-        process, _, pids = driver
-        for pid in pids:
-            assert os.getsid(pid) != os.getsid(process.pid)
-            os.kill(pid, signal.SIGINT)
-        assert all(psutil.pid_exists(pid) for pid in pids)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=10)
-        wait_until_gone(pids, 0.1)

@@ -877,7 +877,7 @@ class TestShutdown:
         call = (await world.connect(other, one)).hold(1)
         await one.holding.wait()
         (client,) = one.container._accepted
-        (task,) = client.dispatcher.tasks
+        (task,) = client.dispatcher.handlers
         await other.container.shutdown()
         with pytest.raises(ConnectionResetError):
             await call

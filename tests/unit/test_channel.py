@@ -576,6 +576,20 @@ class TestFlow:
                 request.reply(n)
             assert await asyncio.gather(*futures) == list(range(200))
 
+    async def test_frames_wait_outside_of_the_transport(self, unix_path):
+        async with Pair(unix_path) as pair:
+            _, writer = await pair.raw()
+            await pair.accepted_second.wait()
+            stuck = pair.served[1]
+            for _ in range(300):
+                stuck.send("x" * 10_000).cancel()
+                await asyncio.sleep(0)
+            assert stuck._protocol.paused
+            assert stuck.transport.get_write_buffer_size() < 500_000
+            stuck.transport.abort()
+            await stuck.wait_closed()
+            await close(writer)
+
     async def test_closing_sends_what_waits_because_the_peer_did_not_read(self, unix_path):
         async with Pair(unix_path) as pair:
             reader, writer = await pair.raw()

@@ -11,7 +11,7 @@ import pytest
 from aiomas import local_queue, rpc
 from aiomas._address import IpcAddress
 from aiomas._peers import Peer, Pool
-from aiomas.channel import serving
+from aiomas._futures import begin_serving
 from aiomas.exceptions import ConnectionLost, ContainerClosedError, SerializationError
 
 ADDRESS = IpcAddress("there")
@@ -57,7 +57,7 @@ class World:
         self.server.close()
         await self.pool.close()
         for client in (*self.accepted, *self.pool.clients):
-            for task in client.dispatcher.tasks if client.dispatcher else ():
+            for task in client.dispatcher.handlers if client.dispatcher else ():
                 task.cancel()
             await client.close()
 
@@ -284,6 +284,16 @@ class TestCalls:
         assert peer.connection is not None
         assert peer.connection.channel.is_open
 
+    async def test_a_peer_in_use_does_not_hold_on_to_a_closed_connection(self, world):
+        peer = world.peer
+        connection = weakref.ref(await peer.connect())
+        await connection().close()  # type: ignore[misc, union-attr]
+        await turns()
+        world.accepted.clear()
+        gc.collect()
+        assert connection() is None
+        assert world.pool.clients == []
+
     async def test_a_closed_connection_leaves_nothing_behind(self, world):
         peer = world.peer
         connection = await peer.connect()
@@ -339,7 +349,7 @@ class TestClosing:
             call(peer, 2)
 
         async def handler():
-            serving.set(True)
+            begin_serving()
             return await call(peer, 3)
 
         assert await asyncio.create_task(handler()) == 3
@@ -359,7 +369,7 @@ class TestClosing:
         peer = world.peer
 
         async def handler():
-            serving.set(True)
+            begin_serving()
             return await call(peer, "nested")
 
         nested = asyncio.create_task(handler())
@@ -373,6 +383,36 @@ class TestClosing:
             assert await nested == "nested"
         assert world.service.calls == ["nested"]
 
+    @pytest.mark.parametrize("first", ["own", "nested"])
+    async def test_calls_that_waited_for_the_connection_are_still_whose_they_were(
+        self, world, first
+    ):
+        world.gate.clear()
+        peer = world.peer
+
+        async def handler():
+            begin_serving()
+            return await peer.send(("hang", (), {}))
+
+        async def own_call():
+            return await peer.send(("hang", (), {}))
+
+        coros = {"own": own_call, "nested": handler}
+        tasks = {first: asyncio.create_task(coros.pop(first)())}
+        await world.dialling.wait()  # the first of them has started the dial
+        tasks |= {name: asyncio.create_task(coro()) for name, coro in coros.items()}
+        await turns()
+        world.gate.set()
+        connection = await peer.connect()
+        await turns()
+        connection.channel.fail_own_calls(ContainerClosedError("over"))
+        with pytest.raises(ContainerClosedError, match="over"):
+            await tasks["own"]
+        assert not tasks["nested"].done()
+        await connection.close()
+        with pytest.raises(ConnectionLost):
+            await tasks["nested"]
+
     async def test_who_does_something_until_it_closes_is_stopped_at_once(self, world):
         async def forever(begun):
             async with world.pool.until_closing():
@@ -380,7 +420,7 @@ class TestClosing:
                 await asyncio.get_running_loop().create_future()
 
         async def handler(begun):
-            serving.set(True)
+            begin_serving()
             await forever(begun)
 
         begun = [asyncio.Event(), asyncio.Event()]

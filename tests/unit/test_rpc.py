@@ -372,11 +372,11 @@ asyncio.run(main())
     async def test_a_handler_that_is_cancelled_answers(self, line):
         future = line.remote.later("x")
         await line.service.holding.wait()
-        (task,) = line.served.dispatcher.tasks
+        (task,) = line.served.dispatcher.handlers
         task.cancel()
         with pytest.raises(RemoteException, match="CancelledError"):
             await future
-        assert not line.served.dispatcher.tasks
+        assert not line.served.dispatcher.handlers
 
     async def test_a_caller_that_gave_up_harms_nobody(self, line):
         given_up, kept = line.remote.later("given up"), line.remote.later("kept")
@@ -480,7 +480,7 @@ class TestClient:
     async def test_handlers_run_on_when_the_connection_is_lost(self, line):
         line.remote.later("x").cancel()
         await line.service.holding.wait()
-        (task,) = line.served.dispatcher.tasks
+        (task,) = line.served.dispatcher.handlers
         await line.client.close()
         await line.served.channel.wait_closed()
         assert not task.done()

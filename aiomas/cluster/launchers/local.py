@@ -16,6 +16,8 @@ from aiomas.exceptions import RemoteException
 
 logger = logging.getLogger(__name__)
 
+_KILL_TIMEOUT = 5.0  # seconds that the system may take to end a killed process
+
 # The new process gets our sys.path before it imports anything of ours.
 _BOOT = """\
 import json, sys
@@ -67,20 +69,27 @@ class WorkerProcess:
     async def stop(self, timeout: float) -> None:
         """End the process: ask it, then SIGTERM, then SIGKILL, each with *timeout* seconds."""
         try:
+            await self._ask_to_stop(timeout)
+            await self.control.close()
+            if not await self._wait(timeout):
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.terminate()
+                await self._wait(timeout)
+        finally:  # also if we are cancelled
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            self.control.close()
+            os.close(self._guard)
+            await self._wait(_KILL_TIMEOUT)
+
+    async def _ask_to_stop(self, timeout: float) -> None:
+        try:
             async with asyncio.timeout(timeout):
                 await self.control.remote.stop()
         except (ConnectionError, TimeoutError):
-            pass  # what follows ends it without its help
+            pass  # it will be ended without its help
         except RemoteException as exc:
             logger.warning("The container process %s failed to stop: %s", self.process.pid, exc)
-        await self.control.close()
-        for end in (self.process.terminate, self.process.kill):
-            if await self._wait(timeout):
-                break
-            with contextlib.suppress(ProcessLookupError):
-                end()
-        await self.process.wait()
-        os.close(self._guard)
 
     async def _wait(self, timeout: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -1,0 +1,70 @@
+"""The coroutine functions that run because somebody called them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+_END_TIMEOUT = 10.0  # seconds that a cancelled task gets to clean up
+
+
+class Handlers:
+    """Tasks that serve requests, and their paths; they may outlive their connections."""
+
+    def __init__(self) -> None:
+        self._paths: dict[asyncio.Task[None], str] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._ends: dict[asyncio.Task[None], asyncio.Future[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[asyncio.Task[None]]:
+        return iter(self._paths)
+
+    def add(self, task: asyncio.Task[None], path: str) -> None:
+        """Take *task*, which serves a call of *path*, until it is done."""
+        self._paths[task] = path
+        task.add_done_callback(self._paths.pop)
+
+    def leave(self, task: asyncio.Task[None]) -> None:
+        """Do not wait for *task* in :meth:`drain`: it waits for the end of that itself."""
+        self._leaving.add(task)
+        self._ended(task)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait until all calls have been served, and cancel those that take too long.
+
+        Args:
+            timeout: seconds that they have.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        # Again and again, as handlers that are being drained may call others in here.
+        while late := self._paths.keys() - self._leaving:
+            left = until - loop.time()
+            if left <= 0:
+                break
+            for task in late - self._ends.keys():
+                self._ends[task] = loop.create_future()
+                task.add_done_callback(self._ended)
+            await asyncio.wait([self._ends[task] for task in late], timeout=left)
+        for task in late:
+            logger.warning(
+                "Cancelling a call of %s, which has not ended within timeout=%s s",
+                self._paths[task],
+                timeout,
+            )
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_END_TIMEOUT)
+        self._leaving.clear()
+        self._ends.clear()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        end = self._ends.get(task)
+        if end is not None and not end.done():
+            end.set_result(None)
