@@ -195,8 +195,10 @@ class Peer:
         return connection
 
     def _attempt_ended(self, attempt: asyncio.Task[RpcClient]) -> None:
-        if attempt is not self._attempt:
-            return  # somebody has started the next one
+        if attempt is not self._attempt:  # somebody has started the next one
+            if not attempt.cancelled():
+                attempt.exception()  # or asyncio would report that nobody has seen it
+            return
         self._attempt = None
         if attempt.cancelled() and self._waiting and not self._pool.closed:
             self._start_attempt()  # somebody has called since all others gave it up

@@ -448,6 +448,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> str:
 
     module = ModuleType("spec_agents")
     module.__dict__.update(globals())
+    module.__dict__["Spawned"] = type("Spawned", (Spawned,), {"__module__": "spec_agents"})
     monkeypatch.setitem(sys.modules, "spec_agents", module)
     return "spec_agents"
 

@@ -824,7 +824,7 @@ class TestShutdown:
             await proxy.echo(2)
         # Over a new connection as well.
         late = await world.add()
-        with pytest.raises(RemoteException, match="ContainerClosedError"):
+        with pytest.raises(ConnectionLost, match="being shut down"):
             await world.connect(late, one)
         with pytest.raises(ContainerClosedError, match="takes no more agents"):
             Worker(one.container)

@@ -195,7 +195,6 @@ class TestClosing:
             home.remote.keep("too late")
         home.keeper.hold.set()
         assert await nested == ("nested", "more")
-        assert not home.loopback._nested
 
     async def test_after_the_end_nobody_can_call(self, home):
         async def handler():

@@ -21,19 +21,19 @@ SURFACE = {
         expose get_queue local_queue make_ssl_client_context make_ssl_server_context rpc run
         serializable subproc util
         """,
-    "aiomas.agent": "Agent Container SSLCerts",
+    "aiomas.agent": "Agent Container SSLCerts url_of",
     "aiomas.channel": """
         Channel ChannelProtocol DEFAULT_CODEC EXCEPTION REQUEST RESULT Request Server
         open_connection start_server
         """,
     "aiomas.clocks": "AsyncioClock BaseClock ExternalClock TimerHandle",
-    "aiomas.cluster": "Cluster ContainerDied ContainerInfo SpawnError",
+    "aiomas.cluster": "Cluster ClusterError ContainerDied ContainerInfo SpawnError",
     "aiomas.codecs": """
         Codec JSON MsgPack MsgPackBlosc dataclass_serializer datetime_serializer decimal_serializer
         enum_serializer numpy_serializer serializable uuid_serializer
         """,
     "aiomas.exceptions": """
-        AddressError AgentNotFoundError AiomasError ConnectTimeout ConnectionLost
+        AddressError AgentNotFoundError AiomasError ClusterError ConnectTimeout ConnectionLost
         ContainerClosedError ContainerDied DecodeError ProtocolError RemoteException
         SerializationError SpawnError
         """,

@@ -163,7 +163,7 @@ class TestSpawn:
             proxy, _ = await manager.spawn(f"{HERE}:Spawned")
             assert await proxy.get_arguments() == [[], {}]
             for name in ("not_allowed:Spawned", "aiomas:Agent", f"{HERE}.sub:x", "builtins:print"):
-                with pytest.raises(RemoteException, match=f"PermissionError.*only the.*{HERE}"):
+                with pytest.raises(RemoteException, match=f"(?s)PermissionError.*only .*{HERE}"):
                     await manager.spawn(name)
             none = await here.connect(Manager(there, allow=[]).addr)
             with pytest.raises(RemoteException, match="PermissionError"):
@@ -192,7 +192,7 @@ class TestStart:
             manager = await container.connect(f"ipc://[{unix_path}]/0", timeout=5)
             assert "Manager" in repr(manager)
             assert len(await manager.spawn(f"{HERE}:Spawned")) == 2
-            with pytest.raises(RemoteException, match="only the"):
+            with pytest.raises(RemoteException, match=r"only \[.* are allowed"):
                 await manager.spawn("aiomas:Agent")
             await manager.stop()
             async with asyncio.timeout(5):
