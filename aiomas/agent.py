@@ -330,6 +330,8 @@ class Container:
                 msg = f"The event loop of {self!r} was closed before the container was shut down"
                 raise RuntimeError(msg)
             self._shutdown = self._loop.create_task(self._do_shutdown(timeout))
+        if self._shutdown.done() and not (as_coro or self._loop.is_running()):
+            return self._shutdown.result()
         caller = asyncio.current_task() if self._loop.is_running() else None
         if caller is not None and not self._shutdown.done():
             # It may be serving a call, for the end of which we would wait while it waits for ours.

@@ -18,7 +18,7 @@ import pytest
 from aiomas import codecs, util
 from aiomas.cluster import Cluster, ContainerDied, SpawnError
 from aiomas.cluster.placement import RoundRobin
-from aiomas.exceptions import RemoteException, SerializationError
+from aiomas.exceptions import ClusterError, RemoteException, SerializationError
 
 AGENTS = """
 import asyncio, os, sys
@@ -272,7 +272,7 @@ class TestBadParameters:
 
     async def test_what_fails_in_a_container_alone_takes_all_down_and_says_where(self, agents):
         cluster = Cluster(2, codec=agents.BrokenCodec)
-        with pytest.raises(SpawnError, match=r"Container \d \(pid \d+\)(.|\n)*codec is broken"):
+        with pytest.raises(ClusterError, match=r"Container \d \(pid \d+\)(.|\n)*codec is broken"):
             async with cluster:
                 pass
         assert_all_gone(cluster)

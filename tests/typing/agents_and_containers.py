@@ -44,8 +44,7 @@ async def proxies(container: Container, url: str) -> None:
     callee = await container.connect(url, Callee)
     assert_type(callee, Callee)
     assert_type(await callee.spam(2), str)
-    call = callee.spam(2, word="x")
-    assert_type(call, Coroutine[Any, Any, str])
+    call: Coroutine[Any, Any, str] = callee.spam(2, word="x")
     await call
     await callee.spam("2")  # type: ignore[arg-type]
     await callee.spam()  # type: ignore[call-arg]

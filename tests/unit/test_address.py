@@ -95,3 +95,8 @@ def test_any_other_text_is_an_address_error_or_an_address(text):
             assert isinstance(exc, ValueError)  # noqa: PT017 - most texts are no addresses
         else:
             assert aid
+
+
+def test_an_ipv6_address_without_brackets_as_aiomas_2_writes_it():
+    assert parse_url("tcp://::1:5555/0") == (TcpAddress("::1", 5555), "0")
+    assert parse_url("tcp://fe80::1:2:5555/7") == (TcpAddress("fe80::1:2", 5555), "7")

@@ -21,7 +21,7 @@ import uvloop
 
 import aiomas
 from aiomas import _endpoint, codecs, local_queue, rpc
-from aiomas.agent import Agent, Container, SSLCerts
+from aiomas.agent import Agent, Container, SSLCerts, url_of
 from aiomas.clocks import AsyncioClock, ExternalClock
 from aiomas.exceptions import (
     AddressError,
@@ -1192,3 +1192,189 @@ class TestLoops:
             asyncio.run(scenario(Path(unix_path).parent, "unix"))
             gc.collect()
         assert [str(warning.message) for warning in caught] == []
+
+
+class TestOfUsersAttributes:
+    async def test_an_agent_may_have_an_attribute_aid_of_its_own(self, world):
+        class Named(Worker):
+            def __init__(self, container):
+                super().__init__(container)
+                self.aid = "unit-7"
+
+        class Property(Worker):
+            @property
+            def aid(self):
+                return "unit-8"
+
+        one = await world.add()
+        for cls in (Named, Property):
+            agent = cls(one.container)
+            proxy = await one.container.connect(agent.addr)
+            assert await proxy.echo(agent.aid) == agent.aid
+            assert await (await proxy.me()).echo("itself") == "itself"
+
+    async def test_a_service_of_another_base_class_is_found(self, world):
+        class Mixin:
+            router = rpc.Service(["meter"])
+
+        class Mixed(Mixin, Worker):
+            pass
+
+        one, other = await world.add(), await world.add()
+        mixed = Mixed(one.container)
+        # As an argument first, before anybody has called it.
+        assert await (await world.connect(one, other)).call_back(mixed) == "called back"
+
+    async def test_url_of_an_agent_and_of_its_proxy(self, world):
+        one, other = await world.add(), await world.add()
+        assert url_of(one) == url_of(await world.connect(other, one)) == one.addr
+        with pytest.raises(TypeError, match="neither an agent nor a proxy"):
+            url_of(rpc.Proxy(one.container._local, "x"))
+
+
+class TestWrongArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"addr": ("localhost", 70000)}, AddressError, "70000 is no port number"),
+            ({"addr": "tcp://localhost:5555"}, AddressError, "is a URL"),
+            ({"addr": "\0abstract"}, AddressError, "abstract socket"),
+            ({"clock": 5}, TypeError, "clock must be a BaseClock, got 5"),
+            ({"extra_serializers": Worker}, TypeError, "is a list of functions"),
+            ({"extra_serializers": [(int, int, int)]}, TypeError, "list of functions"),
+            ({"codec": codecs.JSON()}, TypeError, "subclass of Codec"),
+            ({"ssl": SSLCerts("no.pem", "no.pem", "no.key")}, FileNotFoundError, r"no\.pem"),
+        ],
+    )
+    async def test_of_create(self, unix_path, arguments, error, message):
+        with pytest.raises(error, match=message):
+            await Container.create(**{"addr": unix_path} | arguments, as_coro=True)
+
+    async def test_of_connect(self, world):
+        one = await world.add()
+        with pytest.raises(TypeError, match="timeout is a number"):
+            await one.container.connect("ipc://[/nowhere]/0", timeout="x")
+        with pytest.raises(TypeError, match="proxy_type must be a class"):
+            await one.container.connect("ipc://[/nowhere]/0", "x")
+        with pytest.raises(FileNotFoundError, match="/nowhere"):
+            await one.container.connect("ipc://[/nowhere]/0")
+
+
+class TestConnectingAtAwkwardMoments:
+    @pytest.mark.parametrize("gap", range(6))
+    async def test_one_turn_after_all_others_gave_up(self, world, gap):
+        one = await world.add()
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = "tcp://{}:{}/0".format(*silent.getsockname())
+            first = asyncio.create_task(one.container.connect(url))
+            await asyncio.sleep(0.02)
+            first.cancel()
+            await turns(gap)
+            with pytest.raises(ConnectTimeout):
+                await one.container.connect(url, timeout=0.05)
+
+    async def test_to_a_container_that_makes_way_for_another(self, world):
+        one, other = await world.add(), await world.add()
+        addr = f"{world.unix_path}0"
+        held = (await world.connect(other, one)).hold(1)
+        await one.holding.wait()
+        stopping = asyncio.create_task(one.container.shutdown(as_coro=True))
+        await turns()
+        # Once it is there again it has an agent with the same id.
+        connecting = asyncio.create_task(other.container.connect(one.addr, timeout=5))
+        await asyncio.sleep(0.02)
+        one.let_go.set()
+        await stopping
+        assert await held == 1
+        again = await world.add(addr)
+        assert await (await connecting).echo("again") == "again"
+        assert again.log == ["again"]
+
+
+class TestShutdownAtAwkwardMoments:
+    async def test_everything_is_closed_if_it_is_cancelled(self, world):
+        one, other = await world.add(), await world.add()
+        call = (await world.connect(other, one)).hold(1)
+        await one.holding.wait()
+        stopping = asyncio.create_task(one.container._do_shutdown(5))
+        await turns()
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        assert not Path(f"{world.unix_path}0").exists()
+        with pytest.raises(ConnectionLost):
+            await call
+        one.let_go.set()
+
+    async def test_what_a_handler_leaves_running_is_no_part_of_a_request(self, world):
+        class Starter(Worker):
+            @aiomas.expose
+            async def start(self, url):
+                peer = await self.container.connect(url)
+                self.background = asyncio.create_task(self.run(peer))
+
+            async def run(self, peer):
+                await peer.hold("in the background")
+
+        one, other, third = [await world.add() for _ in range(3)]
+        starter = Starter(one.container)
+        await (await world.connect(third, starter)).start(other.addr)
+        await other.holding.wait()
+        held = (await world.connect(third, one)).hold("a request")
+        await one.holding.wait()
+        stopping = asyncio.create_task(one.container.shutdown(as_coro=True))
+        with pytest.raises(ContainerClosedError):  # at once, while the request is drained
+            await starter.background
+        assert not stopping.done()
+        one.let_go.set()
+        assert await held == "a request"
+        await stopping
+
+    async def test_a_function_that_hands_a_call_on_is_drained(self, world):
+        class Forwarder(Worker):
+            @aiomas.expose
+            def forward(self, value):
+                return self.peer.hold(value)
+
+        one, other, third = [await world.add() for _ in range(3)]
+        forwarder = Forwarder(one.container)
+        forwarder.peer = await world.connect(one, other)
+        call = (await world.connect(third, forwarder)).forward("handed on")
+        await other.holding.wait()
+        stopping = asyncio.create_task(one.container.shutdown(as_coro=True))
+        await turns()
+        other.let_go.set()
+        assert await call == "handed on"
+        await stopping
+
+    def test_after_the_event_loop_is_clear(self, unix_path):
+        loop = asyncio.new_event_loop()
+        container = Container.create(unix_path, loop=loop)
+        container.shutdown()
+        loop.close()
+        container.shutdown()  # that was done before
+        loop = asyncio.new_event_loop()
+        late = Container.create(aiomas.get_queue("late"), loop=loop)
+        loop.close()
+        with pytest.raises(RuntimeError, match="was closed before the container was shut down"):
+            late.shutdown()
+
+
+class TestMessagesThatAreTooDeep:
+    @pytest.mark.parametrize("codec", [codecs.MsgPack, codecs.MsgPackBlosc])
+    async def test_are_an_error_for_one_call_alone(self, world, codec):
+        one, other = await world.add(codec=codec), await world.add(codec=codec)
+        for container in (one.container, other.container):  # over a socket and inside
+            proxy = await container.connect(one.addr)
+            held = proxy.hold("all the while")
+            for depth in range(1015, 1030):
+                deep: Any = None
+                for _ in range(depth):
+                    deep = (deep,)
+                try:
+                    await asyncio.wait_for(proxy.echo(deep), 5)
+                except (RemoteException, SerializationError):
+                    continue
+            one.let_go.set()
+            assert await held == "all the while"
+            one.let_go.clear()

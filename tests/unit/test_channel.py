@@ -780,3 +780,16 @@ def test_names_are_exported():
         assert hasattr(channels, name)
     assert channels.DEFAULT_CODEC is codecs.JSON
     assert (channels.REQUEST, channels.RESULT, channels.EXCEPTION) == (0, 1, 2)
+
+
+async def test_what_reply_and_close_return_can_be_a_task(unix_path):
+    async def serve(channel):
+        request = await channel.recv()
+        await asyncio.create_task(request.reply("a reply"))  # as when it was a coroutine
+        await asyncio.create_task(channel.close())
+
+    async with await start_server(unix_path, serve):
+        channel = await open_connection(unix_path)
+        assert await channel.send("x") == "a reply"
+        await asyncio.create_task(channel.close())
+        await asyncio.create_task(channel.close())

@@ -478,3 +478,22 @@ class TestExternalClock:
             clock.set_time(clock.time() + 0.01)
             await turns_of_the_loop()
         assert task.result() == pytest.approx(0.02, abs=0.011)
+
+
+async def test_cancelled_timers_do_not_pile_up():
+    clock = ExternalClock("2020-01-01")
+    kept = clock.sleep(5)
+    for _ in range(1000):
+        clock.sleep(10).cancel()
+        clock.call_in(10, print).cancel()
+    assert len(clock._timers) < 200
+    clock.set_time(5)
+    assert kept.done()
+
+
+@pytest.mark.parametrize("clock", [ExternalClock("2020-01-01"), AsyncioClock()])
+async def test_not_a_number_is_no_time(clock):
+    with pytest.raises(ValueError, match="nan"):
+        clock.sleep_until(float("nan"))
+    with pytest.raises(ValueError, match="nan"):
+        clock.call_at(float("nan"), print)

@@ -545,3 +545,46 @@ def test_an_opt_in_serializer_works_with_every_codec(cls, number):
     codec = make_codec(cls, [decimal_serializer])
 
     assert str(round_trip(codec, number)) == str(number)
+
+
+@pytest.mark.parametrize("cls", [JSON, MsgPack, MsgPackBlosc])
+def test_a_serializer_may_encode_with_the_same_codec(cls):
+    codec = cls()
+    codec.add_serializer(uuid.UUID, lambda value: value.hex, uuid.UUID)
+    codec.add_serializer(
+        complex,
+        lambda value: len(codec.encode([value.real, uuid.UUID(int=1), "x" * 100])),
+        lambda size: complex(size, 0),
+    )
+    before, middle, after = codec.decode(codec.encode(["before", 1 + 2j, "after"]))
+    assert (before, after) == ("before", "after")
+    assert middle.real > 100
+
+
+@pytest.mark.parametrize("cls", [MsgPack, MsgPackBlosc])
+def test_a_message_whose_content_alone_is_unreadable_keeps_its_head(cls):
+    codec = cls()
+    packed = b"\x93\x00\x07" + b"\x91" * 2000 + b"\xc0"  # [0, 7, [[[...]]]]
+    data = blosc.compress(packed) if cls is MsgPackBlosc else packed
+    message, error = codec.decode_message(data)
+    assert message == (0, 7, None)
+    assert isinstance(error, DecodeError)
+    with pytest.raises(DecodeError):
+        codec.decode(data)
+
+
+class TestSizeOfCompressedMessages:
+    def test_a_small_message_that_would_become_a_large_one_is_refused_before_that(self):
+        bomb = bytearray(blosc.compress(bytes(10_000)))
+        bomb[4:8] = (2**31 - 16).to_bytes(4, "little")
+        codec = MsgPackBlosc()
+        codec.max_size = 1000
+        with pytest.raises(DecodeError, match=r"2147483632 bytes .* max_frame=1000"):
+            codec.decode(bytes(bomb))
+
+    def test_what_the_peer_would_refuse_is_not_sent(self):
+        codec = MsgPackBlosc()
+        codec.max_size = 1000
+        with pytest.raises(SerializationError, match="max_frame=1000"):
+            codec.encode(bytes(1001))
+        assert codec.decode(codec.encode(bytes(900))) == bytes(900)

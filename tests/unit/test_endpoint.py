@@ -263,7 +263,7 @@ asyncio.run(main())
         descriptor = os.open(Path(unix_path).parent, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            with pytest.raises(OSError, match="another process has kept .* locked") as caught:
+            with pytest.raises(OSError, match=r"another process has kept .* locked") as caught:
                 await serve(unix_path)
             assert caught.value.errno == errno.EAGAIN
             fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -666,3 +666,15 @@ class TestAdvertised:
         async with await serve(("::1", 0)) as server:
             address = await advertised(("::1", 0), server, None, tls=False)
             assert address.url == f"tcp://[::1]:{port_of(server)}/"
+
+
+async def test_a_server_can_serve_until_it_is_cancelled(unix_path):
+    server = await serve(unix_path, start_serving=False)
+    serving = asyncio.create_task(server.serve_forever())
+    await asyncio.sleep(0)
+    assert server.is_serving()
+    assert await hear(unix_path) == b"hello"
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert not Path(unix_path).exists()

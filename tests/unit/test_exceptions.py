@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
 from aiomas import exceptions
@@ -86,3 +89,13 @@ def test_a_dead_container_is_named_with_its_exit_code():
 def test_a_spawn_error_holds_the_agents_that_exist():
     assert SpawnError("no more room", spawned=("a", "b")).spawned == ["a", "b"]
     assert SpawnError("no more room").spawned == []
+
+
+def test_errors_of_a_cluster_can_be_copied_and_pickled():
+    died = exceptions.ContainerDied("it died", 3, -9)
+    spawn = exceptions.SpawnError("it failed", ["a proxy"])
+    for make in (copy.copy, lambda error: pickle.loads(pickle.dumps(error))):
+        again = make(died)
+        assert (str(again), again.index, again.exit_code) == ("it died", 3, -9)
+        again = make(spawn)
+        assert (str(again), again.spawned) == ("it failed", ["a proxy"])

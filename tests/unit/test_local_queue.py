@@ -405,3 +405,20 @@ class TestTransport:
 def test_names_are_exported():
     for name in local_queue.__all__:
         assert hasattr(local_queue, name)
+
+
+async def test_an_error_of_the_server_is_none_of_the_client():
+    def accept(_):
+        msg = "boom"
+        raise RuntimeError(msg)
+
+    reported: list[dict] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    queue = local_queue.get_queue("broken")
+    server = await channel.start_server(queue, accept)
+    client = await channel.open_connection(queue)
+    assert client.is_open
+    assert str(reported[0]["exception"]) == "boom"
+    asyncio.get_running_loop().set_exception_handler(None)
+    await client.close()
+    server.close()

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from aiomas import codecs, rpc
-from aiomas._loopback import Loopback
 from aiomas._futures import begin_serving
+from aiomas._loopback import Loopback
 from aiomas.exceptions import ContainerClosedError, RemoteException, SerializationError
 from aiomas.rpc import Dispatcher, Proxy, add_object_serializer
 

@@ -10,8 +10,8 @@ import pytest
 
 from aiomas import local_queue, rpc
 from aiomas._address import IpcAddress
-from aiomas._peers import Peer, Pool
 from aiomas._futures import begin_serving
+from aiomas._peers import Peer, Pool
 from aiomas.exceptions import ConnectionLost, ContainerClosedError, SerializationError
 
 ADDRESS = IpcAddress("there")

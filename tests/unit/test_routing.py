@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import types
@@ -499,3 +500,78 @@ class TestRouterOf:
 
     def test_a_proxy_has_none(self, spam):
         assert router_of(spam.proxy) is None
+
+
+class Leaf:
+    router = Service()
+
+    @expose
+    def hi(self):
+        return "hi"
+
+
+class WithPrivate:
+    router = Service(["_leaf"])
+
+    def __init__(self):
+        self._leaf = Leaf()
+
+
+@pytest.mark.parametrize("router", [RoutingDict({"_leaf": Leaf()}).router, WithPrivate().router])
+def test_a_child_with_a_private_name_is_not_reached(router):
+    with pytest.raises(LookupError, match="_leaf/hi"):
+        router.resolve("_leaf/hi")
+
+
+class Late:
+    router = Service(["leaf"])
+
+
+def test_a_router_is_kept_only_if_it_is_complete():
+    late = Late()
+    for _ in range(2):
+        with pytest.raises(LookupError, match="leaf"):
+            _ = late.router
+    late.leaf = Leaf()  # type: ignore[attr-defined]
+    assert late.router.resolve("leaf/hi")() == "hi"
+
+
+class Pair:
+    router = Service(["first", "second"])
+
+    def __init__(self, first):
+        self.first = first
+
+
+def test_children_of_an_incomplete_router_are_free_again():
+    leaf = Leaf()
+    with pytest.raises(LookupError, match="second"):
+        _ = Pair(leaf).router
+    assert leaf.router.parent is None
+    pair = Pair(leaf)
+    pair.second = Leaf()  # type: ignore[attr-defined]
+    assert pair.router.resolve("first/hi")() == "hi"
+
+
+def test_a_copy_has_a_router_of_its_own():
+    original = Leaf()
+    assert original.router.obj is original
+    duplicate = copy.copy(original)
+    assert duplicate.router is not original.router
+    assert duplicate.router.obj is duplicate
+
+
+def test_the_names_of_children_are_a_list():
+    with pytest.raises(TypeError, match="list of names"):
+        Service("leaf")
+
+
+def test_what_has_left_a_dict_can_go_elsewhere():
+    leaf = Leaf()
+    services = RoutingDict({"x": leaf})
+    assert leaf.router.path == "x"
+    del services["x"]
+    services["y"] = leaf
+    assert leaf.router.path == "y"
+    services["y"] = Leaf()
+    assert leaf.router.parent is None

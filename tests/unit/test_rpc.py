@@ -681,3 +681,93 @@ def test_names_are_exported():
     assert RoutingDict is ServiceDict
     assert issubclass(ConnectionLost, ConnectionResetError)
     assert isinstance(Spam().router, Router)
+
+
+class Shared:
+    """Two of these want to have the same child, which has one path only."""
+
+    router = Service(["sub"])
+
+    def __init__(self, sub: Sub) -> None:
+        self.sub = sub
+
+    @expose
+    def here(self):
+        return "here"
+
+
+async def test_a_router_that_cannot_be_made_is_an_error_for_one_call_alone(line_of):
+    sub = Sub()
+    root = RoutingDict({"spam": Spam()})
+    root.dict["first"], root.dict["second"] = Shared(sub), Shared(sub)
+    client = await line_of(root)
+    assert await client.remote.first.sub.where() == "sub"
+    for _ in range(2):  # not just the first time
+        with pytest.raises(RemoteException, match="registered already"):
+            await client.remote.second.here()
+    assert await client.remote.spam.echo("others go on") == "others go on"
+
+
+@pytest.fixture
+async def line_of():
+    """A function that serves something over a local queue and returns a client."""
+    clients: list[RpcClient] = []
+    servers = []
+
+    async def connect(service):
+        queue = local_queue.get_queue(f"line-{len(servers)}")
+        servers.append(await rpc.start_server(queue, service))
+        clients.append(await rpc.open_connection(queue))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        await client.close()
+    for server in servers:
+        server.close()
+
+
+class TestOnConnectionReset:
+    async def test_a_new_callback_takes_the_place_of_the_old_one(self, line_of):
+        client = await line_of(Spam())
+        called: list[str] = []
+        client.on_connection_reset(lambda _: called.append("first"))
+        client.on_connection_reset(lambda _: called.append("second"))
+        client.channel._protocol.connection_lost(None)
+        await asyncio.sleep(0)
+        assert called == ["second"]
+
+    async def test_none_removes_it(self, line_of):
+        client = await line_of(Spam())
+        client.on_connection_reset(lambda _: pytest.fail("was removed"))
+        client.on_connection_reset(None)
+        client.channel._protocol.connection_lost(None)
+        await asyncio.sleep(0)
+
+    async def test_what_cannot_be_called_is_refused(self, line_of):
+        with pytest.raises(ValueError, match="callback must be a function"):
+            (await line_of(Spam())).on_connection_reset("x")
+
+
+def test_a_client_can_be_made_while_the_loop_does_not_run():
+    loop = asyncio.new_event_loop()
+    run = loop.run_until_complete
+    server_channels: list[Channel] = []
+    queue = local_queue.get_queue("not running")
+    server = run(channels.start_server(queue, server_channels.append))
+    client = run(rpc.open_connection(queue))
+    early = client.remote.echo("early")
+    for _ in range(3):
+        run(asyncio.sleep(0))
+    served = RpcClient(server_channels[0], Spam())
+    assert run(early) == "early"
+    assert run(client.remote.echo("late")) == "late"
+    run(served.close())
+    server.close()
+    loop.close()
+
+
+def test_a_proxy_can_be_asked_for_anything_before_it_is_made():
+    blank = Proxy.__new__(Proxy)  # as copy and pickle do
+    with pytest.raises(AttributeError, match="private"):
+        blank.__deepcopy__  # noqa: B018

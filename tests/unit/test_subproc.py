@@ -231,3 +231,26 @@ def test_names_are_exported():
         assert hasattr(subproc, name)
     assert aiomas.agent_factory is agent_factory
     assert util.obj_from_str("aiomas.subproc:Manager") is Manager
+
+
+async def test_what_an_allowed_module_has_imported_is_not_allowed(unix_path):
+    async with (
+        aiomas.Container.open(unix_path) as there,
+        aiomas.Container.open(unix_path + "2") as here,
+    ):
+        manager = await here.connect(Manager(there, allow=[HERE]).addr)
+        for name in ("aiomas.subproc.Manager", "Manager", "aiomas.Agent"):
+            with pytest.raises(RemoteException, match="PermissionError"):
+                await manager.spawn(f"{HERE}:{name}")
+        assert len(there.agents) == 1
+
+
+class OwnManager(Manager):
+    """A manager in an allowed module; it would not know which modules are allowed."""
+
+
+async def test_a_manager_does_not_start_another_one(unix_path):
+    async with aiomas.Container.open(unix_path) as container:
+        manager = await container.connect(Manager(container, allow=[HERE]).addr)
+        with pytest.raises(RemoteException, match="another manager"):
+            await manager.spawn(f"{HERE}:OwnManager")

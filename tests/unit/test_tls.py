@@ -199,3 +199,23 @@ def test_file_names_may_be_strings_or_paths(server_certs):
 def test_certificates_are_a_named_tuple():
     assert SSLCerts("ca", "cert", "key") == ("ca", "cert", "key")
     assert SSLCerts._fields == ("cafile", "certfile", "keyfile")
+
+
+@pytest.mark.parametrize("make", [make_ssl_server_context, make_ssl_client_context])
+def test_an_error_says_which_file_it_is_about(make, tmp_path):
+    ca = trustme.CA()
+    files = {name: tmp_path / name for name in ("ca.pem", "device.pem", "device.key")}
+    ca.cert_pem.write_to_path(files["ca.pem"])
+    leaf = ca.issue_cert("localhost")
+    leaf.cert_chain_pems[0].write_to_path(files["device.pem"])
+    ca.issue_cert("localhost").private_key_pem.write_to_path(files["device.key"])
+    with pytest.raises(ssl.SSLError, match=r"device\.pem.*device\.key"):  # they do not match
+        make(*files.values())
+    files["ca.pem"].write_text("no certificate")
+    with pytest.raises(ssl.SSLError, match=r"ca\.pem"):
+        make(*files.values())
+    for name, file in files.items():
+        file.rename(tmp_path / "elsewhere")
+        with pytest.raises(FileNotFoundError, match=name):
+            make(*files.values())
+        (tmp_path / "elsewhere").rename(file)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os.path
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -267,3 +269,22 @@ class TestObjFromStr:
 def test_ssl_contexts_are_found_under_their_historic_names():
     assert util.make_ssl_server_context is tls.make_ssl_server_context
     assert util.make_ssl_client_context is tls.make_ssl_client_context
+
+
+async def test_a_task_that_nobody_holds_is_not_lost():
+    done = asyncio.Event()
+
+    async def work():
+        waiter = asyncio.get_running_loop().create_future()
+        reference = weakref.ref(waiter)
+        asyncio.get_running_loop().call_later(0.01, lambda: reference().set_result(None))
+        await waiter
+        done.set()
+
+    aiomas.create_task(work())
+    await asyncio.sleep(0)
+    gc.collect()
+    async with asyncio.timeout(5):
+        await done.wait()
+    await asyncio.sleep(0)
+    assert not util._tasks
