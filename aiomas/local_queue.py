@@ -177,6 +177,9 @@ class LocalQueueServer(asyncio.AbstractServer):
         if self.is_serving():
             self._lq._server = None  # noqa: SLF001
 
+    def abort_clients(self) -> None:
+        """Do nothing: a connection has its protocol from the beginning, and that can end it."""
+
     async def wait_closed(self) -> None:
         """Return at once, as there is nothing to wait for after :meth:`close`."""
 

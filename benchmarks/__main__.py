@@ -65,9 +65,7 @@ async def raw_client(addr: Any) -> AsyncIterator[Call]:
 @contextlib.asynccontextmanager
 async def aiomas_client(url: str) -> AsyncIterator[Call]:
     """Connect to the agent at *url* and yield a function that calls it."""
-    async with aiomas.Container.open(
-        aiomas.get_queue("bench"), codec=aiomas.MsgPack
-    ) as container:
+    async with aiomas.Container.open(aiomas.get_queue("bench"), codec=aiomas.MsgPack) as container:
         yield (await container.connect(url)).echo
 
 
@@ -110,9 +108,7 @@ async def compare(loop_name: str, addr: Any, rounds: int, seconds: float) -> lis
 
 async def in_container(rounds: int, seconds: float) -> tuple[float, float]:
     """Return calls per second between two agents of one container, sequential and pipelined."""
-    async with aiomas.Container.open(
-        aiomas.get_queue("bench"), codec=aiomas.MsgPack
-    ) as container:
+    async with aiomas.Container.open(aiomas.get_queue("bench"), codec=aiomas.MsgPack) as container:
         call = (await container.connect(Echo(container).addr)).echo
         await sequential(call, seconds / 4)
         return (
@@ -140,7 +136,7 @@ def run(loop_name: str, main: Any) -> Any:
     """Run a coroutine on the event loop that is to be measured."""
     factory = None
     if loop_name == "uvloop":
-        import uvloop
+        import uvloop  # noqa: PLC0415 - not there on every system
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:

@@ -1203,7 +1203,7 @@ class TestOfUsersAttributes:
 
         class Property(Worker):
             @property
-            def aid(self):
+            def aid(self) -> str:  # type: ignore[override]
                 return "unit-8"
 
         one = await world.add()

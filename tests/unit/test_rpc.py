@@ -712,7 +712,7 @@ async def test_a_router_that_cannot_be_made_is_an_error_for_one_call_alone(line_
 async def line_of():
     """A function that serves something over a local queue and returns a client."""
     clients: list[RpcClient] = []
-    servers = []
+    servers: list[channels.Server] = []
 
     async def connect(service):
         queue = local_queue.get_queue(f"line-{len(servers)}")

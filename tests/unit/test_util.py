@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import arrow
 import pytest
@@ -277,7 +277,9 @@ async def test_a_task_that_nobody_holds_is_not_lost():
     async def work():
         waiter = asyncio.get_running_loop().create_future()
         reference = weakref.ref(waiter)
-        asyncio.get_running_loop().call_later(0.01, lambda: reference().set_result(None))
+        asyncio.get_running_loop().call_later(
+            0.01, lambda: cast("Any", reference()).set_result(None)
+        )
         await waiter
         done.set()
 
