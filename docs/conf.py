@@ -36,7 +36,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"(socket|ssl|typing|uuid)(\..*)?"),
     ("py:.*", r"Arrow|(loop|protocol)\..*"),  # annotations that are not imported at run time
     ("py:.*", r"aiomas\..*\b[A-Z]"),  # type variables
-    ("py:.*", r"Dispatcher|aiomas\.rpc\.Sender|(aiomas\._\w+\.)?(SerializerOf|Cancellable|Handlers)"),
+    ("py:.*", r"Dispatcher|aiomas\.rpc\.Sender"),
+    ("py:.*", r"(aiomas\._\w+\.)?(SerializerOf|Cancellable|Handlers)"),
 ]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}

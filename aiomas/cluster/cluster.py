@@ -287,7 +287,8 @@ class Cluster:
             raise errors.exceptions[0] from None
 
     async def _start_container(self, info: ContainerInfo) -> None:
-        worker = await WorkerProcess.start(uvloop=self._spec.uses_uvloop)
+        assert self._directory is not None  # noqa: S101 - made before
+        worker = await WorkerProcess.start(self._directory, uvloop=self._spec.uses_uvloop)
         info.pid = worker.process.pid
         self._workers[info.index] = worker
         self._watchers.append(asyncio.create_task(self._watch(info, worker)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -113,13 +114,20 @@ class Worker:
                 await self.container.shutdown(as_coro=True)
 
 
-def main(control_fd: int, guard_fd: int, *, uvloop: bool) -> None:
-    """Run a worker on the inherited file descriptors *control_fd* and *guard_fd*."""
+def main(control_fd: int, guard_fd: int, directory: str, *, uvloop: bool) -> None:
+    """Run a worker.
+
+    Args:
+        control_fd: an inherited socket, over which the driver controls the worker.
+        guard_fd: an inherited pipe, which ends when the driver does.
+        directory: that of the run, which is removed if the driver dies.
+        uvloop: whether to run uvloop.
+    """
     # Ctrl-C in a terminal goes to all processes there; the driver alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(control_fd, False)
     os.set_inheritable(guard_fd, False)
-    threading.Thread(target=_exit_with_driver, args=(guard_fd,), daemon=True).start()
+    threading.Thread(target=_exit_with_driver, args=(guard_fd, directory), daemon=True).start()
     control = socket.socket(fileno=control_fd)
     with asyncio.Runner(loop_factory=_uvloop_factory() if uvloop else None) as runner:
         runner.run(Worker().run(control))
@@ -131,10 +139,11 @@ def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-def _exit_with_driver(guard_fd: int) -> None:
+def _exit_with_driver(guard_fd: int, directory: str) -> None:
     """End this process when the driver's has ended, whatever our event loop is doing.
 
     Nothing is ever written to the pipe, so reading from it returns when its other end is closed.
     """
     os.read(guard_fd, 1)
+    shutil.rmtree(directory, ignore_errors=True)  # the driver cannot do it any more
     os._exit(1)

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from aiomas import codecs, util
-from aiomas.cluster import Cluster, ContainerDied, SpawnError
+from aiomas.cluster import Cluster, ClusterError, ContainerDied, SpawnError
 from aiomas.cluster.placement import RoundRobin
-from aiomas.exceptions import ClusterError, RemoteException, SerializationError
+from aiomas.exceptions import RemoteException, SerializationError
 
 AGENTS = """
 import asyncio, os, sys
@@ -72,6 +72,10 @@ class Worker(aiomas.Agent):
     @aiomas.expose
     def echo(self, value):
         return value
+
+    @aiomas.expose
+    def set_own_clock(self, t):
+        self.container.clock.set_time(t)
 
 
 class Failing(aiomas.Agent):
@@ -342,10 +346,19 @@ class TestSpawn:
             assert await places("round-robin") == [1, 2, 0, 1]
             assert await places(2) == [2] * 4
             assert await places(RoundRobin()) == [0, 1, 2, 0]
+            assert [info.agents for info in cluster.containers] == [5, 4, 7]
+            assert await places("least-loaded") == [1, 0, 1, 0]
+            beside = await cluster.spawn("cluster_agents:Worker", placement=1)
+            assert await places(beside) == [1] * 4
             assert await places(lambda containers: len(containers) - 1) == [2] * 4
             agent = await cluster.spawn("cluster_agents:Worker", placement=1)
             assert await agent.pid() == pids[1]
-            for bad, message in ((7, "no running container"), ("nowhere", "placement must be")):
+            stranger = cluster.container.proxy("tcp://127.0.0.1:1/0")
+            for bad, message in (
+                (7, "no running container"),
+                ("nowhere", "placement must be"),
+                (stranger, "no agent of this cluster"),
+            ):
                 with pytest.raises(ValueError, match=message):
                     await cluster.spawn("cluster_agents:Worker", placement=bad)
 
@@ -451,6 +464,29 @@ class TestTimeAndStatus:
             assert dead["state"] == "died"
             assert "rss" not in dead
             assert alive["state"] == "running"
+
+    async def test_one_that_does_not_answer_is_said_to(self, folder):
+        async with Cluster(2) as cluster:
+            stuck = psutil.Process(cluster.containers[0].pid)
+            stuck.suspend()
+            try:
+                first, second = await cluster.status(timeout=0.2)
+            finally:
+                stuck.resume()
+            assert (first["state"], second["state"]) == ("not answering", "running")
+            assert first["rss"] > 1_000_000
+
+    async def test_a_number_of_agents_is_not_negative(self, folder):
+        async with Cluster(1) as cluster:
+            with pytest.raises(ValueError, match="cannot be negative"):
+                await cluster.spawn_many("cluster_agents:Worker", -1)
+
+    async def test_an_error_of_a_container_is_raised_with_its_number(self, folder):
+        async with Cluster(1, clock="2020-01-01") as cluster:
+            agent = await cluster.spawn("cluster_agents:Worker")
+            await agent.set_own_clock(10)
+            with pytest.raises(ClusterError, match=r"(?s)Container 0 .*forward"):
+                await cluster.set_time(5)
 
 
 SCRIPT = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -232,6 +231,27 @@ class TestContainers:
             psutil.Process(cluster.containers[0].pid).suspend()
         assert cluster.containers[0].exit_code == -signal.SIGKILL
 
+    async def test_a_cancelled_stop_leaves_nothing(self):
+        before = directories()
+        inside = asyncio.Event()
+
+        async def run():
+            async with Cluster(2) as cluster:
+                processes.extend(psutil.Process(info.pid) for info in cluster.containers)
+                processes[0].suspend()
+                inside.set()
+
+        processes: list[psutil.Process] = []
+        running = asyncio.create_task(run())
+        await inside.wait()
+        await asyncio.sleep(0.05)  # it is asking the processes to stop, for up to 10 s
+        running.cancel()
+        async with asyncio.timeout(5):
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        assert not any(process.is_running() for process in processes)
+        assert directories() == before
+
     async def test_a_start_during_which_one_dies_takes_all_down(self, monkeypatch):
         cluster = Cluster(3)
         starting = asyncio.create_task(cluster.__aenter__())
@@ -269,7 +289,7 @@ class TestDriver:
         process.kill()
         process.wait()
         wait_until_gone(pids)
-        shutil.rmtree(directory)  # nobody is left to do it
+        assert not Path(directory).exists()
 
     def test_ctrl_c_stops_all(self, driver):
         process, directory, pids = driver

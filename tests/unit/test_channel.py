@@ -16,6 +16,7 @@ import pytest
 
 from aiomas import channel as channels
 from aiomas import codecs, local_queue
+from aiomas._futures import begin_serving
 from aiomas.channel import Channel, ChannelProtocol, Request, open_connection, start_server
 from aiomas.exceptions import (
     AddressError,
@@ -796,3 +797,43 @@ async def test_what_reply_and_close_return_can_be_a_task(unix_path):
         as_task: Any = asyncio.create_task
         await as_task(channel.close())
         await as_task(channel.close())
+
+
+class TestCallsOfHandlers:
+    async def test_are_spared_when_own_calls_are_ended(self, unix_path):
+        async with Pair(unix_path) as pair:
+            own = pair.client.send("own")
+
+            async def handler():
+                begin_serving()
+                return await pair.client.send("nested")
+
+            nested = asyncio.create_task(handler())
+            requests = [await pair.served[0].recv() for _ in range(2)]
+            pair.client.fail_own_calls(ConnectionLost("over"))
+            with pytest.raises(ConnectionLost, match="over"):
+                await own
+            for request in requests:
+                await request.reply("an answer")
+            assert await nested == "an answer"
+
+
+class TestDebugMode:
+    async def test_an_error_says_what_was_sent_and_where(self, unix_path):
+        loop = asyncio.get_running_loop()
+        before = loop.get_debug()
+        loop.set_debug(True)
+        async with Pair(unix_path) as pair:
+            failing, lost = pair.client.send(["spam", 1]), pair.client.send("lost")
+            await (await pair.served[0].recv()).fail("an error")
+            with pytest.raises(RemoteException) as caught:
+                await failing
+            (note,) = caught.value.__notes__
+            assert "['spam', 1]" in note
+            assert "test_channel.py" in note
+            await pair.client.close()
+            with pytest.raises(ConnectionLost) as closed:
+                await lost
+            assert "'lost'" in closed.value.__notes__[0]
+            assert not pair.client._sent
+        loop.set_debug(before)

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import sys
+from pathlib import Path
 
 from aiomas import rpc
 from aiomas.codecs import MsgPack
@@ -21,9 +22,9 @@ _KILL_TIMEOUT = 5.0  # seconds that the system may take to end a killed process
 # The new process gets our sys.path before it imports anything of ours.
 _BOOT = """\
 import json, sys
-control, guard, uvloop, sys.path[:] = json.loads(sys.argv.pop())
+control, guard, directory, uvloop, sys.path[:] = json.loads(sys.argv.pop())
 from aiomas.cluster.worker import main
-main(control, guard, uvloop=uvloop)
+main(control, guard, directory, uvloop=uvloop)
 """
 
 
@@ -38,11 +39,16 @@ class WorkerProcess:
         self._guard = guard
 
     @classmethod
-    async def start(cls, *, uvloop: bool) -> WorkerProcess:
-        """Start a process; it answers on its control stream as soon as it runs."""
+    async def start(cls, directory: Path, *, uvloop: bool) -> WorkerProcess:
+        """Start a process; it answers on its control stream as soon as it runs.
+
+        Args:
+            directory: that of the run, which the process removes if the driver dies.
+            uvloop: whether it runs uvloop.
+        """
         ours, theirs = socket.socketpair()
         guard_read, guard_write = os.pipe()
-        argument = json.dumps([theirs.fileno(), guard_read, uvloop, sys.path])
+        argument = json.dumps([theirs.fileno(), guard_read, str(directory), uvloop, sys.path])
         process = None
         try:
             with theirs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiomas.cluster.cluster import ContainerInfo
-from aiomas.cluster.placement import Pinned, RoundRobin
+from aiomas.cluster.placement import Pinned, RoundRobin, least_loaded
 
 
 def containers(*indices: int) -> list[ContainerInfo]:
@@ -22,6 +22,15 @@ def test_round_robin_goes_on_when_a_container_is_gone():
     for _ in range(3):
         choose(containers(0, 1, 2))
     assert sorted(choose(containers(0, 2)) for _ in range(4)) == [0, 0, 1, 1]
+
+
+def test_least_loaded_takes_the_one_with_the_fewest_agents():
+    infos = containers(0, 1, 2)
+    for info, agents in zip(infos, (3, 1, 2), strict=True):
+        info.agents = agents
+    assert least_loaded(infos) == 1
+    infos[1].agents = 3
+    assert least_loaded(infos) == 2
 
 
 def test_pinned_takes_the_one_with_the_index():
