@@ -1,0 +1,510 @@
+"""The containers in which agents live.
+
+A container has a server socket, a codec, a clock, and one connection to each container that its
+agents talk to.  Its public place is :mod:`aiomas.agent`; what an agent is is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl as ssl_module
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Literal, Self, TypeVar, overload
+
+from aiomas import channel as channels
+from aiomas import rpc, util
+from aiomas._address import Address, TcpAddress, parse_url
+from aiomas._endpoint import Server, SocketAddress, advertised, retry, socket_address
+from aiomas._handlers import Handlers
+from aiomas._loopback import Loopback
+from aiomas._peers import Pool
+from aiomas._wire import MAX_FRAME
+from aiomas.channel import DEFAULT_CODEC, Channel, ExtraSerializers
+from aiomas.clocks import AsyncioClock, BaseClock
+from aiomas.codecs import Codec, checked_serializers, make_codec
+from aiomas.exceptions import (
+    AgentNotFoundError,
+    ConnectionLost,
+    ContainerClosedError,
+    RemoteException,
+)
+from aiomas.routing import RoutingDict, Service, expose
+from aiomas.rpc import Dispatcher, Proxy, RpcClient
+from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
+
+__all__ = ["AgentProxy", "Container"]
+
+T = TypeVar("T")
+SSLContexts = tuple[ssl_module.SSLContext, ssl_module.SSLContext]
+
+SHUTDOWN_TIMEOUT = 10.0
+"""Seconds that requests which are being served have to end when a container is shut down."""
+
+_REFUSAL = "ContainerClosedError: the container is being shut down"
+
+
+class Container:
+    """A container for agents; use :meth:`create` or :meth:`open` to make one.
+
+    Args:
+        base_url: what the agents' URLs begin with; ends with a slash.
+        loop: the event loop, the current one by default.
+        clock: the clock for the agents, :class:`~aiomas.clocks.AsyncioClock` by default.
+        connect_kwargs: keywords for the connections that the container makes: ``codec``,
+            ``extra_serializers``, ``max_frame`` and, for TCP, ``ssl``.
+    """
+
+    router = Service(["agents"])
+    """The router for other containers, which call :meth:`validate_aid` and the agents."""
+
+    def __init__(
+        self,
+        base_url: str,
+        loop: asyncio.AbstractEventLoop | None = None,
+        clock: BaseClock | None = None,
+        connect_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        loop = loop or util.current_loop()
+        self._base_url = base_url
+        self._loop = loop
+        self._clock = clock or AsyncioClock(loop)
+        self._connect_kwargs = connect_kwargs or {}
+        self.agents = RoutingDict()
+        """The agents; ``agents.dict`` maps their ids to them."""
+        self._next_aid = 0
+        self._server: Server | None = None
+        self._accepted: set[RpcClient] = set()
+        self._handlers = Handlers()
+        self._pool = Pool(self._dial, loop)
+        self._local = self._make_loopback()
+        self._shutdown: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._base_url!r})"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop in which the container lives."""
+        return self._loop
+
+    @property
+    def base_url(self) -> str:
+        """What the URLs of all agents here begin with; ends with a slash."""
+        return self._base_url
+
+    @property
+    def clock(self) -> BaseClock:
+        """The clock of the container."""
+        return self._clock
+
+    @overload
+    @classmethod
+    def create(
+        cls,
+        addr: SocketAddress,
+        *,
+        clock: BaseClock | None = None,
+        codec: type[Codec] | None = None,
+        extra_serializers: ExtraSerializers = None,
+        ssl: SSLCerts | SSLContexts | None = None,
+        advertise: str | None = None,
+        max_frame: int = MAX_FRAME,
+        as_coro: Literal[False] = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def create(
+        cls,
+        addr: SocketAddress,
+        *,
+        clock: BaseClock | None = None,
+        codec: type[Codec] | None = None,
+        extra_serializers: ExtraSerializers = None,
+        ssl: SSLCerts | SSLContexts | None = None,
+        advertise: str | None = None,
+        max_frame: int = MAX_FRAME,
+        as_coro: Literal[True],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Coroutine[Any, Any, Self]: ...
+    @classmethod
+    def create(
+        cls,
+        addr: SocketAddress,
+        *,
+        clock: BaseClock | None = None,
+        codec: type[Codec] | None = None,
+        extra_serializers: ExtraSerializers = None,
+        ssl: SSLCerts | SSLContexts | None = None,
+        advertise: str | None = None,
+        max_frame: int = MAX_FRAME,
+        as_coro: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+        **historic: bool,
+    ) -> Any:
+        """Create a container that listens on *addr*.
+
+        Outside of a running event loop this blocks until the container is ready and returns it.
+        Inside one it returns an awaitable: ``container = await Container.create(...)``.  In new
+        code, ``async with Container.open(...) as container`` shuts it down as well.
+
+        Args:
+            addr: ``(host, port)`` for TCP (port 0 takes a free one), a path for a Unix domain
+                socket, or a :class:`~aiomas.local_queue.LocalQueue`.  The agents' URLs have the
+                *host* as it is given.  ``None``, ``''``, ``'0.0.0.0'`` and ``'::'`` bind all
+                interfaces; the URLs then have this machine's fully qualified domain name.
+            clock: the clock for the agents, :class:`~aiomas.clocks.AsyncioClock` by default.
+            codec: a subclass of :class:`~aiomas.codecs.Codec` (no instance); JSON by default.
+            extra_serializers: callables that return arguments for
+                :meth:`~aiomas.codecs.Codec.add_serializer`; all containers need the same list.
+            ssl: certificates for TLS on all TCP connections, as an :class:`~aiomas.SSLCerts` or as
+                two contexts, for the server socket and for client sockets.
+            advertise: the host name for the agents' URLs, if it is not the one in *addr*.
+            max_frame: the largest message, in bytes, that is sent or accepted.
+            as_coro: return an awaitable, in any case (``async=True`` is the same).
+            loop: the event loop to use, if not the current one.
+
+        Raises:
+            OSError: the address is in use or cannot be bound, or a certificate cannot be read.
+            AddressError: *addr* is no address.
+        """
+        as_coro = historic.pop("async", as_coro)
+        if historic:
+            msg = f"create() has no parameter {next(iter(historic))!r}"
+            raise TypeError(msg)
+        if codec is not None and not (isinstance(codec, type) and issubclass(codec, Codec)):
+            msg = f"codec must be a subclass of Codec (no instance), got {codec!r}"
+            raise TypeError(msg)
+        if clock is not None and not callable(getattr(clock, "utcnow", None)):
+            msg = f"clock must be a BaseClock, got {clock!r}"
+            raise TypeError(msg)
+        loop = loop or util.current_loop()
+        connect_kwargs = {
+            "codec": codec,
+            "extra_serializers": checked_serializers(extra_serializers),
+            "max_frame": max_frame,
+        }
+        coro = cls._create(addr, loop, clock, connect_kwargs, ssl, advertise)
+        return _run_or_return(coro, loop, as_coro=as_coro)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, addr: SocketAddress, **kwargs: Any) -> AsyncIterator[Self]:
+        """Create a container for an ``async with`` block, which shuts it down at its end.
+
+        Takes and raises the same as :meth:`create`.
+        """
+        container: Self = await cls.create(addr, as_coro=True, **kwargs)
+        try:
+            yield container
+        finally:
+            await container.shutdown(as_coro=True)
+
+    @overload
+    def connect(
+        self, url: str, proxy_type: float | None = 0, *, timeout: float | None = 0
+    ) -> Coroutine[Any, Any, Any]: ...
+    @overload
+    def connect(
+        self, url: str, proxy_type: Callable[..., T], *, timeout: float | None = 0
+    ) -> Coroutine[Any, Any, T]: ...
+    async def connect(
+        self,
+        url: str,
+        proxy_type: Callable[..., T] | float | None = 0,
+        *,
+        timeout: float | None = 0,
+    ) -> Any:
+        """Connect to the agent at *url* and return a proxy for it.
+
+        All agents of a container share one connection to each other container.  If it is lost,
+        the proxy connects again when it is used.
+
+        Args:
+            url: ``tcp://host:port/aid``, ``ipc://[path]/aid`` or ``local://queue-id/aid``.
+            proxy_type: what type checkers take the proxy for: the agent's class, or a
+                :class:`~typing.Protocol`; it makes no difference at run time.  A number or
+                ``None`` in its place is the *timeout*, for programs that pass it by position.
+            timeout: 0 for one attempt (of at most 10 s); a number of seconds in which to try
+                again and again, also while the other side accepts the connection and stays
+                silent; ``None`` to try for ever.
+
+        Raises:
+            AgentNotFoundError: the container at *url* has no such agent; a ``LookupError`` and a
+                ``ConnectionError``.
+            OSError: no connection could be made; it is what the last attempt failed with.
+            ConnectTimeout: the last attempt did not end in time.
+            AddressError: *url* is no agent URL; a ``ValueError``.
+            ContainerClosedError: this container was shut down.
+        """
+        if proxy_type is None or isinstance(proxy_type, int | float):
+            timeout = timeout if timeout != 0 else proxy_type
+        elif not callable(proxy_type):
+            msg = f"proxy_type must be a class (or a timeout in seconds), got {proxy_type!r}"
+            raise TypeError(msg)
+        address, aid = parse_url(url)
+        async with self._pool.until_closing():
+            if address.url == self._base_url:
+                return self._proxy(self._local, url, aid, self.validate_aid(aid))
+            peer = self._pool.peer(address)
+
+            async def attempt() -> str | None:
+                connection = await peer.connect()
+                return await _validate_aid(connection, aid)
+
+            name = await retry(attempt, timeout, f"connecting to {url}")
+            return self._proxy(peer, url, aid, name)
+
+    async def ping(self, base_url: str) -> None:
+        """Return when the container at *base_url* (see :attr:`base_url`) has answered a request.
+
+        Raises:
+            OSError: no connection could be made within 10 s.
+        """
+        peer = self._pool.peer(parse_url(base_url + "0")[0])
+
+        async def attempt() -> None:
+            await _validate_aid(await peer.connect(), "")
+
+        await retry(attempt, 0, f"connecting to {base_url}")
+
+    def proxy(self, url: str, class_name: str = "Agent") -> Proxy:
+        """Return a proxy for the agent at *url* without asking whether it exists.
+
+        The proxy connects when it is used first.  A call to an agent that does not exist fails
+        with :class:`~aiomas.RemoteException`.
+
+        Args:
+            url: as in :meth:`connect`.
+            class_name: what the proxy's ``repr()`` calls the agent.
+
+        Raises:
+            AddressError: *url* is no agent URL.
+        """
+        address, aid = parse_url(url)
+        own = address.url == self._base_url
+        return self._proxy(self._local if own else self._pool.peer(address), url, aid, class_name)
+
+    @overload
+    def shutdown(
+        self,
+        as_coro: Literal[False] = False,  # noqa: FBT002 - the signature that aiomas users know
+        *,
+        timeout: float = SHUTDOWN_TIMEOUT,
+    ) -> None: ...
+    @overload
+    def shutdown(
+        self, as_coro: Literal[True], *, timeout: float = SHUTDOWN_TIMEOUT
+    ) -> Coroutine[Any, Any, None]: ...
+    def shutdown(
+        self,
+        as_coro: bool = False,  # noqa: FBT001, FBT002 - the signature that aiomas users know
+        *,
+        timeout: float = SHUTDOWN_TIMEOUT,
+        **historic: bool,
+    ) -> Any:
+        """Close the server socket and all connections.
+
+        New requests are refused, those being served get *timeout* to end.  Calls that our agents
+        have made, other than as a part of these, fail at once with
+        :class:`~aiomas.exceptions.ContainerClosedError`.  Doing it twice does no harm.
+
+        Outside of a running event loop this blocks until all is closed.  Inside one it returns an
+        awaitable: ``await container.shutdown()``.
+
+        Args:
+            as_coro: return an awaitable, in any case (``async=True`` is the same).
+            timeout: seconds after which requests that are still being served are cancelled.
+        """
+        as_coro = historic.pop("async", as_coro)
+        if historic:
+            msg = f"shutdown() has no parameter {next(iter(historic))!r}"
+            raise TypeError(msg)
+        if self._shutdown is None:
+            if self._loop.is_closed():
+                msg = f"The event loop of {self!r} was closed before the container was shut down"
+                raise RuntimeError(msg)
+            self._shutdown = self._loop.create_task(self._do_shutdown(timeout))
+        if self._shutdown.done() and not (as_coro or self._loop.is_running()):
+            return self._shutdown.result()
+        caller = asyncio.current_task() if self._loop.is_running() else None
+        if caller is not None and not self._shutdown.done():
+            # It may be serving a call, for the end of which we would wait while it waits for ours.
+            self._handlers.leave(caller)
+        return _run_or_return(_join(self._shutdown), self._loop, as_coro=as_coro)
+
+    @expose
+    def validate_aid(self, aid: str) -> str | None:
+        """Return the class name of the agent with the id *aid*, or ``None`` if there is none."""
+        agent = self.agents.dict.get(aid) if isinstance(aid, str) else None
+        return None if agent is None else type(agent).__name__
+
+    def set_server(self, server: Server) -> None:
+        """Give the container the server that accepts its connections."""
+        self._server = server
+
+    @classmethod
+    async def _create(
+        cls,
+        addr: SocketAddress,
+        loop: asyncio.AbstractEventLoop,
+        clock: BaseClock | None,
+        connect_kwargs: dict[str, Any],
+        ssl: SSLCerts | SSLContexts | None,
+        advertise: str | None,
+    ) -> Self:
+        options: dict[str, Any] = {}
+        if ssl is not None:
+            # A container on a Unix socket may still dial others over TCP.
+            server_context, connect_kwargs["ssl"] = _ssl_contexts(ssl)
+            if isinstance(addr, tuple | list):
+                options["ssl"] = server_context
+
+        def accept(channel: Channel) -> None:
+            container._accept(channel)
+
+        server = await channels.start_server(
+            addr,
+            accept,
+            loop=loop,
+            codec=connect_kwargs["codec"],
+            extra_serializers=_with_arrow(connect_kwargs),
+            max_frame=connect_kwargs["max_frame"],
+            # Nobody is let in before there is a container, whose URL needs the bound port.
+            start_serving=False,
+            **options,
+        )
+        try:
+            address = await advertised(addr, server, advertise, tls="ssl" in options)
+            container = cls(address.url, loop, clock or AsyncioClock(loop), connect_kwargs)
+            container.set_server(server)
+            await server.start_serving()
+        except BaseException:
+            server.close()
+            await server.wait_closed()
+            raise
+        return container
+
+    def _accept(self, channel: Channel) -> None:
+        if self._pool.closed:  # it was on its way when the server was closed
+            channel.close()
+            return
+        client = self._serve(channel)
+        self._accepted.add(client)
+        channel.on_closed(lambda: self._accepted.discard(client))
+
+    def _serve(self, channel: Channel) -> RpcClient:
+        client = RpcClient(channel, self, handlers=self._handlers)
+        if self._shutdown is not None and client.dispatcher is not None:
+            client.dispatcher.refuse(_REFUSAL)
+        return client
+
+    async def _dial(self, address: Address) -> RpcClient:
+        kwargs = dict(self._connect_kwargs, extra_serializers=_with_arrow(self._connect_kwargs))
+        if not isinstance(address, TcpAddress):
+            kwargs.pop("ssl", None)
+        addr = socket_address(address)
+        return self._serve(await channels.open_connection(addr, loop=self._loop, **kwargs))
+
+    def _proxy(self, sender: rpc.Sender, url: str, aid: str, class_name: str | None) -> Proxy:
+        if class_name is None:
+            msg = f"The container at {sender.peer} has no agent {aid!r} ({url})"
+            raise AgentNotFoundError(msg)
+        return AgentProxy(sender, f"agents/{aid}", class_name, url)
+
+    def _register(self, agent: object) -> str:
+        if self._shutdown is not None:
+            msg = f"{self!r} was shut down; it takes no more agents"
+            raise ContainerClosedError(msg)
+        aid = str(self._next_aid)
+        self._next_aid += 1
+        self.agents.dict[aid] = agent
+        return aid
+
+    def _make_loopback(self) -> Loopback:
+        codec = make_codec(
+            self._connect_kwargs.get("codec") or DEFAULT_CODEC, _with_arrow(self._connect_kwargs)
+        )
+        dispatcher = Dispatcher(self.router, self._handlers)
+        loopback = Loopback(codec, dispatcher, self._base_url, self._loop)
+        rpc.add_object_serializer(codec, lambda: self.router, loopback)
+        return loopback
+
+    async def _do_shutdown(self, timeout: float) -> None:
+        error = ContainerClosedError(f"{self!r} was shut down")
+        clients = [*self._accepted, *self._pool.clients]
+        for client in clients:
+            if client.dispatcher is not None:
+                client.dispatcher.refuse(_REFUSAL)
+            client.channel.fail_own_calls(error)
+        self._local.fail_own_calls(error)  # and no new ones, but from handlers
+        self._pool.begin_closing(error)
+
+        try:
+            await self._handlers.drain(timeout)
+            await self._pool.close()
+        finally:  # also if somebody cancels us
+            self._pool.closed = True
+            self._local.close(error)
+            if self._server is not None:
+                self._server.close()
+            clients = [*self._accepted, *self._pool.clients]
+            for client in clients:
+                client.channel.fail_all_calls(error)
+            closing = [client.close() for client in clients]
+        await asyncio.gather(*closing)
+        if self._server is not None:
+            self._server.abort_clients()  # who has not come as far as to have a channel
+            await self._server.wait_closed()
+
+
+class AgentProxy(Proxy):
+    """A proxy for an agent; connects (again) when it is used."""
+
+    def __init__(self, channel: rpc.Sender, path: str, class_name: str, url: str) -> None:
+        super().__init__(channel, path)
+        self._class_name = class_name
+        self._url = url
+
+    def __repr__(self) -> str:
+        return f"{self._class_name}Proxy({self._url!r})"
+
+
+def _ssl_contexts(ssl: SSLCerts | SSLContexts) -> SSLContexts:
+    match ssl:
+        case (cafile, certfile, keyfile):
+            return (
+                make_ssl_server_context(cafile, certfile, keyfile),
+                make_ssl_client_context(cafile, certfile, keyfile),
+            )
+        case (ssl_module.SSLContext(), ssl_module.SSLContext()):
+            return ssl
+        case _:
+            msg = f"ssl must be an SSLCerts or two SSLContexts (server, client), got {ssl!r}"
+            raise TypeError(msg)
+
+
+def _with_arrow(connect_kwargs: dict[str, Any]) -> tuple[Callable[[], Any], ...]:
+    return util.arrow_serializer, *(connect_kwargs.get("extra_serializers") or ())
+
+
+def _run_or_return(
+    coro: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, *, as_coro: bool
+) -> Coroutine[Any, Any, T] | T:
+    return coro if as_coro or loop.is_running() else loop.run_until_complete(coro)
+
+
+async def _validate_aid(connection: RpcClient, aid: str) -> str | None:
+    try:
+        name: str | None = await connection.channel.send(("validate_aid", (aid,), {}))
+    except RemoteException as exc:
+        # It is no container, or one that is being shut down: there may be another one soon.
+        reason = str(exc.remote_traceback).strip().rpartition("\n")[2]
+        msg = f"{connection.channel.peer} does not answer as a container does: {reason}"
+        raise ConnectionLost(msg) from exc
+    return name
+
+
+async def _join(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
