@@ -321,18 +321,24 @@ class Container:
         if historic:
             msg = f"shutdown() has no parameter {next(iter(historic))!r}"
             raise TypeError(msg)
+        done = self._shutdown is not None and self._shutdown.done()
+        if done and not (as_coro or self._loop.is_running()):
+            return None
+        if self._loop.is_closed():
+            msg = f"The event loop of {self!r} was closed before the container was shut down"
+            raise RuntimeError(msg)
+        return _run_or_return(self._await_shutdown(timeout), self._loop, as_coro=as_coro)
+
+    async def _await_shutdown(self, timeout: float) -> None:
         if self._shutdown is None:
-            if self._loop.is_closed():
-                msg = f"The event loop of {self!r} was closed before the container was shut down"
-                raise RuntimeError(msg)
             self._shutdown = self._loop.create_task(self._do_shutdown(timeout))
-        if self._shutdown.done() and not (as_coro or self._loop.is_running()):
-            return self._shutdown.result()
-        caller = asyncio.current_task() if self._loop.is_running() else None
+        caller = asyncio.current_task()
         if caller is not None and not self._shutdown.done():
             # It may be serving a call, for the end of which we would wait while it waits for ours.
             self._handlers.leave(caller)
-        return _run_or_return(_join(self._shutdown), self._loop, as_coro=as_coro)
+        await asyncio.wait({self._shutdown})  # which does not cancel it if we are cancelled
+        if not self._shutdown.cancelled():
+            self._shutdown.result()
 
     @expose
     def validate_aid(self, aid: str) -> str | None:
@@ -444,8 +450,11 @@ class Container:
         try:
             await self._handlers.drain(timeout)
             await self._pool.close()
+        except asyncio.CancelledError:
+            self._handlers.cancel()
+            self._pool.cancel()
+            raise
         finally:  # also if somebody cancels us
-            self._pool.closed = True
             self._local.close(error)
             if self._server is not None:
                 self._server.close()
@@ -504,7 +513,3 @@ async def _validate_aid(connection: RpcClient, aid: str) -> str | None:
         msg = f"{connection.channel.peer} does not answer as a container does: {reason}"
         raise ConnectionLost(msg) from exc
     return name
-
-
-async def _join(task: asyncio.Task[None]) -> None:
-    await asyncio.shield(task)

@@ -64,6 +64,7 @@ class Server:
     ) -> None:
         self._listeners = listeners
         self._unlink = unlink
+        self._forever: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Server sockets={self.sockets!r}>"
@@ -100,12 +101,15 @@ class Server:
             self._unlink = None
         for server in self._listeners:
             server.close()
+        if self._forever is not None:
+            self._forever.cancel()
 
     async def serve_forever(self) -> None:
-        """Accept connections until this is cancelled, then close the server."""
+        """Accept connections until this is cancelled (also by :meth:`close`); close the server."""
         await self.start_serving()
+        self._forever = self.get_loop().create_future()
         try:
-            await self.get_loop().create_future()
+            await self._forever
         finally:
             self.close()
 
@@ -425,16 +429,17 @@ async def _locked(directory: Path) -> Any:
 
     Locking the directory itself leaves no lock file behind.
     """
-    try:
+    descriptor: int | None = None
+    # If we may not read the directory, we may bind there, but not lock it.
+    with contextlib.suppress(PermissionError):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:  # we may bind there, but neither read nor lock
-        yield
-        return
     try:
-        await _lock(descriptor, directory)
+        if descriptor is not None:
+            await _lock(descriptor, directory)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 async def _lock(descriptor: int, directory: Path) -> None:
@@ -445,7 +450,7 @@ async def _lock(descriptor: int, directory: Path) -> None:
         except BlockingIOError as exc:  # somebody binds a socket beside ours
             if time.monotonic() > until:
                 msg = f"another process has kept {directory} locked for {_LOCK_TIMEOUT} s"
-                raise OSError(errno.EAGAIN, msg) from exc
+                raise OSError(errno.EBUSY, msg) from exc
             await asyncio.sleep(_FIRST_PAUSE)
         except OSError:  # this file system has no locks for directories
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import weakref
 from collections.abc import Coroutine, Generator, Iterable
 from typing import Any, TypeVar
 
@@ -47,36 +48,30 @@ class Waiting(Coroutine[Any, Any, None]):
 class Serving:
     """A request that is being served; what was started on its behalf can see when that ends."""
 
-    __slots__ = ("active",)
+    __slots__ = ("active", "started")
 
     def __init__(self) -> None:
         self.active = True
+        self.started = False
 
 
-_serving: contextvars.ContextVar[Serving | None] = contextvars.ContextVar(
+serving: contextvars.ContextVar[Serving | None] = contextvars.ContextVar(
     "aiomas_serving", default=None
 )
-_calls_of_handlers: set[asyncio.Future[Any]] = set()
+"""The request that the current task serves."""
 
-
-def begin_serving() -> Serving:
-    """Say that the current task serves a request, until its ``active`` is set to false."""
-    request = Serving()
-    _serving.set(request)
-    return request
+_calls_of_handlers: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
 
 
 def is_serving(context: contextvars.Context | None = None) -> bool:
     """Whether the current task (or the one with this context) serves a request."""
-    request = _serving.get() if context is None else context.get(_serving)
+    request = serving.get() if context is None else context.get(serving)
     return request is not None and request.active
 
 
 def mark_call_of_handler(call: asyncio.Future[Any]) -> None:
     """Note that *call* is part of serving a request."""
-    if call not in _calls_of_handlers and not call.done():
-        _calls_of_handlers.add(call)
-        call.add_done_callback(_calls_of_handlers.discard)
+    _calls_of_handlers.add(call)
 
 
 def is_call_of_handler(call: asyncio.Future[Any]) -> bool:

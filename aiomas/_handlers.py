@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +18,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self._paths: dict[asyncio.Task[None], str] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[Any]] = set()
         self._ends: dict[asyncio.Task[None], asyncio.Future[None]] = {}
 
     def __len__(self) -> int:
@@ -30,7 +32,14 @@ class Handlers:
         self._paths[task] = path
         task.add_done_callback(self._paths.pop)
 
-    def leave(self, task: asyncio.Task[None]) -> None:
+    def cancel(self) -> None:
+        """Cancel all but those that wait for the end of :meth:`drain`."""
+        for task in self._paths.keys() - self._leaving:
+            task.cancel()
+        self._leaving.clear()
+        self._ends.clear()
+
+    def leave(self, task: asyncio.Task[Any]) -> None:
         """Do not wait for *task* in :meth:`drain`: it waits for the end of that itself."""
         self._leaving.add(task)
         self._ended(task)
@@ -48,10 +57,7 @@ class Handlers:
             left = until - loop.time()
             if left <= 0:
                 break
-            for task in late - self._ends.keys():
-                self._ends[task] = loop.create_future()
-                task.add_done_callback(self._ended)
-            await asyncio.wait([self._ends[task] for task in late], timeout=left)
+            await asyncio.wait(self._ends_of(late), timeout=left)
         for task in late:
             logger.warning(
                 "Cancelling a call of %s, which has not ended within timeout=%s s",
@@ -60,11 +66,17 @@ class Handlers:
             )
             task.cancel()
         if late:
-            await asyncio.wait(late, timeout=_END_TIMEOUT)
+            await asyncio.wait(self._ends_of(late), timeout=_END_TIMEOUT)
         self._leaving.clear()
         self._ends.clear()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ends_of(self, tasks: AbstractSet[asyncio.Task[None]]) -> list[asyncio.Future[None]]:
+        for task in tasks - self._ends.keys():
+            self._ends[task] = task.get_loop().create_future()
+            task.add_done_callback(self._ended)
+        return [self._ends[task] for task in tasks]
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         end = self._ends.get(task)
         if end is not None and not end.done():
             end.set_result(None)

@@ -92,9 +92,12 @@ class Pool:
 
     async def close(self) -> None:
         """End all attempts to connect and make no new ones; connections are left as they are."""
+        await asyncio.gather(*self.cancel(), return_exceptions=True)
+
+    def cancel(self) -> list[asyncio.Task[RpcClient]]:
+        """Cancel all attempts to connect, make no new ones, and return those."""
         self.closed = True
-        attempts = [attempt for peer in self._active if (attempt := peer.cancel()) is not None]
-        await asyncio.gather(*attempts, return_exceptions=True)
+        return [attempt for peer in self._active if (attempt := peer.cancel()) is not None]
 
 
 class Peer:
@@ -130,9 +133,10 @@ class Peer:
         connection = self.connection
         if connection is not None and connection.channel.is_open:
             return connection.channel.send(content)
+        self._check_not_closed()
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._start_attempt()
         self._waiting.append((future, content, contextvars.copy_context()))
+        self._start_attempt()  # which may succeed before it returns, where tasks start eagerly
         return future
 
     async def connect(self) -> RpcClient:
@@ -168,10 +172,13 @@ class Peer:
         """Fail all calls that wait for a connection, but those that are part of a request."""
         fail_all([call for call, _, context in self._waiting if not is_serving(context)], error)
 
-    def _start_attempt(self) -> asyncio.Task[RpcClient]:
+    def _check_not_closed(self) -> None:
         if self._pool.closed:
             msg = f"The container was shut down; it does not connect to {self.peer}"
             raise ContainerClosedError(msg)
+
+    def _start_attempt(self) -> asyncio.Task[RpcClient]:
+        self._check_not_closed()
         if self._attempt is None or self._attempt.done():
             self._pool.keep(self, active=True)
             # The connection belongs to all, so it is not made as a part of anybody's request.

@@ -454,8 +454,12 @@ class Channel:
             self._loop.call_soon(self._serve_waiting)
 
     def _serve_waiting(self) -> None:
-        while self._inbox and self._handler is not None:
-            self._handler(self._inbox.popleft())
+        try:
+            while self._inbox and self._handler is not None and self.is_open:
+                self._handler(self._inbox.popleft())
+        finally:
+            if self._inbox and self.is_open:  # the handler has raised something
+                self._loop.call_soon(self._serve_waiting)
 
     def close(self) -> Awaitable[None]:
         """Close the connection now; await what this returns to wait until that is done.

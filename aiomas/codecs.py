@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
 
 import msgpack
+from msgpack.exceptions import StackError
 
 from aiomas._serializers import (
     dataclass_serializer,
@@ -277,7 +278,7 @@ class MsgPack(Codec):
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
             self._take_failure()  # or the next message would be blamed for it
             error = _undecodable(self, exc)
-            head = _head_of(data)
+            head = _head_of(data) if isinstance(exc, _UNREPRESENTABLE) else None
             if head is None:
                 raise error from exc
             error.__cause__ = exc
@@ -286,12 +287,12 @@ class MsgPack(Codec):
 
 
 def _head_of(data: bytes) -> tuple[Any, Any, None] | None:
-    """Return what can be read of a message of three parts if only its last part is unreadable.
+    """Return the first two parts of a message of three, whose last part cannot be represented.
 
     So that content which is nested too deeply, say, is an error for one call and not for all.
     """
-    unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=max(len(data), 1))
-    unpacker.feed(data)
+    unpacker = msgpack.Unpacker(use_list=False)
+    unpacker.feed(bytes(data[:_HEAD_SIZE]))
     try:
         if unpacker.read_array_header() != _MESSAGE_PARTS:
             return None
@@ -301,6 +302,9 @@ def _head_of(data: bytes) -> tuple[Any, Any, None] | None:
 
 
 _MESSAGE_PARTS = 3
+_HEAD_SIZE = 32  # two numbers need less
+# What is raised for bytes that are MessagePack, but nothing that Python can hold.
+_UNREPRESENTABLE = (StackError, RecursionError, UnicodeDecodeError, TypeError)
 
 # Looking for the type key saves a call for each dictionary, but searching a large message that
 # was made for it takes milliseconds; such messages always pay for the calls.

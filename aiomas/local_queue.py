@@ -148,6 +148,7 @@ class LocalQueueServer(asyncio.AbstractServer):
         self.protocol_factory = protocol_factory
         self._lq = lq
         self._loop = loop
+        self._forever: asyncio.Future[None] | None = None
 
     @property
     def lq(self) -> LocalQueue:
@@ -166,9 +167,10 @@ class LocalQueueServer(asyncio.AbstractServer):
         """Do nothing: the server accepts connections from the beginning."""
 
     async def serve_forever(self) -> None:
-        """Accept connections until this is cancelled, then close the server."""
+        """Accept connections until this is cancelled (also by :meth:`close`); close the server."""
+        self._forever = self._loop.create_future()
         try:
-            await self._loop.create_future()
+            await self._forever
         finally:
             self.close()
 
@@ -176,6 +178,8 @@ class LocalQueueServer(asyncio.AbstractServer):
         """Accept no more connections; those that exist go on."""
         if self.is_serving():
             self._lq._server = None  # noqa: SLF001
+        if self._forever is not None:
+            self._forever.cancel()
 
     def abort_clients(self) -> None:
         """Do nothing: a connection has its protocol from the beginning, and that can end it."""

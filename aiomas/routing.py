@@ -127,6 +127,12 @@ class Router:
         if router.parent is not None and (router.parent is not self or router.name != name):
             msg = f"{router!r} is registered already, it cannot be {name!r} as well"
             raise ValueError(msg)
+        ancestor: Router | None = self
+        while ancestor is not None:
+            if ancestor is router:
+                msg = f"{router!r} cannot be a part of itself, as {name!r} of {self!r}"
+                raise ValueError(msg)
+            ancestor = ancestor.parent
         router.name = name
         router.parent = self
         if self._sub_routers is None:
@@ -200,27 +206,34 @@ class Service:
         """Return the router of *instance*."""
         if instance is None:
             return self
-        store = getattr(instance, "__dict__", None)
-        router = store.get(_ATTRIBUTE) if store is not None else self._routers.get(id(instance))
-        # A copy of an instance has got the router of the original.
-        if router is None or router.obj is not instance:
-            router = self.make_router(instance)
+        router = self.find(instance)
+        if router is None:
+            store, key = self._place(instance)
+            router = store[key] = self.make_router(instance)
             try:
                 for name in self.sub_routers:
                     router.add(name)
             except BaseException:
+                del store[key]
                 router.clear()
                 raise
-            if store is not None:
-                store[_ATTRIBUTE] = router
-            else:
-                self._routers[id(instance)] = router
         return router
 
     def __set__(self, instance: object, value: object) -> None:
         """Refuse to replace a router."""
         msg = "The router of an object cannot be replaced"
         raise AttributeError(msg)
+
+    def find(self, instance: object) -> Router | None:
+        """Return the router of *instance* if it has been made already."""
+        store, key = self._place(instance)
+        router: Router | None = store.get(key)
+        # A copy of an instance has got the router of the original.
+        return router if router is not None and router.obj is instance else None
+
+    def _place(self, instance: object) -> tuple[dict[Any, Any], Any]:
+        store = getattr(instance, "__dict__", None)
+        return (self._routers, id(instance)) if store is None else (store, _ATTRIBUTE)
 
     def make_router(self, instance: object) -> Router:
         """Return a new router for *instance*; a subclass may place it in a hierarchy."""
@@ -252,6 +265,7 @@ class RoutingDict(MutableMapping[str, Any]):
         return self.dict[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
+        router_of(value)  # if that cannot be made, nothing has changed
         self.router.release(key)
         self.dict[key] = value
         self.router.adopt(key)
@@ -288,14 +302,14 @@ class _DictRouter(Router):
 
     def release(self, name: str) -> None:
         """Undo :meth:`adopt`: the value at *name* goes."""
-        router = router_of(self.obj.get(name))
-        if router is not None and router.parent is self:
+        router = router_of(self.obj.get(name), make=False)
+        if router is not None and router.parent is self and router.name == name:
             router.parent = None
             router.name = ""
 
 
-def router_of(obj: object) -> Router | None:
-    """Return the router of *obj*, or ``None`` if it has none."""
+def router_of(obj: object, *, make: bool = True) -> Router | None:
+    """Return the router of *obj*, or ``None`` if it has none (yet, unless it is to be made)."""
     if isinstance(obj, Router):
         return obj
     # Looked up on the class, since an object like a proxy has an answer for any name.
@@ -303,7 +317,7 @@ def router_of(obj: object) -> Router | None:
         return obj.router
     service = getattr(type(obj), "router", None)
     if isinstance(service, Service):
-        return service.__get__(obj, type(obj))
+        return service.__get__(obj, type(obj)) if make else service.find(obj)
     router = getattr(obj, "__dict__", {}).get("router")
     return router if isinstance(router, Router) else None
 

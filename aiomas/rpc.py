@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from aiomas import channel as channels
 from aiomas._endpoint import Server, SocketAddress
-from aiomas._futures import begin_serving, mark_call_of_handler
+from aiomas._futures import Serving, serving
 from aiomas._handlers import Handlers
 from aiomas.channel import Channel
 from aiomas.exceptions import ConnectionLost, SerializationError
@@ -137,6 +137,7 @@ class RpcClient:
         self.dispatcher: Dispatcher | None = None
         self._root: Router | None = None
         self._on_reset: Callable[[ConnectionLost], Any] | None = None
+        self._lost: ConnectionLost | None = None
         channel.on_lost(self._reset)
         add_object_serializer(channel.codec, lambda: self._root, channel)
         service = _one_of(router, rpc_service)
@@ -163,8 +164,11 @@ class RpcClient:
             msg = f"callback must be a function that takes the error, got {callback!r}"
             raise ValueError(msg)
         self._on_reset = callback
+        if callback is not None and self._lost is not None:  # it is late, but not too late
+            self.channel.loop.call_soon(callback, self._lost)
 
     def _reset(self, error: ConnectionLost) -> None:
+        self._lost = error
         if self._on_reset is not None:
             self._on_reset(error)
 
@@ -297,26 +301,43 @@ class Dispatcher:
     def _run(
         self, request: Any, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> None:
+        state = Serving()
+        token = serving.set(state)
         try:
             result = function(*args, **kwargs)
         except BaseException as exc:
+            state.active = False
             _fail(request, exc)
             if isinstance(exc, _EXITS):
                 raise
             return
+        finally:
+            serving.reset(token)
         if not hasattr(type(result), "__await__"):
+            state.active = False
             request.reply(result)
             return
-        if isinstance(result, asyncio.Future):
-            mark_call_of_handler(result)  # it was made before there was a task
-        task = self._start_task(self._serve(request, result))
+        task = self._start_task(self._serve(request, result, state))
         if not task.done():
             self.handlers.add(task, request.content[0])
+            if not _EAGER:
+                task.add_done_callback(partial(self._check_started, request, result, state))
 
-    async def _serve(self, request: Any, awaitable: Awaitable[Any]) -> None:
+    def _check_started(
+        self, request: Any, awaitable: Any, state: Serving, _: asyncio.Task[None]
+    ) -> None:
+        """Do what a task would have done that was cancelled before its first step."""
+        if not state.started:
+            self._not_started -= 1
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            request.fail("CancelledError: cancelled before it was started")
+
+    async def _serve(self, request: Any, awaitable: Awaitable[Any], state: Serving) -> None:
         if not _EAGER:
             self._not_started -= 1
-        serving = begin_serving()
+            state.started = True
+        serving.set(state)
         try:
             result = await awaitable
         except BaseException as exc:
@@ -326,7 +347,7 @@ class Dispatcher:
         else:
             request.reply(result)
         finally:
-            serving.active = False
+            state.active = False
 
     def _start_task(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         loop = asyncio.get_running_loop()

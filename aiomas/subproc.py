@@ -128,13 +128,14 @@ class Manager(Agent):
             )
             raise PermissionError(msg)
         # A module has names for what it has imported, too; that is not meant by allowing it.
-        self._check_module(qualname, (owner or factory).__module__)
+        origin: Any = owner or getattr(factory, "func", factory)  # or what a partial calls
+        self._check_module(qualname, getattr(origin, "__module__", None))
         if self._allow is not None and owner is not None and issubclass(owner, Manager):
             msg = f"{qualname!r} is refused: another manager would not be bound to our modules"
             raise PermissionError(msg)
         return factory
 
-    def _check_module(self, qualname: str, module: str) -> None:
+    def _check_module(self, qualname: str, module: str | None) -> None:
         if self._allow is not None and module not in self._allow:
             msg = (
                 f"{qualname!r} is refused: it is in the module {module!r}, and only "

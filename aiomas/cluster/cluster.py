@@ -354,39 +354,49 @@ class Cluster:
         if not running:
             msg = "No container of this cluster runs"
             raise SpawnError(msg)
-        places: dict[int, list[int]] = {}
-        for number in range(len(calls)):
-            info = running[choose(running)]
-            info.agents += 1  # now, so that the strategy sees it when it chooses for the next
-            places.setdefault(info.index, []).append(number)
-
         proxies: list[Any] = [None] * len(calls)
-
-        async def spawn_in(index: int, numbers: list[int]) -> None:
-            info = self.containers[index]
-            try:
-                for chunk, data in self._chunks(calls, numbers):
-                    made, failure = await self._control(info, "spawn", name, data)
-                    for number, (url, class_name) in zip(chunk, made, strict=False):
-                        proxies[number] = self.container.proxy(url, class_name)
-                    if failure is not None:
-                        msg = (
-                            f"Agent number {chunk[len(made)]} ({name}) could not be made in "
-                            f"container {index} (pid {info.pid}):\n{failure}"
-                        )
-                        raise SpawnError(msg)
-            finally:
-                info.agents -= sum(proxies[number] is None for number in numbers)
-
-        results = await asyncio.gather(
-            *(spawn_in(*place) for place in places.items()), return_exceptions=True
-        )
+        places: dict[int, list[int]] = {}
+        try:
+            for number in range(len(calls)):
+                info = running[choose(running)]
+                info.agents += 1  # now, so that the strategy sees it when it chooses for the next
+                places.setdefault(info.index, []).append(number)
+            results = await asyncio.gather(
+                *(
+                    self._spawn_in(self.containers[index], name, calls, numbers, proxies)
+                    for index, numbers in places.items()
+                ),
+                return_exceptions=True,
+            )
+        finally:
+            for index, numbers in places.items():
+                self.containers[index].agents -= sum(proxies[number] is None for number in numbers)
         for error in results:
             if isinstance(error, SpawnError | ContainerDied):
                 error.spawned = [proxy for proxy in proxies if proxy is not None]
             if isinstance(error, BaseException):
                 raise error
         return proxies
+
+    async def _spawn_in(
+        self,
+        info: ContainerInfo,
+        target: str,
+        calls: Sequence[tuple[Sequence[Any], dict[str, Any]]],
+        numbers: list[int],
+        proxies: list[Any],
+    ) -> None:
+        """Make some of the agents in one container, and put their proxies into the list."""
+        for chunk, data in self._chunks(calls, numbers):
+            made, failure = await self._control(info, "spawn", target, data)
+            for number, (url, class_name) in zip(chunk, made, strict=False):
+                proxies[number] = self.container.proxy(url, class_name)
+            if failure is not None:
+                msg = (
+                    f"Agent number {chunk[len(made)]} ({target}) could not be made in container "
+                    f"{info.index} (pid {info.pid}):\n{failure}"
+                )
+                raise SpawnError(msg)
 
     def _chunks(
         self, calls: Sequence[tuple[Sequence[Any], dict[str, Any]]], numbers: list[int]

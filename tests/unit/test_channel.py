@@ -16,7 +16,7 @@ import pytest
 
 from aiomas import channel as channels
 from aiomas import codecs, local_queue
-from aiomas._futures import begin_serving
+from aiomas._futures import Serving, serving
 from aiomas.channel import Channel, ChannelProtocol, Request, open_connection, start_server
 from aiomas.exceptions import (
     AddressError,
@@ -805,7 +805,7 @@ class TestCallsOfHandlers:
             own = pair.client.send("own")
 
             async def handler():
-                begin_serving()
+                serving.set(Serving())
                 return await pair.client.send("nested")
 
             nested = asyncio.create_task(handler())

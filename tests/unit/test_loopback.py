@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aiomas import codecs, rpc
-from aiomas._futures import begin_serving
+from aiomas._futures import Serving, serving
 from aiomas._loopback import Loopback
 from aiomas.exceptions import ContainerClosedError, RemoteException, SerializationError
 from aiomas.rpc import Dispatcher, Proxy, add_object_serializer
@@ -180,7 +180,7 @@ class TestClosing:
         own = home.remote.later("own")
 
         async def handler():
-            begin_serving()
+            serving.set(Serving())
             first = home.remote.later("nested")
             started.set()
             return await first, await home.remote.keep("more")
@@ -198,7 +198,7 @@ class TestClosing:
 
     async def test_after_the_end_nobody_can_call(self, home):
         async def handler():
-            begin_serving()
+            serving.set(Serving())
             first = home.remote.later("nested")
             started.set()
             with pytest.raises(ContainerClosedError, match="over"):

@@ -10,7 +10,7 @@ import pytest
 
 from aiomas import local_queue, rpc
 from aiomas._address import IpcAddress
-from aiomas._futures import begin_serving
+from aiomas._futures import Serving, serving
 from aiomas._peers import Peer, Pool
 from aiomas.exceptions import ConnectionLost, ContainerClosedError, SerializationError
 
@@ -349,7 +349,7 @@ class TestClosing:
             call(peer, 2)
 
         async def handler():
-            begin_serving()
+            serving.set(Serving())
             return await call(peer, 3)
 
         assert await asyncio.create_task(handler()) == 3
@@ -369,7 +369,7 @@ class TestClosing:
         peer = world.peer
 
         async def handler():
-            begin_serving()
+            serving.set(Serving())
             return await call(peer, "nested")
 
         nested = asyncio.create_task(handler())
@@ -391,7 +391,7 @@ class TestClosing:
         peer = world.peer
 
         async def handler():
-            begin_serving()
+            serving.set(Serving())
             return await peer.send(("hang", (), {}))
 
         async def own_call():
@@ -420,7 +420,7 @@ class TestClosing:
                 await asyncio.get_running_loop().create_future()
 
         async def handler(begun):
-            begin_serving()
+            serving.set(Serving())
             await forever(begun)
 
         begun = [asyncio.Event(), asyncio.Event()]

@@ -36,7 +36,7 @@ class WorkerProcess:
     ) -> None:
         self.process = process
         self.control = control
-        self._guard = guard
+        self._guard: int | None = guard
 
     @classmethod
     async def start(cls, directory: Path, *, uvloop: bool) -> WorkerProcess:
@@ -85,7 +85,9 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
             self.control.close()
-            os.close(self._guard)
+            guard, self._guard = self._guard, None
+            if guard is not None:  # else it was done before
+                os.close(guard)
             await self._wait(_KILL_TIMEOUT)
 
     async def _ask_to_stop(self, timeout: float) -> None:
