@@ -106,9 +106,9 @@ class Server:
 
     async def serve_forever(self) -> None:
         """Accept connections until this is cancelled (also by :meth:`close`); close the server."""
-        await self.start_serving()
         self._forever = self.get_loop().create_future()
         try:
+            await self.start_serving()
             await self._forever
         finally:
             self.close()

@@ -1378,3 +1378,68 @@ class TestMessagesThatAreTooDeep:
             one.let_go.set()
             assert await held == "all the while"
             one.let_go.clear()
+
+
+class TestShutdownByHandlers:
+    async def test_a_function_that_returns_the_shutdown(self, world):
+        class Ender(Worker):
+            @aiomas.expose
+            def end(self):
+                return self.container.shutdown(as_coro=True)
+
+        one, other = await world.add(), await world.add()
+        call = (await world.connect(other, Ender(one.container))).end()
+        async with asyncio.timeout(5):  # and not after the 10 s that requests have to end
+            with pytest.raises(ConnectionLost):
+                await call
+
+    async def test_a_handler_that_only_starts_it_is_drained(self, world):
+        class Starter(Worker):
+            @aiomas.expose
+            async def end(self):
+                self.ending = asyncio.create_task(self.container.shutdown(as_coro=True))
+                await self.let_go.wait()
+                return "the reply"
+
+        one, other = await world.add(), await world.add()
+        starter = Starter(one.container)
+        call = (await world.connect(other, starter)).end()
+        await until(lambda: hasattr(starter, "ending"))
+        await turns()
+        starter.let_go.set()
+        assert await call == "the reply"
+        await starter.ending
+
+    async def test_a_handler_that_shuts_down_when_it_is_cancelled(self, world):
+        class Late(Worker):
+            @aiomas.expose
+            async def late(self):
+                self.holding.set()
+                try:
+                    await self.let_go.wait()
+                finally:
+                    await self.container.shutdown(as_coro=True)
+
+        one, other = await world.add(), await world.add()
+        late = Late(one.container)
+        call = (await world.connect(other, late)).late()
+        await late.holding.wait()
+        async with asyncio.timeout(5):
+            await one.container.shutdown(as_coro=True, timeout=0.05)
+        with pytest.raises((ConnectionLost, RemoteException)):
+            await call
+
+    async def test_after_one_that_was_cancelled_another_one_is_done(self, world):
+        one, other = await world.add(), await world.add()
+        call = (await world.connect(other, one)).hold(1)
+        await one.holding.wait()
+        first = asyncio.create_task(one.container.shutdown(as_coro=True))
+        await turns()
+        assert one.container._shutdown is not None
+        one.container._shutdown.cancel()
+        await first
+        await one.container.shutdown(as_coro=True)
+        await turns()
+        assert not one.container._handlers
+        with pytest.raises((ConnectionLost, RemoteException)):
+            await call

@@ -837,3 +837,28 @@ class TestDebugMode:
             assert "'lost'" in closed.value.__notes__[0]
             assert not pair.client._sent
         loop.set_debug(before)
+
+
+async def test_a_handler_that_raises_does_not_stop_the_requests_that_wait(unix_path):
+    reported: list[dict] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    async with Pair(unix_path) as pair:
+        calls = [pair.client.send(number) for number in range(3)]
+        served = pair.served[0]
+        while len(served._inbox) < 3:  # noqa: ASYNC110 - there is no event for this
+            await asyncio.sleep(0)
+
+        def handler(request):
+            if request.content == 0:
+                msg = "boom"
+                raise ValueError(msg)
+            request.reply(request.content)
+
+        served.serve(handler)
+        assert await asyncio.gather(*calls[1:]) == [1, 2]
+        assert await pair.client.send(3) == 3
+        assert [str(context["exception"]) for context in reported] == ["boom"]
+    loop.set_exception_handler(None)
+    with pytest.raises(ConnectionLost):
+        await calls[0]

@@ -588,3 +588,18 @@ class TestSizeOfCompressedMessages:
         with pytest.raises(SerializationError, match="max_frame=1000"):
             codec.encode(bytes(1001))
         assert codec.decode(codec.encode(bytes(900))) == bytes(900)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x93\x00\x05",  # [0, 5, and no more
+        b"\x93\x00\x05\x01junk",  # [0, 5, 1], and more
+        b"\x93\x00\x05\xc1",  # a byte that MessagePack does not use
+        b"\x92\x00" + b"\x91" * 2000 + b"\xc0",  # too deep, but not of three parts
+        b"\x93\xdb\xff\xff\xff\xff\x05" + b"\x91" * 2000 + b"\xc0",  # whose head is a lie
+    ],
+)
+def test_bytes_that_are_no_messagepack_are_no_message(data):
+    with pytest.raises(DecodeError):
+        MsgPack().decode_message(data)

@@ -678,3 +678,13 @@ async def test_a_server_can_serve_until_it_is_cancelled(unix_path):
     with pytest.raises(asyncio.CancelledError):
         await serving
     assert not Path(unix_path).exists()
+
+
+async def test_closing_a_server_ends_serving_for_ever(unix_path):
+    for addr in (unix_path, local_queue.get_queue("for ever")):
+        server = await serve(addr)
+        serving = asyncio.create_task(server.serve_forever())
+        await asyncio.sleep(0)
+        server.close()
+        with pytest.raises(asyncio.CancelledError):
+            await serving

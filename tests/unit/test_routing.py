@@ -575,3 +575,65 @@ def test_what_has_left_a_dict_can_go_elsewhere():
     assert leaf.router.path == "y"
     services["y"] = Leaf()
     assert leaf.router.parent is None
+
+
+def test_an_object_under_two_keys_keeps_the_first_one():
+    leaf = Leaf()
+    services = RoutingDict({"a": leaf, "b": leaf})
+    del services["b"]
+    assert leaf.router.path == "a"
+    assert services.router.resolve("a/hi")() == "hi"
+
+
+def test_what_has_no_router_to_give_is_neither_stored_nor_in_the_way():
+    services = RoutingDict()
+    with pytest.raises(LookupError, match="leaf"):
+        services["late"] = Late()
+    assert not services
+    services.dict["late"] = Late()  # past the dictionary's own checks
+    services["late"] = Leaf()
+    assert services.router.resolve("late/hi")() == "hi"
+    services.dict["late"] = Late()
+    del services["late"]
+    assert not services
+
+
+class Child:
+    router = Service()
+
+    def __init__(self, parent):
+        self.path = parent.router.path
+
+
+class Parent:
+    router = Service(["child"])
+
+    @property
+    def child(self):
+        if not hasattr(self, "_child"):
+            self._child = Child(self)
+        return self._child
+
+
+def test_a_child_may_ask_for_the_router_of_its_parent():
+    parent = Parent()
+    assert parent.router.path == ""
+    assert parent.child.router.path == "child"
+
+
+class Snake:
+    router = Service(["tail"])
+
+    @property
+    def tail(self):
+        return self
+
+
+def test_nothing_is_a_part_of_itself():
+    for _ in range(2):
+        with pytest.raises(ValueError, match="part of itself"):
+            _ = Snake().router
+    one, other = Leaf(), Leaf()
+    one.router.set_sub_router(other.router, "other")
+    with pytest.raises(ValueError, match="part of itself"):
+        other.router.set_sub_router(one.router, "one")

@@ -8,11 +8,13 @@ import gc
 import subprocess
 import sys
 import weakref
+from typing import Any
 
 import pytest
 
 from aiomas import channel as channels
 from aiomas import codecs, local_queue, rpc, util
+from aiomas._futures import is_serving
 from aiomas.channel import Channel
 from aiomas.exceptions import ConnectionLost, RemoteException, SerializationError
 from aiomas.rpc import Proxy, Router, RoutingDict, RpcClient, Service, ServiceDict, expose
@@ -771,3 +773,66 @@ def test_a_proxy_can_be_asked_for_anything_before_it_is_made():
     blank = Proxy.__new__(Proxy)  # as copy and pickle do
     with pytest.raises(AttributeError, match="private"):
         blank.__deepcopy__  # noqa: B018
+
+
+async def test_a_callback_that_comes_after_the_loss_is_called(line_of):
+    client = await line_of(Spam())
+    client.channel._protocol.connection_lost(None)
+    await asyncio.sleep(0)
+    called = asyncio.get_running_loop().create_future()
+    client.on_connection_reset(called.set_result)
+    async with asyncio.timeout(5):
+        assert isinstance(await called, ConnectionResetError)
+
+
+class Forwarder:
+    """Hands calls on in several ways, none of them a coroutine function."""
+
+    router = Service()
+
+    def __init__(self) -> None:
+        self.serving: list[bool] = []
+        self.later: list[asyncio.Task] = []
+
+    async def look(self):
+        await asyncio.sleep(0)
+        self.serving.append(is_serving())
+
+    @expose
+    def task(self):
+        return asyncio.ensure_future(self.look())
+
+    @expose
+    def many(self):
+        return asyncio.gather(self.look(), self.look())
+
+    @expose
+    def background(self):
+        self.later.append(asyncio.ensure_future(self.look()))
+
+
+async def test_what_a_function_starts_is_part_of_the_request_until_that_ends(line_of):
+    forwarder = Forwarder()
+    client = await line_of(forwarder)
+    await client.remote.task()
+    await client.remote.many()
+    assert forwarder.serving == [True] * 3
+    await client.remote.background()
+    await forwarder.later[0]
+    assert forwarder.serving == [True] * 3 + [False]
+
+
+async def test_a_task_that_is_cancelled_before_it_starts_is_answered(line_of):
+    spam = Spam()
+    client = await line_of(spam)
+    transport: Any = client.channel.transport
+    dispatcher = transport._peer.get_protocol().channel._handler
+    call = client.remote.later("x")
+    while not dispatcher.handlers:  # noqa: ASYNC110 - there is no event for this
+        await asyncio.sleep(0)
+    for task in dispatcher.handlers:
+        task.cancel()
+    with pytest.raises(RemoteException, match="CancelledError"):
+        await call
+    assert await client.remote.echo("at once again") == "at once again"
+    assert dispatcher._not_started == 0
