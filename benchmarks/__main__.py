@@ -91,7 +91,10 @@ async def pipelined(call: Call, seconds: float) -> float:
 
 async def compare(loop_name: str, addr: Any, rounds: int, seconds: float) -> list[list[float]]:
     """Return the medians ``[[raw, aiomas] of sequential, [raw, aiomas] of pipelined]``."""
-    raw_addr, our_addr = (addr + "-raw", addr) if isinstance(addr, str) else (addr, addr)
+    if isinstance(addr, str):
+        raw_addr, our_addr = f"{addr}-{loop_name}-raw", f"{addr}-{loop_name}"
+    else:
+        raw_addr, our_addr = addr, addr
     with server("raw", loop_name, raw_addr) as first, server("aiomas", loop_name, our_addr) as url:
         async with raw_client(first) as raw_call, aiomas_client(url) as our_call:
             figures: list[list[float]] = []

@@ -25,27 +25,28 @@ class Echo(aiomas.Agent):
         return value
 
 
-async def serve_raw(addr: Any) -> Any:
-    """Start the baseline's server and return its address."""
+async def serve_raw(addr: Any) -> tuple[Any, Any]:
+    """Start the baseline's server and return it with its address."""
     loop = asyncio.get_running_loop()
     if isinstance(addr, str):
-        await loop.create_unix_server(raw.Server, addr)
-        return addr
+        return await loop.create_unix_server(raw.Server, addr), addr
     server = await loop.create_server(raw.Server, *addr)
-    return server.sockets[0].getsockname()[:2]
+    return server, server.sockets[0].getsockname()[:2]
 
 
-async def serve_aiomas(addr: Any) -> str:
-    """Start a container with an agent and return the agent's address."""
-    container = await aiomas.Container.create(addr, codec=aiomas.MsgPack, as_coro=True)
-    return Echo(container).addr
+async def serve_aiomas(addr: Any) -> tuple[Any, str]:
+    """Start a container with an agent and return the agent with its address."""
+    agent = Echo(await aiomas.Container.create(addr, codec=aiomas.MsgPack, as_coro=True))
+    return agent, agent.addr
 
 
 async def main(kind: str, addr: Any) -> None:
     """Serve until standard input is closed."""
     serve = serve_raw if kind == "raw" else serve_aiomas
-    print(json.dumps(await serve(addr)), flush=True)
+    server, address = await serve(addr)  # held, since not all event loops hold their servers
+    print(json.dumps(address), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    del server
 
 
 if __name__ == "__main__":
