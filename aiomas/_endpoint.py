@@ -52,6 +52,13 @@ _ANY_HOST = (None, "", "0.0.0.0", "::")  # noqa: S104 - that is what they mean
 MAX_UNIX_PATH = 103 if sys.platform == "darwin" else 107
 
 
+_held: set[Server] = set()
+"""Servers of event loops that do not hold them (uvloop does not), until they are closed.
+
+A container that is called only over the network may have nobody else to hold it.
+"""
+
+
 class Server:
     """A listening server, as :func:`aiomas.channel.start_server` returns it.
 
@@ -65,6 +72,9 @@ class Server:
         self._listeners = listeners
         self._unlink = unlink
         self._forever: asyncio.Future[None] | None = None
+        if not isinstance(self.get_loop(), asyncio.BaseEventLoop):
+            _held.difference_update([server for server in _held if server.get_loop().is_closed()])
+            _held.add(self)
 
     def __repr__(self) -> str:
         return f"<Server sockets={self.sockets!r}>"
@@ -101,6 +111,7 @@ class Server:
             self._unlink = None
         for server in self._listeners:
             server.close()
+        _held.discard(self)
         if self._forever is not None:
             self._forever.cancel()
 

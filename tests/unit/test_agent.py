@@ -1443,3 +1443,31 @@ class TestShutdownByHandlers:
         assert not one.container._handlers
         with pytest.raises((ConnectionLost, RemoteException)):
             await call
+
+
+@pytest.mark.parametrize("loop_factory", [None, uvloop.new_event_loop])
+def test_a_container_that_nobody_holds_is_still_there(loop_factory, unix_path):
+    async def make():
+        return Worker(await Container.create(unix_path, as_coro=True)).addr
+
+    async def main():
+        url = await make()
+        await turns()
+        gc.collect()
+        async with Container.open(unix_path + "2") as other:
+            assert await (await other.connect(url)).echo("still there") == "still there"
+            await (await other.connect(url)).end()
+        assert not Path(unix_path).exists()
+
+    class Worker(Agent):
+        @aiomas.expose
+        def echo(self, value):
+            return value
+
+        @aiomas.expose
+        def end(self):
+            self.ending = aiomas.create_task(self.container.shutdown(as_coro=True))
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    assert not _endpoint._held
