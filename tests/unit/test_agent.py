@@ -1096,6 +1096,10 @@ class TestTls:
         for addr in (world.unix_path, aiomas.get_queue("x")):
             other = await world.add(addr, ssl=certs)
             assert await (await world.connect(one, other)).echo(1) == 1
+            # But what such a container dials over TCP is encrypted.
+            assert await (await world.connect(other, one)).echo(2) == 2
+            (client,) = other.container._pool.clients
+            assert client.channel.get_extra_info("cipher")
 
     async def test_another_authority_is_refused(self, world, certs, other_certs, quiet):
         one = await world.add(("127.0.0.1", 0), ssl=certs)
