@@ -16,12 +16,13 @@ from aiomas import (
     subproc,
     util,
 )
+from aiomas._limits import Limits
 from aiomas.agent import Agent, Container, SSLCerts
 from aiomas.clocks import AsyncioClock, ExternalClock
 from aiomas.codecs import JSON, MsgPack, MsgPackBlosc, serializable
-from aiomas.exceptions import AiomasError, RemoteException
+from aiomas.exceptions import AiomasError, Outcome, RemoteException
 from aiomas.local_queue import get_queue
-from aiomas.rpc import expose
+from aiomas.rpc import current_call, expose, with_options
 from aiomas.subproc import agent_factory
 from aiomas.util import create_task, make_ssl_client_context, make_ssl_server_context, run
 
@@ -34,8 +35,10 @@ __all__ = [
     "AsyncioClock",
     "Container",
     "ExternalClock",
+    "Limits",
     "MsgPack",
     "MsgPackBlosc",
+    "Outcome",
     "RemoteException",
     "SSLCerts",
     "agent",
@@ -44,6 +47,7 @@ __all__ = [
     "clocks",
     "codecs",
     "create_task",
+    "current_call",
     "exceptions",
     "expose",
     "get_queue",
@@ -55,6 +59,7 @@ __all__ = [
     "serializable",
     "subproc",
     "util",
+    "with_options",
 ]
 
 # "async" was an ordinary name until Python 3.7; it is reached with getattr() today.

@@ -15,11 +15,17 @@ from typing import Any, Literal, Self, TypeVar, overload
 from aiomas import channel as channels
 from aiomas import rpc, util
 from aiomas._address import Address, TcpAddress, parse_url
+from aiomas._dispatch import Dispatcher
 from aiomas._endpoint import Server, SocketAddress, advertised, retry, socket_address
 from aiomas._handlers import Handlers
+from aiomas._hello import Hello
+from aiomas._limits import Limits
 from aiomas._loopback import Loopback
+from aiomas._objects import AgentObjects, AgentProxy
 from aiomas._peers import Pool
-from aiomas._wire import MAX_FRAME
+from aiomas._population import Population
+from aiomas._stats import ContainerStats
+from aiomas._terms import Terms
 from aiomas.channel import DEFAULT_CODEC, Channel, ExtraSerializers
 from aiomas.clocks import AsyncioClock, BaseClock
 from aiomas.codecs import Codec, checked_serializers, make_codec
@@ -29,8 +35,8 @@ from aiomas.exceptions import (
     ContainerClosedError,
     RemoteException,
 )
-from aiomas.routing import RoutingDict, Service, expose
-from aiomas.rpc import Dispatcher, Proxy, RpcClient
+from aiomas.routing import Service, expose
+from aiomas.rpc import Proxy, RpcClient
 from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
 
 __all__ = ["AgentProxy", "Container"]
@@ -52,7 +58,8 @@ class Container:
         loop: the event loop, the current one by default.
         clock: the clock for the agents, :class:`~aiomas.clocks.AsyncioClock` by default.
         connect_kwargs: keywords for the connections that the container makes: ``codec``,
-            ``extra_serializers``, ``max_frame`` and, for TCP, ``ssl``.
+            ``extra_serializers``, ``limits``, ``call_timeout``, ``tracebacks`` and, for TCP,
+            ``ssl``.
     """
 
     router = Service(["agents"])
@@ -70,13 +77,19 @@ class Container:
         self._loop = loop
         self._clock = clock or AsyncioClock(loop)
         self._connect_kwargs = connect_kwargs or {}
-        self.agents = RoutingDict()
+        self._population = Population(self)
+        self.agents = self._population.agents
         """The agents; ``agents.dict`` maps their ids to them."""
-        self._next_aid = 0
+        self._terms = Terms(
+            limits=self._connect_kwargs.get("limits") or Limits(),
+            tracebacks=self._connect_kwargs.get("tracebacks", True),
+            call_timeout=self._connect_kwargs.get("call_timeout"),
+            hello=Hello(url=base_url),
+        )
         self._server: Server | None = None
         self._accepted: set[RpcClient] = set()
         self._handlers = Handlers()
-        self._pool = Pool(self._dial, loop)
+        self._pool = Pool(self._dial, loop, self._terms.call_timeout)
         self._local = self._make_loopback()
         self._shutdown: asyncio.Task[None] | None = None
 
@@ -109,7 +122,9 @@ class Container:
         extra_serializers: ExtraSerializers = None,
         ssl: SSLCerts | SSLContexts | None = None,
         advertise: str | None = None,
-        max_frame: int = MAX_FRAME,
+        limits: Limits | None = None,
+        call_timeout: float | None = None,
+        tracebacks: bool = True,
         as_coro: Literal[False] = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Self: ...
@@ -124,7 +139,9 @@ class Container:
         extra_serializers: ExtraSerializers = None,
         ssl: SSLCerts | SSLContexts | None = None,
         advertise: str | None = None,
-        max_frame: int = MAX_FRAME,
+        limits: Limits | None = None,
+        call_timeout: float | None = None,
+        tracebacks: bool = True,
         as_coro: Literal[True],
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Coroutine[Any, Any, Self]: ...
@@ -138,7 +155,9 @@ class Container:
         extra_serializers: ExtraSerializers = None,
         ssl: SSLCerts | SSLContexts | None = None,
         advertise: str | None = None,
-        max_frame: int = MAX_FRAME,
+        limits: Limits | None = None,
+        call_timeout: float | None = None,
+        tracebacks: bool = True,
         as_coro: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
         **historic: bool,
@@ -161,7 +180,12 @@ class Container:
             ssl: certificates for TLS on all TCP connections, as an :class:`~aiomas.SSLCerts` or as
                 two contexts, for the server socket and for client sockets.
             advertise: the host name for the agents' URLs, if it is not the one in *addr*.
-            max_frame: the largest message, in bytes, that is sent or accepted.
+            limits: the limits of each connection; :class:`~aiomas.Limits` has the defaults.
+            call_timeout: seconds that a call has which an agent here makes, if it does not say so
+                (see :func:`~aiomas.with_options`) and does not serve a call with less time itself;
+                ``None`` for no limit.
+            tracebacks: whether callers see the tracebacks of what went wrong here, or only what
+                the exceptions themselves say.
             as_coro: return an awaitable, in any case (``async=True`` is the same).
             loop: the event loop to use, if not the current one.
 
@@ -183,7 +207,9 @@ class Container:
         connect_kwargs = {
             "codec": codec,
             "extra_serializers": checked_serializers(extra_serializers),
-            "max_frame": max_frame,
+            "limits": limits,
+            "call_timeout": call_timeout,
+            "tracebacks": tracebacks,
         }
         coro = cls._create(addr, loop, clock, connect_kwargs, ssl, advertise)
         return _run_or_return(coro, loop, as_coro=as_coro)
@@ -346,6 +372,24 @@ class Container:
         agent = self.agents.dict.get(aid) if isinstance(aid, str) else None
         return None if agent is None else type(agent).__name__
 
+    def stats(self) -> ContainerStats:
+        """Return what the container is doing, and has done since it was created."""
+        channels = [client.channel for client in [*self._accepted, *self._pool.clients]]
+        counters = self._terms.counters
+        return ContainerStats(
+            connections=len(channels),
+            calls_in=counters.calls_in,
+            calls_out=counters.calls_out,
+            bytes_in=counters.bytes_in,
+            bytes_out=counters.bytes_out,
+            errors=counters.errors,
+            pending=sum(channel.pending for channel in channels)
+            + self._local.pending
+            + self._pool.waiting,
+            serving=sum(channel.serving for channel in channels) + len(self._local.dispatcher),
+            limits_hit=dict(counters.limits_hit),
+        )
+
     def set_server(self, server: Server) -> None:
         """Give the container the server that accepts its connections."""
         self._server = server
@@ -370,13 +414,13 @@ class Container:
         def accept(channel: Channel) -> None:
             container._accept(channel)
 
-        server = await channels.start_server(
+        server = await channels.listen(
             addr,
             accept,
+            lambda: container._terms,
             loop=loop,
             codec=connect_kwargs["codec"],
             extra_serializers=_with_arrow(connect_kwargs),
-            max_frame=connect_kwargs["max_frame"],
             # Nobody is let in before there is a container, whose URL needs the bound port.
             start_serving=False,
             **options,
@@ -401,17 +445,30 @@ class Container:
         channel.on_closed(lambda: self._accepted.discard(client))
 
     def _serve(self, channel: Channel) -> RpcClient:
-        client = RpcClient(channel, self, handlers=self._handlers)
+        objects = AgentObjects(self, channel, self._pool.peer)
+        client = RpcClient(channel, self, handlers=self._handlers, objects=objects)
         if self._shutdown is not None and client.dispatcher is not None:
             client.dispatcher.refuse(_REFUSAL)
         return client
 
     async def _dial(self, address: Address) -> RpcClient:
-        kwargs = dict(self._connect_kwargs, extra_serializers=_with_arrow(self._connect_kwargs))
-        if not isinstance(address, TcpAddress):
-            kwargs.pop("ssl", None)
-        addr = socket_address(address)
-        return self._serve(await channels.open_connection(addr, loop=self._loop, **kwargs))
+        clients: dict[Channel, RpcClient] = {}
+
+        def connected(channel: Channel) -> None:
+            clients[channel] = self._serve(channel)
+
+        kwargs = self._connect_kwargs
+        channel = await channels.dial(
+            socket_address(address),
+            self._terms,
+            loop=self._loop,
+            codec=kwargs.get("codec"),
+            extra_serializers=_with_arrow(kwargs),
+            extensions=True,
+            connected=connected,
+            **({"ssl": kwargs.get("ssl")} if isinstance(address, TcpAddress) else {}),
+        )
+        return clients[channel]
 
     def _proxy(self, sender: rpc.Sender, url: str, aid: str, class_name: str | None) -> Proxy:
         if class_name is None:
@@ -419,22 +476,27 @@ class Container:
             raise AgentNotFoundError(msg)
         return AgentProxy(sender, f"agents/{aid}", class_name, url)
 
-    def _register(self, agent: object) -> str:
+    def _register(self, agent: object, aid: str | None) -> str:
         if self._shutdown is not None:
             msg = f"{self!r} was shut down; it takes no more agents"
             raise ContainerClosedError(msg)
-        aid = str(self._next_aid)
-        self._next_aid += 1
-        self.agents.dict[aid] = agent
-        return aid
+        return self._population.add(agent, aid)
+
+    async def _remove(self, agent: Any, aid: str, timeout: float) -> None:
+        caller = asyncio.current_task()
+        if caller is not None:  # it may be serving a call of this very agent
+            self._handlers.leave(caller)
+        await self._population.remove(agent, aid, self._handlers, timeout)
 
     def _make_loopback(self) -> Loopback:
         codec = make_codec(
             self._connect_kwargs.get("codec") or DEFAULT_CODEC, _with_arrow(self._connect_kwargs)
         )
+        codec.max_nesting = self._terms.limits.max_nesting
         dispatcher = Dispatcher(self.router, self._handlers)
-        loopback = Loopback(codec, dispatcher, self._base_url, self._loop)
-        rpc.add_object_serializer(codec, lambda: self.router, loopback)
+        loopback = Loopback(codec, dispatcher, self._base_url, self._loop, self._terms)
+        objects = AgentObjects(self, loopback, self._pool.peer)
+        rpc.add_object_serializer(codec, lambda: self.router, objects)
         return loopback
 
     async def _do_shutdown(self, timeout: float) -> None:
@@ -449,6 +511,7 @@ class Container:
 
         try:
             await self._handlers.drain(timeout)
+            await self._population.end_all(self._local, timeout)
             await self._pool.close()
         except asyncio.CancelledError:
             self._handlers.cancel()
@@ -466,18 +529,6 @@ class Container:
         if self._server is not None:
             self._server.abort_clients()  # who has not come as far as to have a channel
             await self._server.wait_closed()
-
-
-class AgentProxy(Proxy):
-    """A proxy for an agent; connects (again) when it is used."""
-
-    def __init__(self, channel: rpc.Sender, path: str, class_name: str, url: str) -> None:
-        super().__init__(channel, path)
-        self._class_name = class_name
-        self._url = url
-
-    def __repr__(self) -> str:
-        return f"{self._class_name}Proxy({self._url!r})"
 
 
 def _ssl_contexts(ssl: SSLCerts | SSLContexts) -> SSLContexts:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import copy
-import weakref
 from collections.abc import Coroutine, Generator, Iterable
 from typing import Any, TypeVar
 
@@ -43,40 +41,6 @@ class Waiting(Coroutine[Any, Any, None]):
         """End, as any coroutine does."""
         if self._steps is not None:
             self._steps.close()
-
-
-class Serving:
-    """A request that is being served; what was started on its behalf can see when that ends."""
-
-    __slots__ = ("active", "started")
-
-    def __init__(self) -> None:
-        self.active = True
-        self.started = False
-
-
-serving: contextvars.ContextVar[Serving | None] = contextvars.ContextVar(
-    "aiomas_serving", default=None
-)
-"""The request that the current task serves."""
-
-_calls_of_handlers: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
-
-
-def is_serving(context: contextvars.Context | None = None) -> bool:
-    """Whether the current task (or the one with this context) serves a request."""
-    request = serving.get() if context is None else context.get(serving)
-    return request is not None and request.active
-
-
-def mark_call_of_handler(call: asyncio.Future[Any]) -> None:
-    """Note that *call* is part of serving a request."""
-    _calls_of_handlers.add(call)
-
-
-def is_call_of_handler(call: asyncio.Future[Any]) -> bool:
-    """Whether *call* is part of serving a request."""
-    return call in _calls_of_handlers
 
 
 def fail_all(futures: Iterable[asyncio.Future[Any]], error: BaseException) -> None:

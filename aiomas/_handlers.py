@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -36,24 +35,24 @@ class Handlers:
         """Cancel all but those that wait for the end of :meth:`drain`."""
         for task in self._paths.keys() - self._leaving:
             task.cancel()
-        self._leaving.clear()
-        self._ends.clear()
 
     def leave(self, task: asyncio.Task[Any]) -> None:
         """Do not wait for *task* in :meth:`drain`: it waits for the end of that itself."""
         self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
         self._ended(task)
 
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, timeout: float, prefix: str = "") -> None:
         """Wait until all calls have been served, and cancel those that take too long.
 
         Args:
             timeout: seconds that they have.
+            prefix: what the paths of these calls begin with.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         # Again and again, as handlers that are being drained may call others in here.
-        while late := self._paths.keys() - self._leaving:
+        while late := self._below(prefix):
             left = until - loop.time()
             if left <= 0:
                 break
@@ -67,16 +66,18 @@ class Handlers:
             task.cancel()
         if late:
             await asyncio.wait(self._ends_of(late), timeout=_END_TIMEOUT)
-        self._leaving.clear()
-        self._ends.clear()
 
-    def _ends_of(self, tasks: AbstractSet[asyncio.Task[None]]) -> list[asyncio.Future[None]]:
+    def _below(self, prefix: str) -> set[asyncio.Task[None]]:
+        tasks = {task for task, path in self._paths.items() if path.startswith(prefix)}
+        return tasks - self._leaving
+
+    def _ends_of(self, tasks: set[asyncio.Task[None]]) -> list[asyncio.Future[None]]:
         for task in tasks - self._ends.keys():
             self._ends[task] = task.get_loop().create_future()
             task.add_done_callback(self._ended)
         return [self._ends[task] for task in tasks]
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        end = self._ends.get(task)
+        end = self._ends.pop(task, None)
         if end is not None and not end.done():
             end.set_result(None)

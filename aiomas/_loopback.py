@@ -7,19 +7,31 @@ never runs in its caller's stack; and errors look as if they came from another c
 from __future__ import annotations
 
 import asyncio
-import traceback
+from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
-from aiomas._futures import (
-    copy_error,
-    fail_all,
+from aiomas._current import (
+    CallOptions,
+    deadline_of,
     is_call_of_handler,
     is_serving,
     mark_call_of_handler,
 )
+from aiomas._dispatch import Dispatcher
+from aiomas._futures import Waiting, copy_error
+from aiomas._intake import describe_failure
+from aiomas._outgoing import typed_failure
+from aiomas._terms import Terms
 from aiomas.codecs import Codec
-from aiomas.exceptions import DecodeError, RemoteException, SerializationError
-from aiomas.rpc import Dispatcher
+from aiomas.exceptions import (
+    ConnectionLost,
+    DeadlineExceeded,
+    DecodeError,
+    Outcome,
+    RemoteException,
+    SerializationError,
+)
 
 
 class Loopback:
@@ -30,52 +42,112 @@ class Loopback:
         dispatcher: starts the functions that are called.
         peer: the container's base URL, which errors name as their origin.
         loop: the event loop.
+        terms: the container's terms.
     """
 
+    paused = False
+    """Whether replies have to wait: they never do in here."""
+    extended = True
+    """Whether the other end knows the extensions: it is ourselves."""
+
     def __init__(
-        self, codec: Codec, dispatcher: Dispatcher, peer: str, loop: asyncio.AbstractEventLoop
+        self,
+        codec: Codec,
+        dispatcher: Dispatcher,
+        peer: str,
+        loop: asyncio.AbstractEventLoop,
+        terms: Terms,
     ) -> None:
         self.codec = codec
         self.peer = peer
+        self.peer_url = peer
         self.dispatcher = dispatcher
         self._loop = loop
-        self._pending: set[asyncio.Future[Any]] = set()
+        self._terms = terms
+        self._pending: dict[asyncio.Future[Any], int] = {}
+        self._next_id = 0
         self._open = True
-        self._closing: Exception | None = None  # what calls fail with that serve no request
+        self._closing: ConnectionLost | None = None  # for calls that serve no request
 
-    def send(self, content: Any) -> asyncio.Future[Any]:
+    @property
+    def pending(self) -> int:
+        """How many calls have no reply yet."""
+        return len(self._pending)
+
+    def drained(self) -> Awaitable[None]:
+        """Return an awaitable that does not wait."""
+        return Waiting(None)
+
+    def send(self, content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; see :meth:`.Channel.send`."""
         if self._closing is not None and not (is_serving() and self._open):
-            raise copy_error(self._closing)
-        data = self.codec.encode(content)
+            raise copy_error(self._closing).of_call(Outcome.NOT_SENT)
+        deadline = deadline_of(self._loop, options, self._terms.call_timeout)
+        try:
+            data = self.codec.encode(content)
+        except SerializationError as exc:
+            exc.of_call(Outcome.NOT_SENT)
+            raise
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._pending.add(future)
-        if is_serving():
-            mark_call_of_handler(future)
-        self._loop.call_soon(self._deliver, data, future)
+        message_id = self._next_id
+        self._next_id += 1
+        counters = self._terms.counters
+        counters.calls_out += 1
+        counters.calls_in += 1
+        one_way = options is not None and options.one_way
+        request = _Request(message_id, future, self, deadline, one_way=one_way)
+        if one_way:
+            self._loop.call_soon(_finish, future)
+        else:
+            self._pending[future] = message_id
+            if is_serving():
+                mark_call_of_handler(future)
+            if deadline is not None:
+                timer = self._loop.call_at(deadline, self._expire, future)
+                future.add_done_callback(lambda _: timer.cancel())
+        self._loop.call_soon(self._deliver, data, request)
         return future
 
-    def fail_own_calls(self, error: Exception) -> None:
+    def fail_own_calls(self, error: ConnectionLost) -> None:
         """Fail all calls, but those that are part of serving a request, from now on."""
         self._closing = error
-        fail_all([call for call in self._pending if not is_call_of_handler(call)], error)
+        self._fail([call for call in self._pending if not is_call_of_handler(call)], error)
 
-    def close(self, error: Exception) -> None:
+    def close(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, and all that are made from now on, with *error*."""
         self._closing = error
         self._open = False
-        fail_all(self._pending, error)
+        self._fail(list(self._pending), error)
         self._pending.clear()
 
     def settle(self, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
         """Give a call its result or its error."""
-        self._pending.discard(future)
+        self._pending.pop(future, None)
+        if error is not None:
+            self._terms.counters.errors += 1
         if future.done():
             return  # the caller has given up
         if error is not None:
             future.set_exception(error)
         else:
             future.set_result(result)
+
+    def describe(self, failure: BaseException | str | list[Any]) -> Any:
+        """Return what the caller sees of a failure."""
+        return describe_failure(failure, tracebacks=self._terms.tracebacks)
+
+    def _fail(self, calls: list[asyncio.Future[Any]], error: ConnectionLost) -> None:
+        for call in calls:
+            if not call.done():
+                call.set_exception(copy_error(error).of_call(Outcome.MAYBE_EXECUTED))
+
+    def _expire(self, future: asyncio.Future[Any]) -> None:
+        text = "DeadlineExceeded: there was no reply in time"
+        self.settle(future, None, DeadlineExceeded(self.peer, text).of_call(Outcome.MAYBE_EXECUTED))
+
+    def _given_up(self, message_id: int, future: asyncio.Future[Any]) -> None:
+        self._pending.pop(future, None)
+        self.dispatcher.cancel(message_id)
 
     def decode(self, data: bytes) -> tuple[Any, DecodeError | None]:
         """Return the value that *data* stands for, or why it stands for none."""
@@ -84,35 +156,68 @@ class Loopback:
         except DecodeError as exc:
             return None, exc
 
-    def _deliver(self, data: bytes, future: asyncio.Future[Any]) -> None:
-        content, error = self.decode(data)
-        request = _Request(content, future, self)
+    def _deliver(self, data: bytes, request: _Request) -> None:
+        future = request.future
+        if future.cancelled():
+            self._pending.pop(future, None)
+            return
+        request.content, error = self.decode(data)
         if error is not None:
-            request.fail(f"{type(error).__name__}: {error}")
-        else:
-            self.dispatcher(request)
+            request.refuse("bad request", f"{type(error).__name__}: {error}")
+            return
+        self.dispatcher(request)
+        if not (future.done() or request.one_way):
+            # It is being served, and does not know yet whether its caller waits till the end.
+            future.add_done_callback(partial(self._given_up, request.message_id))
 
 
 class _Request:
-    __slots__ = ("_future", "_loopback", "content")
+    __slots__ = ("content", "deadline", "future", "message_id", "one_way", "source")
 
-    def __init__(self, content: Any, future: asyncio.Future[Any], loopback: Loopback) -> None:
-        self.content = content
-        self._future = future
-        self._loopback = loopback
+    again = False
+
+    def __init__(
+        self,
+        message_id: int,
+        future: asyncio.Future[Any],
+        source: Loopback,
+        deadline: float | None,
+        *,
+        one_way: bool,
+    ) -> None:
+        self.content: Any = None
+        self.message_id = message_id
+        self.future = future
+        self.source = source
+        self.deadline = deadline
+        self.one_way = one_way
 
     def reply(self, result: Any) -> None:
-        codec = self._loopback.codec
+        if self.one_way:
+            return
+        codec = self.source.codec
         try:
             data = codec.encode(result)
         except SerializationError as exc:
             self.fail(f"{type(exc).__name__}: {exc}")
             return
-        value, error = self._loopback.decode(data)
-        self._loopback.settle(self._future, value, error)
+        value, error = self.source.decode(data)
+        if error is not None:
+            error.of_call(Outcome.EXECUTED)
+        self.source.settle(self.future, value, error)
 
-    def fail(self, failure: BaseException | str) -> None:
-        if isinstance(failure, BaseException):
-            failure = "".join(traceback.format_exception(failure))
-        error = RemoteException(self._loopback.peer, failure)
-        self._loopback.settle(self._future, None, error)
+    def fail(self, failure: BaseException | str | list[Any]) -> None:
+        if not self.one_way:
+            error = RemoteException(self.source.peer, self.source.describe(failure))
+            self.source.settle(self.future, None, error.of_call(Outcome.EXECUTED))
+
+    def refuse(self, kind: str, text: str, outcome: Outcome = Outcome.NOT_EXECUTED) -> None:
+        if not self.one_way:
+            self.source.settle(
+                self.future, None, typed_failure(self.source.peer, (kind, text, str(outcome)))
+            )
+
+
+def _finish(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -9,17 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import dataclasses
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from aiomas._address import Address
-from aiomas._futures import copy_error, fail_all, is_serving
-from aiomas.exceptions import ConnectionLost, ContainerClosedError
+from aiomas._current import CallOptions, deadline_of, is_serving
+from aiomas._futures import copy_error, fail_all
+from aiomas._retries import Retries
+from aiomas.exceptions import (
+    ConnectionLost,
+    ContainerClosedError,
+    DeadlineExceeded,
+    Outcome,
+)
 from aiomas.rpc import RpcClient
 
 Dial = Callable[[Address], Awaitable[RpcClient]]
+Waiter = tuple[asyncio.Future[Any], Any, CallOptions | None, contextvars.Context]
 
 
 class Pool:
@@ -28,10 +37,15 @@ class Pool:
     Args:
         dial: makes one attempt to connect to an address; it bounds the time of the attempt.
         loop: the event loop.
+        call_timeout: seconds that a call has if its caller does not say so.
     """
 
-    def __init__(self, dial: Dial, loop: asyncio.AbstractEventLoop) -> None:
-        self.closing: Exception | None = None
+    def __init__(
+        self, dial: Dial, loop: asyncio.AbstractEventLoop, call_timeout: float | None = None
+    ) -> None:
+        self.call_timeout = call_timeout
+        """Seconds that a call has if its caller does not say so."""
+        self.closing: ConnectionLost | None = None
         """What new calls fail with that are no part of serving a request."""
         self.closed = False
         self._dial = dial
@@ -52,6 +66,11 @@ class Pool:
     def clients(self) -> list[RpcClient]:
         """The connections that are open now."""
         return [peer.connection for peer in self._active if peer.connection is not None]
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a connection."""
+        return sum(peer.waiting for peer in self._active)
 
     def keep(self, peer: Peer, *, active: bool) -> None:
         """Hold on to *peer* for as long as it is connected or connecting."""
@@ -82,7 +101,7 @@ class Pool:
     def _refusal(self) -> Exception:
         return copy_error(self.closing or ContainerClosedError("The container was shut down"))
 
-    def begin_closing(self, error: Exception) -> None:
+    def begin_closing(self, error: ConnectionLost) -> None:
         """Fail all who wait for a connection, and who want one, other than to serve a request."""
         self.closing = error
         for block in self._blocks:
@@ -123,21 +142,45 @@ class Peer:
         self._attempt: asyncio.Task[RpcClient] | None = None
         self._interested = 0
         # Calls made while there is no connection, in their order, and whose they are.
-        self._waiting: deque[tuple[asyncio.Future[Any], Any, contextvars.Context]] = deque()
+        self._waiting: deque[Waiter] = deque()
+        self._retries = Retries(self._send_once, loop)
 
-    def send(self, content: Any) -> asyncio.Future[Any]:
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a connection."""
+        return len(self._waiting)
+
+    def send(self, content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; connect first if need be."""
+        if options is not None and options.retries:
+            deadline = deadline_of(self._loop, options, self._pool.call_timeout)
+            return self._retries.send(content, options, deadline)
+        return self._send_once(content, options)
+
+    def _send_once(self, content: Any, options: CallOptions | None) -> asyncio.Future[Any]:
         closing = self._pool.closing
         if closing is not None and not is_serving():
-            raise copy_error(closing)
+            raise copy_error(closing).of_call(Outcome.NOT_SENT)
         connection = self.connection
         if connection is not None and connection.channel.is_open:
-            return connection.channel.send(content)
+            return connection.channel.send(content, options)
         self._check_not_closed()
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting.append((future, content, contextvars.copy_context()))
+        deadline = deadline_of(self._loop, options, self._pool.call_timeout)
+        if deadline is not None:
+            timer = self._loop.call_at(deadline, self._expire, future)
+            future.add_done_callback(lambda _: timer.cancel())
+            # From now on, not from when there is a connection.
+            options = dataclasses.replace(options or CallOptions(), deadline=deadline)
+        self._waiting.append((future, content, options, contextvars.copy_context()))
         self._start_attempt()  # which may succeed before it returns, where tasks start eagerly
         return future
+
+    def _expire(self, future: asyncio.Future[Any]) -> None:
+        """Fail a call whose time was up before there was a connection."""
+        if not future.done() and any(waiter[0] is future for waiter in self._waiting):
+            text = f"DeadlineExceeded: there was no connection to {self.peer} in time"
+            future.set_exception(DeadlineExceeded(self.peer, text).of_call(Outcome.NOT_SENT))
 
     async def connect(self) -> RpcClient:
         """Return the open connection, or make one.
@@ -168,14 +211,15 @@ class Peer:
             self._attempt.cancel()
         return self._attempt
 
-    def fail_own_calls(self, error: BaseException) -> None:
+    def fail_own_calls(self, error: ConnectionLost) -> None:
         """Fail all calls that wait for a connection, but those that are part of a request."""
-        fail_all([call for call, _, context in self._waiting if not is_serving(context)], error)
+        own = [call for call, _, _, context in self._waiting if not is_serving(context)]
+        fail_all(own, copy_error(error).of_call(Outcome.NOT_SENT))
 
     def _check_not_closed(self) -> None:
         if self._pool.closed:
             msg = f"The container was shut down; it does not connect to {self.peer}"
-            raise ContainerClosedError(msg)
+            raise ContainerClosedError(msg).of_call(Outcome.NOT_SENT)
 
     def _start_attempt(self) -> asyncio.Task[RpcClient]:
         self._check_not_closed()
@@ -193,10 +237,10 @@ class Peer:
         self.connection = connection
         connection.channel.on_closed(lambda: self._disconnected(connection))
         while self._waiting:
-            future, content, context = self._waiting.popleft()
+            future, content, options, context = self._waiting.popleft()
             if not future.done():
                 try:
-                    context.run(connection.channel.send_for, future, content)
+                    context.run(connection.channel.send_for, future, content, options)
                 except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets it
                     future.set_exception(exc)
         return connection
@@ -219,9 +263,9 @@ class Peer:
                 # Whoever calls expects what a lost connection raises, whatever it was that failed.
                 cause, error = error, ConnectionLost(f"No connection to {self.peer}: {error}")
                 error.__cause__ = cause
-            waiting = [future for future, _, _ in self._waiting]
+            waiting = [waiter[0] for waiter in self._waiting]
             self._waiting.clear()
-            fail_all(waiting, error)
+            fail_all(waiting, error.of_call(Outcome.NOT_SENT))
         self._pool.keep(self, active=self.connection is not None)
 
     def _disconnected(self, connection: RpcClient) -> None:

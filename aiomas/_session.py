@@ -3,27 +3,50 @@
 Bytes go in, events come out, and each thing that is to be sent is returned as a frame.  A message
 is ``[type, id, content]``, encoded by a codec; the id is the requester's and is unique per
 connection and direction.  What a request means is not known here.
+
+Once both ends have agreed on it (see ``aiomas._hello``), there are further types of messages:
+requests with options, failures that say what kind they are of, and messages that have no reply.
 """
 
 from __future__ import annotations
 
 import enum
 import reprlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic, TypeVar
 
-from aiomas._wire import MAX_FRAME, FrameReader, frame
+from aiomas import _hello
+from aiomas._hello import Hello
+from aiomas._limits import Limits
+from aiomas._wire import FrameReader, frame
 from aiomas.codecs import Codec
-from aiomas.exceptions import ConnectionLost, DecodeError, ProtocolError, SerializationError
+from aiomas.exceptions import (
+    ConnectionLost,
+    DecodeError,
+    Outcome,
+    ProtocolError,
+    SerializationError,
+)
 
 W = TypeVar("W")
 
 REQUEST = 0
 RESULT = 1
 EXCEPTION = 2
-# Not on the wire: the content of the message holds an object that cannot be decoded.
+# Only where both ends have agreed:
+CALL = 3  # content: [options, content of a request]
+CANCEL = 4  # of the request with this id
+PING = 5  # id: the sender's clock, in ms
+PONG = 6  # id: that of the ping; content: the sender's clock, in ms
+FAILURE = 7  # content: [kind, text, outcome]
+# Not on the wire: the content of the message holds an object that cannot be decoded ...
 BAD_REQUEST = "bad request"
 BAD_REPLY = "bad reply"
+# ... and the first request of a peer that would like to know what it can do with us.
+HELLO = "hello"
+
+_DEFAULTS = Limits()
+_EXTENDED = range(CALL, FAILURE + 1)
 
 
 class State(enum.Enum):
@@ -34,6 +57,9 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+Event = tuple[int | str, Any, Any, int]
+
+
 class Session(Generic[W]):
     """One end of a connection.
 
@@ -41,37 +67,80 @@ class Session(Generic[W]):
 
     Args:
         codec: encodes and decodes the messages.
-        max_frame: the largest message, in bytes, that is sent or accepted.
+        limits: the limits of the connection.
     """
 
-    def __init__(self, codec: Codec, max_frame: int = MAX_FRAME) -> None:
+    def __init__(self, codec: Codec, limits: Limits = _DEFAULTS) -> None:
         self.state = State.OPEN
+        self.extended = False
+        """Whether both ends have agreed on the extensions."""
+        self.next_id = 0
+        """The id of the next request; all lower ones have been given away."""
+        self.last_words: bytes | None = None
+        """A frame that tells the peer why it is given up, after a :class:`ProtocolError`."""
         self._codec = codec
-        self._max_frame = max_frame
-        self._reader = FrameReader(max_frame)
+        self._max_frame = limits.max_frame
+        self._reader = FrameReader(limits.max_frame)
         self._pending: dict[int, W] = {}
-        self._next_id = 0
+        self._hello_id: int | None = None  # of our own hello, while it has no answer
+        self._heard = False  # whether a message has arrived
 
     @property
     def pending(self) -> Collection[W]:
         """The waiters of all requests that have no reply yet."""
         return self._pending.values()
 
-    def request(self, content: Any, waiter: W) -> bytes:
+    def request(self, content: Any, waiter: W, options: dict[str, Any] | None = None) -> bytes:
         """Return the frame of a new request, whose reply will come with *waiter*.
+
+        Args:
+            content: what is sent.
+            waiter: comes back with the reply.
+            options: travel with the request, if the connection is :attr:`extended`.
 
         Raises:
             SerializationError: *content* cannot be encoded, or is too large.
             ConnectionLost: this end was closed.
         """
-        if self.state is not State.OPEN:
-            msg = f"The connection is {self.state.value}; the request was not sent"
-            raise ConnectionLost(msg)
-        message_id = self._next_id
-        data = self._frame(REQUEST, message_id, content)
-        self._next_id = message_id + 1
+        message_id = self.next_id
+        data = self.one_way(content, options)
         self._pending[message_id] = waiter
         return data
+
+    def one_way(self, content: Any, options: dict[str, Any] | None = None) -> bytes:
+        """Return the frame of a new request that nobody waits for; raises as :meth:`request`."""
+        if self.state is not State.OPEN:
+            msg = f"The connection is {self.state.value}; the request was not sent"
+            raise ConnectionLost(msg).of_call(Outcome.NOT_SENT)
+        message_id = self.next_id
+        if options is None:
+            data = self._frame(REQUEST, message_id, content)
+        else:
+            data = self._frame(CALL, message_id, (options, content))
+        self.next_id = message_id + 1
+        return data
+
+    def hello(self, hello: Hello, waiter: W) -> bytes:
+        """Return the frame of the hello, which has to be the first request; raises as `request`."""
+        self._hello_id = self.next_id
+        return self.request(_hello.question(hello), waiter)
+
+    def welcome(self, message_id: int, hello: Hello, *, extended: bool) -> bytes:
+        """Return the frame that accepts the peer's hello."""
+        self.extended = extended
+        return self._frame(RESULT, message_id, hello.content())
+
+    def cancel(self, message_id: int) -> bytes:
+        """Return the frame that tells the peer that nobody waits for a reply any more."""
+        return self._frame(CANCEL, message_id, None)
+
+    def ping(self, now: float) -> bytes:
+        """Return the frame that asks for a sign of life at *now* seconds."""
+        return self._frame(PING, round(now * 1000), None)
+
+    def pong(self, ping_id: int, now: float) -> bytes:
+        """Return the frame that answers a ping at *now* seconds."""
+        return self._frame(PONG, ping_id, round(now * 1000))
 
     def reply(self, kind: int, message_id: int, content: Any) -> bytes:
         """Return the frame that answers request *message_id*; *kind* is RESULT or EXCEPTION.
@@ -81,12 +150,21 @@ class Session(Generic[W]):
         """
         return self._frame(kind, message_id, content)
 
-    def feed(self, data: bytes) -> Iterator[tuple[int | str, Any, Any]]:
+    def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> bytes:
+        """Return the frame that says why there is no result, as precisely as the peer can take."""
+        if self.extended:
+            return self._frame(FAILURE, message_id, (kind, text, str(outcome)))
+        return self._frame(EXCEPTION, message_id, text)
+
+    def feed(self, data: bytes) -> Iterator[Event]:
         """Take what was received and yield what it means, one event for each message.
 
-        The events are ``(REQUEST, id, content)``, ``(RESULT, waiter, content)``,
-        ``(EXCEPTION, waiter, content)``, ``(BAD_REQUEST, id, DecodeError)`` and
-        ``(BAD_REPLY, waiter, DecodeError)``.
+        The events are ``(kind, ref, content, size)``, where *size* is that of the message in
+        bytes.  Kind and reference are ``REQUEST, id``; ``CALL, id`` (whose content are options and
+        content); ``RESULT, waiter``; ``EXCEPTION, waiter``; ``FAILURE, waiter``; ``CANCEL, id``;
+        ``PING, id``; ``PONG, id``; ``HELLO, id``; and with a
+        :class:`~aiomas.exceptions.DecodeError` as content ``BAD_REQUEST, id`` and
+        ``BAD_REPLY, waiter``.
 
         Raises:
             ProtocolError: the bytes are no message; the connection is of no use any more.
@@ -96,60 +174,96 @@ class Session(Generic[W]):
             if event is not None:
                 yield event
 
-    def close(self) -> list[W]:
-        """Take no more requests; return the waiters that will get no reply."""
+    def forget(self, given_up: Callable[[W], bool]) -> list[int]:
+        """Forget all requests whose waiter has *given_up*; return their ids."""
+        ids = [message_id for message_id, waiter in self._pending.items() if given_up(waiter)]
+        for message_id in ids:
+            del self._pending[message_id]
+        return ids
+
+    def forget_one(self, message_id: int) -> list[int]:
+        """Forget a request, if it has no reply yet; return its id then."""
+        return [] if self._pending.pop(message_id, None) is None else [message_id]
+
+    def close(self) -> dict[int, W]:
+        """Take no more requests; return the waiters that will get no reply, by their ids."""
         if self.state is State.OPEN:
             self.state = State.CLOSING
         return self._abandon()
 
-    def lost(self) -> list[W]:
-        """The connection has ended; return the waiters that will get no reply."""
+    def lost(self) -> dict[int, W]:
+        """The connection has ended; return the waiters that will get no reply, by their ids."""
         self.state = State.CLOSED
         return self._abandon()
 
-    def _abandon(self) -> list[W]:
-        waiters = list(self._pending.values())
-        self._pending.clear()
+    def waiters(self) -> dict[int, W]:
+        """Return the waiters of all requests that have no reply yet, by their ids."""
+        return dict(self._pending)
+
+    def _abandon(self) -> dict[int, W]:
+        waiters, self._pending = self._pending, {}
         return waiters
 
     def _frame(self, kind: int, message_id: int, content: Any) -> bytes:
         try:
             payload = self._codec.encode([kind, message_id, content])
-        except SerializationError:
+        except SerializationError as exc:
+            exc.of_call(Outcome.NOT_SENT)
             raise
         except Exception as exc:  # a codec of a user, which may raise anything
             msg = f"{self._codec!r} cannot encode a message: {exc!r}"
-            raise SerializationError(msg) from exc
+            raise SerializationError(msg).of_call(Outcome.NOT_SENT) from exc
         if len(payload) > self._max_frame:
             msg = f"A message of {len(payload)} bytes is over the limit max_frame={self._max_frame}"
-            raise SerializationError(msg)
+            raise SerializationError(msg).of_call(Outcome.NOT_SENT)
         return frame(payload)
 
-    def _event(self, payload: bytes) -> tuple[int | str, Any, Any] | None:
+    def _event(self, payload: bytes) -> Event | None:
+        first, self._heard = not self._heard, True
         try:
             message, bad_content = self._codec.decode_message(payload)
         except DecodeError as exc:
+            if first:
+                answer = _hello.foreign_answer(payload, self._codec)
+                self.last_words = None if answer is None else frame(answer)
             msg = f"an unreadable frame of {len(payload)} bytes: {exc}"
             raise ProtocolError(msg) from exc
         try:
             kind, message_id, content = message
         except (TypeError, ValueError):
             kind = message_id = content = None
-        if type(message_id) is not int or kind not in (REQUEST, RESULT, EXCEPTION):
-            msg = f"a message that is no [type, id, content]: {reprlib.repr(message):.100}"
-            raise ProtocolError(msg)
+        if type(message_id) is not int or type(kind) is not int:
+            raise _no_message(message)
 
-        if kind == REQUEST:
-            if bad_content is not None:
-                return BAD_REQUEST, message_id, bad_content
-            return REQUEST, message_id, content
+        size = len(payload)
+        if kind in {RESULT, EXCEPTION} or (kind == FAILURE and self.extended):
+            return self._reply_event(kind, message_id, content, size, bad_content)
+        if kind != REQUEST and not (self.extended and kind in _EXTENDED):
+            raise _no_message(message)
+        if bad_content is not None:
+            return BAD_REQUEST, message_id, bad_content, size
+        if first and kind == REQUEST and (hello := _hello.asked(content)) is not None:
+            return HELLO, message_id, hello, size
+        return kind, message_id, content, size
 
+    def _reply_event(
+        self, kind: int, message_id: int, content: Any, size: int, bad_content: DecodeError | None
+    ) -> Event | None:
         waiter = self._pending.pop(message_id, None)
         if waiter is None:
-            if 0 <= message_id < self._next_id:
+            if 0 <= message_id < self.next_id:
                 return None  # whoever made this request has given up or was answered already
             msg = f"a reply to request {message_id}, which was never made"
             raise ProtocolError(msg)
+        if message_id == self._hello_id:
+            self._hello_id = None
+            theirs = Hello.read(content) if kind == RESULT else None
+            # From the very next message on, which may have come with this one.
+            self.extended = theirs is not None and Hello().fits(theirs)
         if bad_content is not None:
-            return BAD_REPLY, waiter, bad_content
-        return kind, waiter, content
+            return BAD_REPLY, waiter, bad_content, size
+        return kind, waiter, content, size
+
+
+def _no_message(message: Any) -> ProtocolError:
+    return ProtocolError(f"a message that is no [type, id, content]: {reprlib.repr(message):.100}")

@@ -11,9 +11,6 @@ from collections.abc import Iterator
 
 from aiomas.exceptions import ProtocolError
 
-MAX_FRAME = 16 * 1024 * 1024
-"""Largest payload that is accepted by default, in bytes."""
-
 _HEADER = struct.Struct("!L")
 HEADER_SIZE = _HEADER.size
 
@@ -30,7 +27,7 @@ class FrameReader:
         max_frame: the largest payload that is accepted, in bytes.
     """
 
-    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+    def __init__(self, max_frame: int) -> None:
         self._max_frame = max_frame
         self._parts: list[bytes] = []  # of a frame that is not complete yet
         self._have = 0  # bytes in these parts

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Self, overload
 
-from aiomas._container import AgentProxy, Container
+from aiomas._container import Container
+from aiomas._objects import AgentProxy
+from aiomas._stats import ContainerStats
 from aiomas.routing import Router, Service
 from aiomas.tls import SSLCerts
 
-__all__ = ["Agent", "Container", "SSLCerts", "url_of"]
+__all__ = ["Agent", "Container", "ContainerStats", "SSLCerts", "url_of"]
 
 Container.__module__ = __name__  # where users find it
 
@@ -46,11 +48,16 @@ class Agent:
 
     Args:
         container: where the agent lives.
+        aid: its id, which is the last part of its URL: at most 255 letters, digits and characters
+            of ``._~-``, with a letter or a digit first.  By default it gets a number.
 
     Raises:
-        TypeError: *container* is no :class:`Container`.
+        TypeError: *container* is no :class:`Container`, or *aid* is no string.
+        ValueError: *aid* cannot be in a URL, or is or was the id of another agent there.
         ContainerClosedError: *container* was shut down.
     """
+
+    _cleans_up = False
 
     router: Service = _AgentService()
     """The agent's RPC router.
@@ -66,20 +73,43 @@ class Agent:
         service: Any = cls.router  # its own, or that of another base class
         if type(service) is Service:  # it knows nothing of containers
             cls.router = _AgentService(service.sub_routers)
+        cls._cleans_up = cls.on_stop is not Agent.on_stop
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, *, aid: str | None = None) -> None:
         if not isinstance(container, Container):
             msg = f"An agent needs the Container it lives in, got {container!r}"
             raise TypeError(msg)
         self.container = container
         """The container in which the agent lives."""
         # With a mangled name, as agents of users may well have an attribute "aid".
-        self.__aid = container._register(self)  # noqa: SLF001 - the two classes are one thing
+        self.__aid = container._register(self, aid)  # noqa: SLF001 - the two classes are one thing
 
     @property
     def addr(self) -> str:
         """The agent's URL, with which any agent can :meth:`~Container.connect` to it."""
         return self.container.base_url + self.__aid
+
+    async def stop(self, *, timeout: float = 10.0) -> None:
+        """End the agent.
+
+        New calls are refused at once, which their callers get as a
+        :class:`~aiomas.exceptions.RemoteLookupError`.  Those that run have *timeout* to end and
+        are cancelled then.  After that :meth:`on_stop` is called.  The id is never used again.
+        Doing it twice does no harm.
+
+        Args:
+            timeout: seconds that running calls have, and then :meth:`on_stop`.
+
+        Raises:
+            TimeoutError: :meth:`on_stop` took longer; or whatever else it raises.
+        """
+        await self.container._remove(self, self.__aid, timeout)  # noqa: SLF001 - one thing
+
+    async def on_stop(self) -> None:
+        """Clean up: called when the agent was stopped, or its container is being shut down.
+
+        It does nothing; override it.  It can still call other agents.
+        """
 
     def _place(self, router: Router) -> None:
         """Give *router* its place below the container's."""

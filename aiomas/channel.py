@@ -1,7 +1,9 @@
 """Request/reply channels: send a value, await the reply.
 
-This is the shell that joins a session (``aiomas._session``), which knows the protocol, to a
-transport of asyncio.  What the values mean is not known here.
+This is the shell that joins the parts of one end of a connection to a transport of asyncio: a
+session (``aiomas._session``), which knows the protocol; an outbox, which writes; an intake, which
+holds requests of the peer; and what looks after our own requests.  What the values mean is not
+known here.
 
 Requests that arrive are either taken one by one with :meth:`Channel.recv`, or passed to a handler
 (:meth:`Channel.serve`), in the order in which they were sent.
@@ -10,28 +12,48 @@ Requests that arrive are either taken one by one with :meth:`Channel.recv`, or p
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import logging
-import os
-import traceback
-from collections import deque
+import math
+import socket
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
-from aiomas import _endpoint
+from aiomas import _endpoint, _hello
+from aiomas._current import CallOptions
+from aiomas._delay import Delay
 from aiomas._endpoint import Server, SocketAddress
-from aiomas._futures import (
-    Waiting,
-    copy_error,
-    is_call_of_handler,
-    is_serving,
-    mark_call_of_handler,
+from aiomas._futures import Waiting
+from aiomas._heartbeat import Heartbeat
+from aiomas._hello import Hello
+from aiomas._intake import Intake, Request, describe_failure
+from aiomas._limits import Limits
+from aiomas._logs import LimitedLog
+from aiomas._outbox import Outbox
+from aiomas._outgoing import Outgoing
+from aiomas._session import (
+    BAD_REPLY,
+    BAD_REQUEST,
+    CALL,
+    CANCEL,
+    EXCEPTION,
+    HELLO,
+    PING,
+    PONG,
+    REQUEST,
+    RESULT,
+    Session,
+    State,
 )
-from aiomas._session import BAD_REPLY, BAD_REQUEST, EXCEPTION, REQUEST, RESULT, Session, State
-from aiomas._wire import MAX_FRAME, frame
+from aiomas._terms import Terms
+from aiomas._wire import frame
 from aiomas.codecs import JSON, Codec, Serializer, make_codec
 from aiomas.exceptions import (
     ConnectionLost,
+    HandshakeError,
+    Outcome,
+    PeerUnresponsive,
     ProtocolError,
     RemoteException,
     SerializationError,
@@ -53,14 +75,13 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+bad_peers = LimitedLog(logger)
 
 DEFAULT_CODEC: type[Codec] = JSON
 """The codec of a channel for which none was chosen."""
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that a closing connection may take to send what it still holds."""
-
-_BATCH = 32  # frames that leave in one write at the most
 
 ExtraSerializers = Iterable[Callable[[], Serializer]] | None
 
@@ -72,7 +93,8 @@ async def open_connection(
     codec: type[Codec] | None = None,
     extra_serializers: ExtraSerializers = (),
     timeout: float | None = 0,
-    max_frame: int = MAX_FRAME,
+    limits: Limits | None = None,
+    extensions: bool = False,
     **kwds: Any,
 ) -> Channel:
     """Connect to the server at *addr* and return the :class:`Channel`.
@@ -86,7 +108,9 @@ async def open_connection(
         timeout: 0 for one attempt (of at most 10 s); a number of seconds in which to try again
             and again, also while the peer accepts the connection and stays silent; ``None`` to
             try for ever.
-        max_frame: the largest message, in bytes, that is sent or accepted.
+        limits: the limits of the connection; :class:`~aiomas.Limits` has the defaults.
+        extensions: whether to ask the peer for the :ref:`extensions` of the protocol.  Only for
+            peers that answer each request, as an RPC server or a container does.
         kwds: go to :meth:`asyncio.loop.create_connection` or ``create_unix_connection``; so
             ``ssl=`` takes a context.
 
@@ -94,15 +118,49 @@ async def open_connection(
         OSError: no connection could be made; it is what the last attempt failed with
             (``ConnectionRefusedError``, ``FileNotFoundError``, ``ssl.SSLError``, ...).
         ConnectTimeout: the last attempt did not end in time.
+        HandshakeError: the peer has another codec or other serializers (with *extensions*).
         AddressError: *addr* is no address.
+    """
+    return await dial(
+        addr,
+        Terms(limits=limits or Limits()),
+        loop=loop,
+        codec=codec,
+        extra_serializers=extra_serializers,
+        timeout=timeout,
+        extensions=extensions,
+        **kwds,
+    )
+
+
+async def dial(
+    addr: SocketAddress | None,
+    terms: Terms,
+    *,
+    loop: asyncio.AbstractEventLoop | None = None,
+    codec: type[Codec] | None = None,
+    extra_serializers: ExtraSerializers = (),
+    timeout: float | None = 0,
+    extensions: bool = False,
+    connected: Callable[[Channel], Any] | None = None,
+    **kwds: Any,
+) -> Channel:
+    """Do what :func:`open_connection` does, on certain *terms*.
+
+    ``connected(channel)`` is called before anything is sent or received.
     """
     loop = loop or current_loop()
 
     def factory() -> ChannelProtocol:
         instance = make_codec(codec or DEFAULT_CODEC, extra_serializers)
-        return ChannelProtocol(instance, loop=loop, max_frame=max_frame)
+        return ChannelProtocol(instance, connected, loop=loop, terms=terms)
 
-    protocol = await _endpoint.dial(factory, addr, loop, timeout=timeout, **kwds)
+    async def greet(protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, ChannelProtocol)  # noqa: S101 - for the type checker
+        if extensions:
+            await protocol.greet()
+
+    protocol = await _endpoint.dial(factory, addr, loop, timeout=timeout, prepare=greet, **kwds)
     assert isinstance(protocol, ChannelProtocol)  # noqa: S101 - for the type checker
     return protocol.channel
 
@@ -114,7 +172,8 @@ async def start_server(
     loop: asyncio.AbstractEventLoop | None = None,
     codec: type[Codec] | None = None,
     extra_serializers: ExtraSerializers = (),
-    max_frame: int = MAX_FRAME,
+    limits: Limits | None = None,
+    tracebacks: bool = True,
     **kwds: Any,
 ) -> Server:
     """Listen on *addr* and call ``client_connected_cb(channel)`` for each client.
@@ -126,18 +185,43 @@ async def start_server(
         loop: the event loop to use, if not the current one.
         codec: a subclass of :class:`~aiomas.codecs.Codec`; JSON by default.
         extra_serializers: as in :func:`open_connection`.
-        max_frame: the largest message, in bytes, that is sent or accepted.
+        limits: the limits of each connection; :class:`~aiomas.Limits` has the defaults.
+        tracebacks: whether clients see the tracebacks of what went wrong here, or only what the
+            exceptions themselves say.
         kwds: go to :meth:`asyncio.loop.create_server` or ``create_unix_server``.
 
     Raises:
         OSError: the address is in use, or cannot be bound.
         AddressError: *addr* is no address.
     """
+    terms = Terms(limits=limits or Limits(), tracebacks=tracebacks)
+    return await listen(
+        addr,
+        client_connected_cb,
+        lambda: terms,
+        loop=loop,
+        codec=codec,
+        extra_serializers=extra_serializers,
+        **kwds,
+    )
+
+
+async def listen(
+    addr: SocketAddress | None,
+    client_connected_cb: Callable[[Channel], Any],
+    terms: Callable[[], Terms],
+    *,
+    loop: asyncio.AbstractEventLoop | None = None,
+    codec: type[Codec] | None = None,
+    extra_serializers: ExtraSerializers = (),
+    **kwds: Any,
+) -> Server:
+    """Do what :func:`start_server` does, on certain *terms*, asked for with each client."""
     loop = loop or current_loop()
 
     def factory() -> ChannelProtocol:
         instance = make_codec(codec or DEFAULT_CODEC, extra_serializers)
-        return ChannelProtocol(instance, client_connected_cb, loop=loop, max_frame=max_frame)
+        return ChannelProtocol(instance, client_connected_cb, loop=loop, terms=terms())
 
     return await _endpoint.listen(factory, addr, loop, **kwds)
 
@@ -149,7 +233,8 @@ class ChannelProtocol(asyncio.Protocol):
         codec: an instance of a codec, used for this connection only.
         client_connected_cb: called with the channel when the connection was made.
         loop: the event loop.
-        max_frame: the largest message that is sent or accepted, in bytes.
+        limits: the limits of the connection.
+        terms: all that this end wants of the connection; has *limits* as well.
     """
 
     def __init__(
@@ -158,28 +243,60 @@ class ChannelProtocol(asyncio.Protocol):
         client_connected_cb: Callable[[Channel], Any] | None = None,
         *,
         loop: asyncio.AbstractEventLoop,
-        max_frame: int = MAX_FRAME,
+        limits: Limits | None = None,
+        terms: Terms | None = None,
     ) -> None:
         self.channel: Channel
-        codec.max_size = max_frame
-        self.session: Session[asyncio.Future[Any]] = Session(codec, max_frame)
-        self.paused = False
+        self.outgoing: Outgoing
+        self.terms = terms or Terms(limits=limits or Limits())
+        codec.max_size = self.terms.limits.max_frame
+        codec.max_nesting = self.terms.limits.max_nesting
+        self.session: Session[asyncio.Future[Any]] = Session(codec, self.terms.limits)
+        self.outbox = Outbox(loop, self.terms.limits, self._unresponsive, self._writable)
+        self.intake = Intake(self.terms.limits, loop, self._is_open)
+        self.peer_url: str | None = None
+        """The base URL of the container at the other end, as it says itself."""
+        self._counters = self.terms.counters
         self._codec = codec
         self._client_connected_cb = client_connected_cb
         self._loop = loop
         self._transport: asyncio.Transport
-        self._write_through = False
-        self._out: list[bytes] = []
-        self._drain_waiter: asyncio.Future[None] | None = None
+        self._delay = Delay()
+        self._heartbeat: Heartbeat | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
-        self._error: ProtocolError | None = None
+        self._error: ConnectionLost | None = None
+
+    @property
+    def peer(self) -> Any:
+        """The address of the other end, as its transport names it."""
+        return self.channel.peer
+
+    @property
+    def paused(self) -> bool:
+        """Whether replies wait, because the peer does not read."""
+        return self.outbox.paused
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make the channel and announce it."""
         self._transport = cast("asyncio.Transport", transport)
-        # A local queue promises an order over several connections, which batches would change.
-        self._write_through = isinstance(transport, LocalQueueTransport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            _endpoint.keep_alive(sock, self.terms.limits)
+        # A local queue promises an order over several connections, which batches would change;
+        # and nothing there may depend on time.
+        local = isinstance(transport, LocalQueueTransport)
+        self.outbox.attach(self._transport, self._counters, write_through=local)
+        self.outgoing = Outgoing(
+            self.session,
+            self.outbox,
+            self.terms,
+            self._loop,
+            self._is_open,
+            lambda: self.channel.peer,
+            at_once=local,
+        )
         self.channel = Channel(self, self._codec, transport, self._loop)
+        logger.debug("Connected to %s", self.peer)
         if self._client_connected_cb is not None:
             result = self._client_connected_cb(self.channel)
             if inspect.iscoroutine(result):
@@ -189,153 +306,263 @@ class ChannelProtocol(asyncio.Protocol):
         """Tell everybody who waits for something on this connection."""
         if self._abort_timer is not None:
             self._abort_timer.cancel()
-        peer = self.channel.peer
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         if self.session.state is State.CLOSING:
-            error = ConnectionLost(f"The connection to {peer} was closed by this end")
+            error = self._error or self._closed_by_us()
         else:
             error = self._error or ConnectionLost(
-                f"The connection to {peer} was lost" + (f": {exc}" if exc else "")
+                f"The connection to {self.peer} was lost" + (f": {exc}" if exc else "")
             )
             error.__cause__ = error.__cause__ or exc
-        self._out.clear()
-        self.resume_writing()
+        logger.debug("%s", error)
         by_peer = self.session.state is State.OPEN
-        self.channel.connection_lost(error, self.session.lost(), by_peer=by_peer)
+        self.outgoing.fail(self.session.lost(), error)
+        self.outgoing.stop()
+        self.outbox.discard()
+        self.intake.close(error)
+        self.channel.connection_lost(error, by_peer=by_peer)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the transport; what is no message closes this connection only."""
-        channel = self.channel
+        self._counters.bytes_in += len(data)
+        if self._heartbeat is not None:
+            self._heartbeat.heard()
         try:
-            for kind, ref, content in self.session.feed(data):
+            for kind, ref, content, size in self.session.feed(data):
                 if kind == REQUEST:
-                    if self.session.state is State.OPEN:  # a handler may have closed it just now
-                        channel.request_received(Request(content, ref, self))
+                    self._requested(Request(content, ref, self, size))
                 elif kind == RESULT:
                     if not ref.done():  # else its caller has given up
                         ref.set_result(content)
-                elif kind == BAD_REQUEST:
-                    self.reply(EXCEPTION, ref, f"{type(content).__name__}: {content}")
-                elif kind == BAD_REPLY:
-                    channel.call_failed(ref, content)
                 else:
-                    channel.call_failed(ref, RemoteException(channel.peer, content))
+                    self._received(kind, ref, content, size)
         except ProtocolError as exc:
-            self._error = ProtocolError(f"The peer {channel.peer} sent {exc}")
-            self._error.__cause__ = exc.__cause__
-            logger.warning("Closing the connection to %s, which sent %s", channel.peer, exc)
-            self._transport.abort()
+            self._violated(exc)
 
     def eof_received(self) -> bool:
         """Let the transport close itself: nobody is there to read any more."""
         return False
 
+    def pause_writing(self) -> None:
+        """Hold frames back: the transport is over its high-water mark."""
+        self.outbox.pause()
+        self.intake.pause()
+
+    def resume_writing(self) -> None:
+        """Send what was held back."""
+        self.outbox.resume()
+
+    async def greet(self) -> None:
+        """Ask the peer for the extensions, and wait for its answer.
+
+        Raises:
+            HandshakeError: the peer says that the two ends do not fit together.
+            ConnectionLost: the connection ended before there was an answer.
+        """
+        hello = self._own_hello()
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        try:
+            self.outbox.send(self.session.hello(hello, answer))
+            content = await answer
+        except RemoteException:  # it knows of no extensions
+            return
+        except BaseException:
+            self._transport.abort()
+            raise
+        reason = _hello.refused(content)
+        if reason is not None:
+            self.close()
+            msg = f"{self.peer} refuses this connection: {reason}"
+            raise HandshakeError(msg)
+        peer = Hello.read(content)
+        if peer is not None:
+            self._agreed(peer)
+
     def write(self, content: Any) -> Awaitable[None]:
         """Serialize *content* and send it; await the result to wait until it is on its way."""
-        self.send_frame(frame(self._codec.encode(content)))
+        self.outbox.send(frame(self._codec.encode(content)))
         return self.drained()
 
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         """Answer a request; what cannot be sent is replaced by an error."""
         if self._transport.is_closing():
             return  # nobody is left who waits for it
+        if kind == EXCEPTION:
+            self._counters.errors += 1
         try:
             data = self.session.reply(kind, message_id, content)
         except SerializationError as exc:
             # Where in here it was raised is of no interest to the peer.
             data = self.session.reply(EXCEPTION, message_id, f"{type(exc).__name__}: {exc}")
-        self.send_frame(data)
+        self._send_reply(data)
 
-    def send_frame(self, data: bytes) -> None:
-        """Send *data* with others of this turn of the loop, or once the transport takes more."""
-        self._out.append(data)
-        if self._write_through or len(self._out) >= _BATCH:
-            self._flush()
-        elif len(self._out) == 1:
-            self._loop.call_soon(self._flush)
+    def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> None:
+        """Answer a request that has not run, or not to its end."""
+        if not self._transport.is_closing():
+            self._counters.errors += 1
+            self._send_reply(self.session.failure(message_id, kind, text, outcome))
+
+    def failure_content(self, failure: BaseException | str | list[Any]) -> Any:
+        """Return what is sent for a failure of a handler."""
+        return describe_failure(failure, tracebacks=self.terms.tracebacks)
 
     def drained(self) -> Awaitable[None]:
         """Return an awaitable that waits while the transport is over its high-water mark."""
-        if self.paused and self._drain_waiter is None:
-            self._drain_waiter = self._loop.create_future()
-        return Waiting(self._drain_waiter)
-
-    def pause_writing(self) -> None:
-        """Hold frames back: the transport is over its high-water mark."""
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        """Send what was held back."""
-        self.paused = False
-        if self._drain_waiter is not None:
-            self._drain_waiter.set_result(None)
-            self._drain_waiter = None
-        self._flush()
+        return self.outbox.drained()
 
     def close(self) -> None:
         """Send what is there, then close the transport; give up after ``CLOSE_TIMEOUT``."""
         if self.session.state is not State.OPEN:
             return
         abandoned = self.session.close()
-        if self._out and not self.paused:
-            self._flush()
-        if self._out:
-            self._transport.writelines(self._out)
-            self._out.clear()
+        self.outgoing.fail(abandoned, self._closed_by_us())
+        self.outbox.close()
         self._transport.close()
         self._abort_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
-        error = ConnectionLost(f"The connection to {self.channel.peer} was closed by this end")
-        self.channel.fail_calls(abandoned, error)
 
-    def _flush(self) -> None:
-        if self._out and not self.paused:
-            out = self._out
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            if not self._transport.is_closing():
-                self._transport.write(data)
+    def cut(self, error: ConnectionLost) -> None:
+        """End the connection at once, with *error* for all who wait for something."""
+        if self._error is None:
+            self._error = error
+            self._transport.abort()
+
+    def _is_open(self) -> bool:
+        return self.session.state is State.OPEN and not self._transport.is_closing()
+
+    def _closed_by_us(self) -> ConnectionLost:
+        return ConnectionLost(f"The connection to {self.peer} was closed by this end")
+
+    def _own_hello(self) -> Hello:
+        hello = self.terms.hello.speaking(self._codec)
+        return dataclasses.replace(hello, clock=self._loop.time())
+
+    def _send_reply(self, data: bytes) -> None:
+        if self.outbox.paused and not self.outbox.has_room(len(data)):
+            cap = self.terms.limits.write_cap
+            self._counters.limits_hit["write_cap"] += 1
+            self._unresponsive(f"replies of more than write_cap={cap} bytes wait for it")
+        else:
+            self.outbox.send(data)
+
+    def _writable(self) -> None:
+        self.intake.resume()
+
+    def _requested(self, request: Request) -> None:
+        if self.session.state is not State.OPEN:  # a handler may have closed it just now
+            return
+        self._counters.calls_in += 1
+        limit = self.intake.limit_hit(request.size, self.outbox.held_bytes)
+        if limit is None:
+            self.intake.put(request, paused=self.outbox.paused)
+        else:
+            self._counters.limits_hit[limit] += 1
+            value = getattr(self.terms.limits, limit)
+            request.refuse("overloaded", f"Overloaded: the limit {limit}={value} was reached")
+
+    def _received(self, kind: int | str, ref: Any, content: Any, size: int) -> None:
+        if kind == CALL:
+            self._called(ref, content, size)
+        elif kind == CANCEL:
+            if not self.intake.drop(ref):
+                self.channel.cancelled(ref)
+        elif kind == PING:
+            self.outbox.send(self.session.pong(ref, self._loop.time()))
+        elif kind == PONG:
+            if type(content) is int:
+                self._delay.calibrate(ref / 1000, content / 1000, self._loop.time())
+        elif kind == HELLO:
+            self._greeted(ref, content)
+        elif kind == BAD_REQUEST:
+            self._counters.calls_in += 1
+            text = f"{type(content).__name__}: {content}"
+            self.failure(ref, "bad request", text, Outcome.NOT_EXECUTED)
+        elif kind == BAD_REPLY:
+            self.outgoing.undecodable(ref, content)
+        else:
+            self.outgoing.ended(cast("int", kind), ref, content)
+
+    def _called(self, message_id: int, content: Any, size: int) -> None:
+        """Take a request with options."""
+        match content:
+            case [dict() as options, content]:
+                pass
+            case _:
+                text = "TypeError: a request with options is [options, content]"
+                self.failure(message_id, "bad request", text, Outcome.NOT_EXECUTED)
+                return
+        deadline = None
+        timeout, sent = options.get("timeout"), options.get("sent")
+        if _is_number(timeout):
+            now = self._loop.time()
+            late = self._delay.of(sent, now) if _is_number(sent) else 0.0
+            deadline = now + timeout - late
+        one_way, again = options.get("one_way") is True, options.get("again") is True
+        self._requested(
+            Request(content, message_id, self, size, deadline, one_way=one_way, again=again)
+        )
+
+    def _greeted(self, message_id: int, peer: Hello) -> None:
+        """Answer the hello of the peer."""
+        own = self._own_hello()
+        objection = own.objection(peer)
+        if objection is None:
+            extended = own.fits(peer)
+            self.outbox.send(self.session.welcome(message_id, own, extended=extended))
+            self._agreed(peer)
+        else:
+            bad_peers.warning("Refusing the connection of %s: %s", self.peer, objection)
+            self._error = HandshakeError(f"{self.peer} was refused: {objection}")
+            self.outbox.send(self.session.reply(RESULT, message_id, _hello.refusal(objection)))
+            self.close()
+
+    def _agreed(self, peer: Hello) -> None:
+        if not self.session.extended:
+            return
+        self.peer_url = peer.url
+        self._delay.of(peer.clock, self._loop.time())
+        limits = self.terms.limits
+        local = isinstance(self._transport, LocalQueueTransport)
+        if limits.heartbeat is not None and not local and self._is_open():
+            self._heartbeat = Heartbeat(
+                self._loop,
+                limits.heartbeat,
+                limits.heartbeat_misses,
+                ask=lambda: self.outbox.send(self.session.ping(self._loop.time())),
+                # Then it cannot get our question; and write_timeout watches over it.
+                excused=lambda: self.outbox.paused and limits.write_timeout is not None,
+                lost=self._silent,
+            )
+
+    def _silent(self) -> None:
+        limits = self.terms.limits
+        self._counters.limits_hit["heartbeat"] += 1
+        self._unresponsive(
+            f"nothing was heard of it for {limits.heartbeat_misses} times heartbeat="
+            f"{limits.heartbeat} s; if one of its functions blocks its event loop for so long, let "
+            f"it run in asyncio.to_thread(), or choose a longer heartbeat in Limits"
+        )
+
+    def _unresponsive(self, reason: str) -> None:
+        bad_peers.warning("Cutting the connection to %s: %s", self.peer, reason)
+        self.cut(PeerUnresponsive(f"The connection to {self.peer} was cut: {reason}"))
+
+    def _violated(self, exc: ProtocolError) -> None:
+        error = ProtocolError(f"The peer {self.peer} sent {exc}")
+        error.__cause__ = exc.__cause__
+        if "max_frame" in str(exc):
+            self._counters.limits_hit["max_frame"] += 1
+        bad_peers.warning("Closing the connection to %s, which sent %s", self.peer, exc)
+        if self.session.last_words is None:
+            self.cut(error)
+        else:
+            self._error = error
+            self.outbox.send(self.session.last_words)
+            self.close()
 
 
-class Request:
-    """A request that arrived, as :meth:`Channel.recv` returns it.
-
-    Args:
-        content: the value that was sent.
-        message_id: the number that the peer gave this request.
-        protocol: writes the reply.
-    """
-
-    __slots__ = ("_protocol", "content", "message_id")
-
-    def __init__(self, content: Any, message_id: int, protocol: ChannelProtocol) -> None:
-        self.content = content
-        """The value that was sent."""
-        self.message_id = message_id
-        """The number that the peer gave this request."""
-        self._protocol = protocol
-
-    def __repr__(self) -> str:
-        return f"<Request {self.message_id} {self.content!r:.100}>"
-
-    def reply(self, result: Any) -> Awaitable[None]:
-        """Send *result* back; await what this returns to wait while the peer does not read.
-
-        A result that cannot be encoded becomes a :class:`~aiomas.RemoteException` over there.  If
-        the connection is gone, nothing happens: nobody is left who waits for it.
-        """
-        self._protocol.reply(RESULT, self.message_id, result)
-        return self._protocol.drained()
-
-    def fail(self, exception: BaseException | str | list[Any]) -> Awaitable[None]:
-        """Raise a :class:`~aiomas.RemoteException` at the peer, with the traceback of *exception*.
-
-        A string or a list is sent as it is.  Await what this returns to wait while the peer does
-        not read.
-        """
-        self._protocol.reply(EXCEPTION, self.message_id, _failure_content(exception))
-        return self._protocol.drained()
-
-
-RequestHandler = Callable[[Any], None]
+def _is_number(value: Any) -> TypeGuard[float]:
+    return type(value) in {int, float} and math.isfinite(value)
 
 
 class Channel:
@@ -367,15 +594,13 @@ class Channel:
         """The address of the other end, as the transport names it."""
         self._protocol = protocol
         self._session = protocol.session
+        self._intake = protocol.intake
+        self._outgoing = protocol.outgoing
         self._loop = loop
-        self._handler: RequestHandler | None = None
-        self._inbox: deque[Request] = deque()
-        self._reader: asyncio.Future[None] | None = None
+        self._cancel: Callable[[int], Any] | None = None
         self._error: ConnectionLost | None = None
         self._lost_by_peer = False
         self._closed: asyncio.Future[None] = loop.create_future()
-        # In asyncio's debug mode: what was sent, and where, for the errors of calls.
-        self._sent: dict[asyncio.Future[Any], str] = {}
 
     def __repr__(self) -> str:
         return f"<Channel to {self.peer} {self._session.state.value}>"
@@ -390,11 +615,35 @@ class Channel:
         """Whether requests can be sent."""
         return self._session.state is State.OPEN and not self.transport.is_closing()
 
-    def send(self, content: Any) -> asyncio.Future[Any]:
+    @property
+    def extended(self) -> bool:
+        """Whether both ends have agreed on the :ref:`extensions` of the protocol."""
+        return self._session.extended
+
+    @property
+    def peer_url(self) -> str | None:
+        """The base URL of the container at the other end, as it says itself; else ``None``."""
+        return self._protocol.peer_url
+
+    @property
+    def pending(self) -> int:
+        """How many requests were made here that have no reply yet."""
+        return len(self._session.pending)
+
+    @property
+    def serving(self) -> int:
+        """How many requests of the peer are being served, or wait for it."""
+        return self._intake.requests
+
+    def send(self, content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply.
 
         The request is on its way when this returns; awaiting the future waits for the reply.
         Cancelling the future does no harm to the connection: a late reply is dropped.
+
+        Args:
+            content: the value to send.
+            options: what is asked for beyond the reply; proxies set it.
 
         Raises:
             ConnectionLost: the channel is closed (raised here), or the connection ends before the
@@ -403,28 +652,18 @@ class Channel:
                 the reply cannot be decoded (raised by the future).
             RemoteException: the other side failed (raised by the future).
         """
+        if options is not None and options.retries:
+            msg = "retries= needs the proxy of a container: a bare connection does not dial again"
+            raise ValueError(msg)
         future: asyncio.Future[Any] = self._loop.create_future()
-        self.send_for(future, content)
+        self._outgoing.send_for(future, content, options)
         return future
 
-    def send_for(self, future: asyncio.Future[Any], content: Any) -> None:
+    def send_for(
+        self, future: asyncio.Future[Any], content: Any, options: CallOptions | None = None
+    ) -> None:
         """Like :meth:`send`, for a future that exists already."""
-        if self.transport.is_closing():
-            msg = f"The connection to {self.peer} is closed; the request was not sent"
-            raise ConnectionLost(msg)
-        self._protocol.send_frame(self._session.request(content, future))
-        if is_serving():
-            mark_call_of_handler(future)
-        if self._loop.get_debug():
-            self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
-            future.add_done_callback(self._sent.pop)
-
-    def call_failed(self, future: asyncio.Future[Any], error: BaseException) -> None:
-        """Raise *error* where *future* is awaited, unless its caller has given up."""
-        if future in self._sent:
-            error.add_note(self._sent[future])
-        if not future.done():
-            future.set_exception(error)
+        self._outgoing.send_for(future, content, options)
 
     async def recv(self) -> Request:
         """Wait for the next request and return it.
@@ -434,32 +673,19 @@ class Channel:
             RuntimeError: another task waits for a request on this channel, or a handler gets
                 them all.
         """
-        if self._reader is not None or self._handler is not None:
-            msg = f"Somebody else receives the requests of {self!r}"
-            raise RuntimeError(msg)
-        if not self._inbox:
-            if self._error is not None:
-                raise copy_error(self._error)
-            self._reader = self._loop.create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        return self._inbox.popleft()
+        return await self._intake.get(repr(self))
 
-    def serve(self, handler: RequestHandler) -> None:
-        """Pass all requests to *handler* from now on, and those first that wait already."""
-        self._handler = handler
-        if self._inbox:
-            self._loop.call_soon(self._serve_waiting)
+    def serve(
+        self, handler: Callable[[Request], None], cancel: Callable[[int], Any] | None = None
+    ) -> None:
+        """Pass all requests to *handler* from now on, and those first that wait already.
 
-    def _serve_waiting(self) -> None:
-        try:
-            while self._inbox and self._handler is not None and self.is_open:
-                self._handler(self._inbox.popleft())
-        finally:
-            if self._inbox and self.is_open:  # the handler has raised something
-                self._loop.call_soon(self._serve_waiting)
+        Args:
+            handler: called with each :class:`Request`.
+            cancel: called with the id of a request whose caller has given up.
+        """
+        self._cancel = cancel
+        self._intake.serve(handler)
 
     def close(self) -> Awaitable[None]:
         """Close the connection now; await what this returns to wait until that is done.
@@ -493,50 +719,20 @@ class Channel:
 
     def fail_own_calls(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, but those that are part of serving a request."""
-        self.fail_calls([f for f in self._session.pending if not is_call_of_handler(f)], error)
+        self._outgoing.fail_own(error)
 
     def fail_all_calls(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply."""
-        self.fail_calls(self._session.pending, error)
+        self._outgoing.fail_all(error)
 
-    def fail_calls(self, futures: Iterable[asyncio.Future[Any]], error: ConnectionLost) -> None:
-        """Fail some calls with an error like *error*."""
-        for future in list(futures):
-            self.call_failed(future, copy_error(error))
+    def cancelled(self, message_id: int) -> None:
+        """Take from the protocol that the caller of a request has given up."""
+        if self._cancel is not None:
+            self._cancel(message_id)
 
-    def request_received(self, request: Request) -> None:
-        """Take a request from the protocol."""
-        if self._handler is not None and not self._inbox:
-            self._handler(request)
-            return
-        self._inbox.append(request)
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-
-    def connection_lost(
-        self, error: ConnectionLost, abandoned: Iterable[asyncio.Future[Any]], *, by_peer: bool
-    ) -> None:
+    def connection_lost(self, error: ConnectionLost, *, by_peer: bool) -> None:
         """Take the end of the connection from the protocol."""
         self._error = error
         self._lost_by_peer = by_peer
-        self.fail_calls(abandoned, error)
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_exception(error)
         if not self._closed.done():
             self._closed.set_result(None)
-
-
-def _caller() -> str:
-    """Return the part of the call stack that is not in this package."""
-    stack = [f for f in traceback.extract_stack() if not f.filename.startswith(_HERE)]
-    return "".join(traceback.format_list(stack[-_CALLERS:]))
-
-
-_CALLERS = 3  # so many lines of a stack tell where something came from
-_HERE = os.path.dirname(__file__)  # noqa: PTH120 - a string, like the file names in a stack
-
-
-def _failure_content(failure: Any) -> Any:
-    if isinstance(failure, BaseException):
-        return "".join(traceback.format_exception(failure))
-    return failure

@@ -11,16 +11,25 @@ Each one derives from :class:`AiomasError` and from the builtin that callers alr
     │   └── SpawnError                                  it could not make an agent
     ├── ContainerDied           (ConnectionError)       a container process of a cluster ended
     ├── RemoteException                                 the other side raised while serving a call
+    │   ├── RemoteLookupError   (LookupError)           it has no such agent or exposed function
+    │   ├── Overloaded                                  a limit was hit, there or here
+    │   └── DeadlineExceeded    (TimeoutError)          the call's time was up
     ├── ConnectionLost          (ConnectionResetError)  the connection ended, or had ended already
     │   ├── ContainerClosedError                        because our own container was shut down
+    │   ├── HandshakeError                              because the two ends do not fit together
+    │   ├── PeerUnresponsive                            because the peer was silent for too long
     │   └── ProtocolError       (RuntimeError)          because the peer sent what is no message
     └── ConnectTimeout          (TimeoutError)          no usable connection within the time limit
+
+What a failed call raises has an :attr:`~AiomasError.outcome`, which says whether the call may have
+run on the other side.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self, TypeVar
 
 __all__ = [
     "AddressError",
@@ -31,16 +40,50 @@ __all__ = [
     "ConnectionLost",
     "ContainerClosedError",
     "ContainerDied",
+    "DeadlineExceeded",
     "DecodeError",
+    "HandshakeError",
+    "Outcome",
+    "Overloaded",
+    "PeerUnresponsive",
     "ProtocolError",
     "RemoteException",
+    "RemoteLookupError",
     "SerializationError",
     "SpawnError",
 ]
 
+E = TypeVar("E", bound="AiomasError")
+
+
+class Outcome(enum.StrEnum):
+    """Whether a call that failed has run on the other side."""
+
+    NOT_SENT = "not_sent"
+    """No: it never left this process."""
+    NOT_EXECUTED = "not_executed"
+    """No: it arrived, and was refused before anything ran."""
+    MAYBE_EXECUTED = "maybe_executed"
+    """Nobody knows: it was sent, and there was no answer."""
+    EXECUTED = "executed"
+    """Yes, at least in part: the answer says so."""
+
+    @property
+    def has_not_run(self) -> bool:
+        """Whether it certainly has not run, so that repeating it does nothing twice."""
+        return self in {Outcome.NOT_SENT, Outcome.NOT_EXECUTED}
+
 
 class AiomasError(Exception):
     """Base class of all exceptions that aiomas defines."""
+
+    outcome: Outcome | None = None
+    """For a call that failed: whether it has run on the other side; else ``None``."""
+
+    def of_call(self, outcome: Outcome) -> Self:
+        """Set the :attr:`outcome` and return the exception."""
+        self.outcome = outcome
+        return self
 
 
 class AddressError(AiomasError, ValueError):
@@ -69,6 +112,17 @@ class ContainerClosedError(ConnectionLost):
 
 class ProtocolError(ConnectionLost, RuntimeError):
     """The peer sent something that is no message of this protocol, so the connection was closed."""
+
+
+class HandshakeError(ConnectionLost):
+    """The two ends of a connection do not fit together; the message has what both have.
+
+    They have different codecs or lists of serializers, or belong to different clusters.
+    """
+
+
+class PeerUnresponsive(ConnectionLost):
+    """The peer was silent, or took nothing of what was sent, for so long that it was given up."""
 
 
 class ConnectTimeout(AiomasError, TimeoutError):  # noqa: N818 - named like its builtin
@@ -134,6 +188,18 @@ class RemoteException(AiomasError):  # noqa: N818 - the name that aiomas users c
 
     def __str__(self) -> str:
         return f"Origin: {self.origin}\n{_as_text(self.remote_traceback)}"
+
+
+class RemoteLookupError(RemoteException, LookupError):
+    """The other side has no such agent, or no such exposed function; nothing was run."""
+
+
+class Overloaded(RemoteException):
+    """A limit of a connection was hit; the message says at which end, and names the parameter."""
+
+
+class DeadlineExceeded(RemoteException, TimeoutError):  # noqa: N818 - says what happened
+    """The time that the call had was up before there was a reply."""
 
 
 def _as_text(remote_traceback: Any) -> str:

@@ -24,19 +24,52 @@ class HasRouter(Protocol):
         """The object's router."""
 
 
-def expose(func: F) -> F:
+class GoneError(LookupError):
+    """What was at a path has ended; the text is for the peer."""
+
+
+@overload
+def expose(func: F) -> F: ...
+@overload
+def expose(*, idempotent: bool) -> Callable[[F], F]: ...
+def expose(func: F | None = None, *, idempotent: bool = False) -> F | Callable[[F], F]:
     """Decorator that lets remote peers call *func*, a function or coroutine function.
 
-    The function is not wrapped; it gains the attribute ``__rpc__``.
+    The function is not wrapped; it gains the attribute ``__rpc__``.  Used as
+    ``@expose(idempotent=True)`` it says as well that calling the function again with the same
+    arguments changes nothing, so that callers who ask for it may have failed calls repeated.
+
+    Args:
+        func: the function.
+        idempotent: whether a repetition does no harm.
 
     Raises:
         TypeError: *func* cannot be called (a property, say).
     """
+    if func is None:
+        return lambda func: _expose(func, idempotent=idempotent)
+    return _expose(func, idempotent=idempotent)
+
+
+def _expose(func: F, *, idempotent: bool) -> F:
     if not callable(func) and not isinstance(func, staticmethod | classmethod):
         msg = f"Only functions can be exposed, got {func!r}"
         raise TypeError(msg)
     func.__rpc__ = True  # type: ignore[attr-defined]
+    if idempotent:
+        func.__rpc_idempotent__ = True  # type: ignore[attr-defined]
     return func
+
+
+def is_idempotent(function: object) -> bool:
+    """Whether an exposed function was declared idempotent."""
+    function = getattr(function, "__func__", function)
+    return getattr(function, "__rpc_idempotent__", None) is True
+
+
+def not_found(path: str) -> str:
+    """Return what a peer is told that calls what it cannot call."""
+    return f"There is no exposed function at {path!r:.300}"
 
 
 class Router:
@@ -92,14 +125,11 @@ class Router:
                 router = None if private else router._sub_router(name)  # noqa: SLF001
         function = None if router is None else router._function(function_name)  # noqa: SLF001
         if function is None:
-            msg = f"There is no exposed function at {path!r}"
-            raise LookupError(msg)
+            raise LookupError(not_found(path))
         return function
 
-    @staticmethod
-    def expose(func: F) -> F:
-        """Alias for :func:`expose`."""
-        return expose(func)
+    expose = staticmethod(expose)
+    """Alias for :func:`expose`."""
 
     def add(self, name: str) -> None:
         """Register the router of ``obj.<name>`` (or ``obj[name]``) under this name.
@@ -193,10 +223,8 @@ class Service:
         # instance alive, so that no other object gets the same id.
         self._routers: dict[int, Router] = {}
 
-    @staticmethod
-    def expose(func: F) -> F:
-        """Alias for :func:`expose`."""
-        return expose(func)
+    expose = staticmethod(expose)
+    """Alias for :func:`expose`."""
 
     @overload
     def __get__(self, instance: None, owner: type) -> Service: ...
@@ -253,7 +281,7 @@ class RoutingDict(MutableMapping[str, Any]):
     def __init__(self, dict: builtins.dict[str, Any] | None = None) -> None:
         self.dict: builtins.dict[str, Any] = {} if dict is None else dict
         """The wrapped dictionary."""
-        self.router = _DictRouter(self.dict)
+        self.router = DictRouter(self.dict)
         """The dictionary's router."""
         for key in self.dict:
             self.router.adopt(key)
@@ -284,13 +312,21 @@ class RoutingDict(MutableMapping[str, Any]):
 ServiceDict = RoutingDict
 
 
-class _DictRouter(Router):
+class DictRouter(Router):
     """The router of a :class:`RoutingDict`: whatever has a router is registered by being in it."""
 
-    __slots__ = ()
+    __slots__ = ("missing",)
+
+    def __init__(self, obj: Any) -> None:
+        super().__init__(obj)
+        self.missing: Callable[[str], None] | None = None
+        """Called with a name that is not there; may raise a :class:`GoneError`."""
 
     def _sub_router(self, name: str) -> Router | None:
-        return super()._sub_router(name) or self.adopt(name)
+        router = super()._sub_router(name) or self.adopt(name)
+        if router is None and self.missing is not None:
+            self.missing(name)
+        return router
 
     def adopt(self, name: str) -> Router | None:
         """Return the router of the value at *name*, if it has one; register it if it is new."""

@@ -11,34 +11,40 @@ arrives as a proxy.
 from __future__ import annotations
 
 import asyncio
-import inspect
-import sys
-from collections.abc import Awaitable, Callable, Coroutine
+import dataclasses
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from aiomas import channel as channels
+from aiomas._current import Call, CallOptions, current_call
+from aiomas._dispatch import Dispatcher
 from aiomas._endpoint import Server, SocketAddress
-from aiomas._futures import Serving, serving
 from aiomas._handlers import Handlers
+from aiomas._limits import Limits
+from aiomas._terms import Terms
 from aiomas.channel import Channel
 from aiomas.exceptions import ConnectionLost, SerializationError
 from aiomas.routing import HasRouter, Router, RoutingDict, Service, ServiceDict, expose, router_of
 
 __all__ = [
+    "Call",
     "Proxy",
     "Router",
     "RoutingDict",
     "RpcClient",
     "Service",
     "ServiceDict",
+    "current_call",
     "expose",
     "open_connection",
     "rpc_service",
     "rpc_service_process",
     "start_server",
+    "with_options",
 ]
 
+T = TypeVar("T")
 RpcService = Router | HasRouter
 
 
@@ -47,6 +53,8 @@ async def open_connection(
     *,
     router: RpcService | None = None,
     rpc_service: RpcService | None = None,
+    limits: Limits | None = None,
+    tracebacks: bool = True,
     **kwds: Any,
 ) -> RpcClient:
     """Connect to the RPC server at *addr* and return the :class:`RpcClient`.
@@ -55,13 +63,22 @@ async def open_connection(
         addr: as in :func:`aiomas.channel.open_connection`, like all of *kwds* and what is raised.
         router: what the other side may call: a router, or an object that has one.
         rpc_service: another name of *router*.
+        limits: the limits of the connection; :class:`~aiomas.Limits` has the defaults.
+        tracebacks: whether the other side sees the tracebacks of what went wrong here, or only
+            what the exceptions themselves say.
 
     Raises:
         ValueError: *router* is no router and has none.
     """
     service = _one_of(router, rpc_service)
     root = None if service is None else _as_router(service)
-    return RpcClient(await channels.open_connection(addr, **kwds), root)
+    clients: list[RpcClient] = []
+    # It has to be there before anything arrives.
+    terms = Terms(limits=limits or Limits(), tracebacks=tracebacks)
+    channel = await channels.dial(
+        addr, terms, connected=lambda channel: clients.append(RpcClient(channel, root)), **kwds
+    )
+    return next(client for client in clients if client.channel is channel)
 
 
 async def start_server(
@@ -97,7 +114,8 @@ async def rpc_service(router: RpcService, channel: Channel) -> None:
 
     An exception that a function raises is forwarded to its caller.
     """
-    channel.serve(Dispatcher(_as_router(router)))
+    dispatcher = Dispatcher(_as_router(router))
+    channel.serve(dispatcher, dispatcher.cancel)
     await channel.wait_closed()
 
 
@@ -115,6 +133,7 @@ class RpcClient:
         rpc_service: what the other side may call: a router, or an object that has one.
         router: another name of *rpc_service*.
         handlers: who owns the coroutine functions that the other side calls.
+        objects: how proxies travel.
 
     Raises:
         ValueError: *rpc_service* is no router and has none.
@@ -127,6 +146,7 @@ class RpcClient:
         *,
         router: RpcService | None = None,
         handlers: Handlers | None = None,
+        objects: Objects | None = None,
     ) -> None:
         self.channel = channel
         """The :class:`~aiomas.channel.Channel` of this connection."""
@@ -139,14 +159,15 @@ class RpcClient:
         self._on_reset: Callable[[ConnectionLost], Any] | None = None
         self._lost: ConnectionLost | None = None
         channel.on_lost(self._reset)
-        add_object_serializer(channel.codec, lambda: self._root, channel)
+        add_object_serializer(channel.codec, lambda: self._root, objects or PathsOnly(channel))
         service = _one_of(router, rpc_service)
         if service is not None:
             self._root = _as_router(service)
             self.dispatcher = Dispatcher(self._root, handlers)
             self.service = channel.loop.create_future()
             channel.on_closed(partial(_finish, self.service))
-            channel.serve(self.dispatcher)
+            channel.serve(self.dispatcher, self.dispatcher.cancel)
+            channel.on_lost(self._cancel_handlers)
 
     def __repr__(self) -> str:
         return f"<RpcClient of {self.channel!r}>"
@@ -167,6 +188,11 @@ class RpcClient:
         if callback is not None and self._lost is not None:  # it is late, but not too late
             self.channel.loop.call_soon(callback, self._lost)
 
+    def _cancel_handlers(self, _: ConnectionLost) -> None:
+        # Peers that know of no extensions never knew their calls to be cancelled.
+        if self.dispatcher is not None and self.channel.extended:
+            self.dispatcher.cancel_all()
+
     def _reset(self, error: ConnectionLost) -> None:
         self._lost = error
         if self._on_reset is not None:
@@ -184,7 +210,7 @@ class Sender(Protocol):
     def peer(self) -> Any:
         """The address of the other end."""
 
-    def send(self, content: Any) -> asyncio.Future[Any]:
+    def send(self, content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply."""
 
 
@@ -198,11 +224,13 @@ class Proxy:
     Args:
         channel: what the calls are sent with.
         path: the remote path.
+        options: of all calls; see :func:`with_options`.
     """
 
-    def __init__(self, channel: Sender, path: str) -> None:
+    def __init__(self, channel: Sender, path: str, options: CallOptions | None = None) -> None:
         self._channel = channel
         self._path = path
+        self._options = options
 
     def __getattr__(self, name: str) -> Proxy:
         """Return a proxy for *name*.
@@ -213,7 +241,8 @@ class Proxy:
         if name.startswith("_"):
             msg = f"{name!r} is private: it cannot be reached through a proxy"
             raise AttributeError(msg)
-        proxy = Proxy(self._channel, f"{self._path}/{name}" if self._path else name)
+        path = f"{self._path}/{name}" if self._path else name
+        proxy = Proxy(self._channel, path, self._options)
         # As an attribute of this instance it is found without coming here again.
         self.__dict__[name] = proxy
         return proxy
@@ -231,7 +260,7 @@ class Proxy:
         if not self._path:
             msg = f"{self!r} is no function; call one of its attributes"
             raise AttributeError(msg)
-        return self._channel.send((self._path, args, kwargs))
+        return self._channel.send((self._path, args, kwargs), self._options)
 
     def __repr__(self) -> str:
         return f"Proxy({self._channel.peer!r}, {self._path!r})"
@@ -239,143 +268,118 @@ class Proxy:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Proxy):
             return NotImplemented
-        return self._channel is other._channel and self._path == other._path
+        return (
+            self._channel is other._channel
+            and self._path == other._path
+            and self._options == other._options
+        )
 
     def __hash__(self) -> int:
         return hash((self._channel, self._path))
 
+    def _with(self, options: CallOptions) -> Proxy:
+        """Return the same proxy with other options."""
+        return Proxy(self._channel, self._path, options)
 
-class Dispatcher:
-    """Starts the functions that a peer calls, in the order in which the calls arrive.
 
-    An ordinary function runs at once, a coroutine function as a task.
+def with_options(
+    proxy: T,
+    *,
+    timeout: float | None = None,
+    one_way: bool | None = None,
+    retries: int | None = None,
+) -> T:
+    """Return a proxy for the same object or function whose calls have options.
+
+    ::
+
+        await aiomas.with_options(market, timeout=2.0).bid(7)
+        bid = aiomas.with_options(market.bid, timeout=2.0)
+
+    What is not given stays as it is in *proxy*.
 
     Args:
-        root: the router that resolves the paths.
-        handlers: who owns the coroutine functions, if not this dispatcher alone.
+        proxy: a proxy for an object or a function.
+        timeout: seconds that a call has.  Then it fails with
+            :class:`~aiomas.exceptions.DeadlineExceeded`.  The limit travels with the call: it is
+            not started if it arrives too late, its function is cancelled when the time is up, and
+            calls that the function makes have what is left of it.
+        one_way: send the call and do not wait for a reply: what the call returns is done when it
+            has been written, and its result or error is dropped.
+        retries: how often a call is repeated if its connection is lost, or if the other side is
+            overloaded, and its function was declared with ``@expose(idempotent=True)``; with
+            growing, random pauses, within *timeout*.  Needs the proxy of a container.
+
+    Raises:
+        TypeError: *proxy* is no proxy.
+        ValueError: *timeout* is not positive, or *retries* is negative.
+    """
+    if not isinstance(proxy, Proxy):
+        msg = f"with_options() takes a proxy, got {proxy!r}"
+        raise TypeError(msg)
+    if timeout is not None and not timeout > 0:
+        msg = f"timeout is a positive number of seconds, got {timeout!r}"
+        raise ValueError(msg)
+    if retries is not None and retries < 0:
+        msg = f"retries is a number of repetitions, got {retries!r}"
+        raise ValueError(msg)
+    given = {"timeout": timeout, "one_way": one_way, "retries": retries}
+    changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    options = dataclasses.replace(proxy._options or CallOptions(), **changes)  # noqa: SLF001
+    return proxy._with(options)  # type: ignore[return-value]  # noqa: SLF001
+
+
+class Objects(Protocol):
+    """How proxies travel over a connection."""
+
+    def represent(self, proxy: Proxy) -> str:
+        """Return what stands for *proxy* on this connection.
+
+        Raises:
+            SerializationError: nothing does.
+        """
+
+    def proxy(self, representation: str) -> Proxy:
+        """Return a proxy for what the other side has represented."""
+
+
+class PathsOnly:
+    """Objects of each side can be called by the other side, and proxies do not travel.
+
+    Args:
+        sender: proxies for objects of the other side send their calls with it.
     """
 
-    def __init__(self, root: Router, handlers: Handlers | None = None) -> None:
-        self.handlers = Handlers() if handlers is None else handlers
-        """The coroutine functions that are running."""
-        self._resolve = root.resolve
-        self._refusal: str | None = None
-        self._not_started = 0
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
 
-    def refuse(self, reason: str) -> None:
-        """Answer all further calls with the error *reason*."""
-        self._refusal = reason
+    def represent(self, proxy: Proxy) -> str:
+        """Return what stands for *proxy* on this connection.
 
-    def __call__(self, request: Any) -> None:
-        """Serve a request (of a channel, or anything with ``content``, ``reply`` and ``fail``)."""
-        if self._refusal is not None:
-            request.fail(self._refusal)
-            return
-        match request.content:
-            case [str(path), list() | tuple() as args, dict() as kwargs]:
-                pass
-            case _:
-                request.fail("TypeError: a call is [path, args, kwargs], a string, list and map")
-                return
-        try:
-            function = self._resolve(path)
-        except LookupError as exc:
-            request.fail(f"LookupError: {exc}")
-            return
-        except Exception as exc:  # noqa: BLE001 - a router may be made now, with users' attributes
-            _fail(request, exc)
-            return
-        if self._not_started and not inspect.iscoroutinefunction(function):
-            # Tasks made for earlier calls have not begun; the loop's queue keeps the order.
-            self._not_started += 1
-            asyncio.get_running_loop().call_soon(self._run_late, request, function, args, kwargs)
-        else:
-            self._run(request, function, args, kwargs)
+        Raises:
+            SerializationError: nothing does.
+        """
+        msg = f"{proxy!r} is a proxy, which cannot be passed on; pass the agent's address"
+        raise SerializationError(msg)
 
-    def _run_late(
-        self, request: Any, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
-    ) -> None:
-        self._not_started -= 1
-        self._run(request, function, args, kwargs)
-
-    def _run(
-        self, request: Any, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
-    ) -> None:
-        state = Serving()
-        token = serving.set(state)
-        try:
-            result = function(*args, **kwargs)
-        except BaseException as exc:
-            state.active = False
-            _fail(request, exc)
-            if isinstance(exc, _EXITS):
-                raise
-            return
-        finally:
-            serving.reset(token)
-        if not hasattr(type(result), "__await__"):
-            state.active = False
-            request.reply(result)
-            return
-        task = self._start_task(self._serve(request, result, state))
-        if not task.done():
-            self.handlers.add(task, request.content[0])
-            if not _EAGER:
-                task.add_done_callback(partial(self._check_started, request, result, state))
-
-    def _check_started(
-        self, request: Any, awaitable: Any, state: Serving, _: asyncio.Task[None]
-    ) -> None:
-        """Do what a task would have done that was cancelled before its first step."""
-        if not state.started:
-            self._not_started -= 1
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()
-            request.fail("CancelledError: cancelled before it was started")
-
-    async def _serve(self, request: Any, awaitable: Awaitable[Any], state: Serving) -> None:
-        if not _EAGER:
-            self._not_started -= 1
-            state.started = True
-        serving.set(state)
-        try:
-            result = await awaitable
-        except BaseException as exc:
-            _fail(request, exc)
-            if isinstance(exc, asyncio.CancelledError | _EXITS):
-                raise
-        else:
-            request.reply(result)
-        finally:
-            state.active = False
-
-    def _start_task(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        loop = asyncio.get_running_loop()
-        if _EAGER:
-            # It runs up to its first wait right here, and many never have to wait.
-            return asyncio.Task(coro, loop=loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]
-        self._not_started += 1
-        return loop.create_task(coro)
+    def proxy(self, representation: str) -> Proxy:
+        """Return a proxy for what the other side has represented."""
+        return Proxy(self._sender, representation)
 
 
-_EAGER = sys.version_info >= (3, 12)
-_EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
-
-
-def add_object_serializer(codec: Any, root: Callable[[], Router | None], sender: Sender) -> None:
+def add_object_serializer(codec: Any, root: Callable[[], Router | None], objects: Objects) -> None:
     """Let objects with a router travel as its path, and arrive as proxies.
 
     Args:
         codec: gets the serializer.
         root: returns the router that the other side sees.
-        sender: the proxies send their calls with it.
+        objects: how proxies travel.
     """
 
     def serialize(obj: Any) -> str:
-        cls = type(obj)
         if isinstance(obj, Proxy):
-            msg = f"{obj!r} is a proxy, which cannot be passed on; pass the agent's address"
-            raise SerializationError(msg)
+            return objects.represent(obj)
+        cls = type(obj)
         router = router_of(obj)
         if router is None:
             msg = (
@@ -389,20 +393,13 @@ def add_object_serializer(codec: Any, root: Callable[[], Router | None], sender:
             raise SerializationError(msg)
         return router.path
 
-    def deserialize(path: str) -> Proxy:
-        if not isinstance(path, str):
-            msg = f"a remote object is represented by its path, got {path!r}"
+    def deserialize(representation: str) -> Proxy:
+        if not isinstance(representation, str):
+            msg = f"a remote object is represented by its path, got {representation!r}"
             raise TypeError(msg)
-        return Proxy(sender, path)
+        return objects.proxy(representation)
 
     codec.add_serializer(object, serialize, deserialize)
-
-
-def _fail(request: Any, exc: BaseException) -> None:
-    # Our own frame at the top is of no interest to the caller.
-    if exc.__traceback__ is not None:
-        exc = exc.with_traceback(exc.__traceback__.tb_next)
-    request.fail(exc)
 
 
 def _finish(future: asyncio.Future[None]) -> None:

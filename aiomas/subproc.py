@@ -113,7 +113,7 @@ class Manager(Agent):
         clock.set_time(time)
 
     @expose
-    def stop(self) -> None:
+    def stop(self) -> None:  # type: ignore[override]  # the name that aiomas 2.0 gave it
         """Let :func:`start` shut the container down and return."""
         self._stopped.set()
 

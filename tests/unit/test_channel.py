@@ -16,7 +16,7 @@ import pytest
 
 from aiomas import channel as channels
 from aiomas import codecs, local_queue
-from aiomas._futures import Serving, serving
+from aiomas._current import Call, serving
 from aiomas.channel import Channel, ChannelProtocol, Request, open_connection, start_server
 from aiomas.exceptions import (
     AddressError,
@@ -214,7 +214,7 @@ class TestRequests:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         _, small = await loop.create_connection(
-            lambda: ChannelProtocol(codecs.JSON(), loop=loop, max_frame=100), sock=ours
+            lambda: ChannelProtocol(codecs.JSON(), loop=loop, limits=Limits(max_frame=100)), sock=ours
         )
         with pytest.raises(SerializationError, match="max_frame=100"):
             small.channel.send("x" * 100)

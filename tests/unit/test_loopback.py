@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aiomas import codecs, rpc
-from aiomas._futures import Serving, serving
+from aiomas._current import Call, serving
 from aiomas._loopback import Loopback
 from aiomas.exceptions import ContainerClosedError, RemoteException, SerializationError
 from aiomas.rpc import Dispatcher, Proxy, add_object_serializer

@@ -10,7 +10,7 @@ import pytest
 
 from aiomas import local_queue, rpc
 from aiomas._address import IpcAddress
-from aiomas._futures import Serving, serving
+from aiomas._current import Call, serving
 from aiomas._peers import Peer, Pool
 from aiomas.exceptions import ConnectionLost, ContainerClosedError, SerializationError
 

@@ -14,7 +14,7 @@ import pytest
 
 from aiomas import channel as channels
 from aiomas import codecs, local_queue, rpc, util
-from aiomas._futures import is_serving
+from aiomas._current import is_serving
 from aiomas.channel import Channel
 from aiomas.exceptions import ConnectionLost, RemoteException, SerializationError
 from aiomas.rpc import Proxy, Router, RoutingDict, RpcClient, Service, ServiceDict, expose

@@ -119,7 +119,7 @@ def test_what_the_codec_of_a_user_raises_is_a_serialization_error(pair, codec):
 
 
 def test_a_message_over_the_limit_is_not_sent(codec):
-    pair = Pair(codec, max_frame=100)
+    pair = Pair(codec, Limits(max_frame=100))
     noise = "".join(map(chr, range(32, 127))) * 2  # which is not compressed below the limit
 
     with pytest.raises(SerializationError, match="max_frame=100"):
@@ -130,7 +130,7 @@ def test_a_message_over_the_limit_is_not_sent(codec):
 
 
 def test_a_message_over_the_limit_is_not_read(codec):
-    pair = Pair(codec, max_frame=100)
+    pair = Pair(codec, Limits(max_frame=100))
 
     with pytest.raises(ProtocolError, match="101 bytes"):
         list(pair.client.feed(frame(b"x" * 101)))

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aiomas._wire import HEADER_SIZE, MAX_FRAME, FrameReader, frame
+from aiomas._limits import Limits
+from aiomas._wire import HEADER_SIZE, FrameReader, frame
 from aiomas.exceptions import ProtocolError
+
+MAX_FRAME = Limits().max_frame
 
 payload_lists = st.lists(st.binary(max_size=40), max_size=8)
 
@@ -36,25 +39,25 @@ def test_a_frame_is_the_length_in_network_byte_order_and_the_payload():
 def test_any_split_of_the_stream_gives_the_same_payloads(payloads, positions):
     stream = b"".join(map(frame, payloads))
 
-    assert read(FrameReader(), cut(stream, positions)) == payloads
+    assert read(FrameReader(MAX_FRAME), cut(stream, positions)) == payloads
 
 
 @given(payload_lists)
 def test_a_stream_that_arrives_byte_by_byte_gives_the_same_payloads(payloads):
     stream = b"".join(map(frame, payloads))
 
-    assert read(FrameReader(), [stream[i : i + 1] for i in range(len(stream))]) == payloads
+    assert read(FrameReader(MAX_FRAME), [stream[i : i + 1] for i in range(len(stream))]) == payloads
 
 
 def test_a_payload_is_yielded_as_soon_as_its_last_byte_is_there():
-    reader = FrameReader()
+    reader = FrameReader(MAX_FRAME)
 
     assert list(reader.feed(frame(b"spam")[:-1])) == []
     assert list(reader.feed(b"m")) == [b"spam"]
 
 
 def test_what_follows_a_payload_is_kept_for_the_next_time():
-    reader = FrameReader()
+    reader = FrameReader(MAX_FRAME)
     second = frame(b"eggs")
 
     assert list(reader.feed(frame(b"spam") + second[:2])) == [b"spam"]
@@ -75,7 +78,7 @@ def test_a_larger_frame_is_refused_by_its_header_alone():
 
 def test_the_default_limit_refuses_what_no_message_is_meant_to_be():
     with pytest.raises(ProtocolError, match=str(MAX_FRAME)):
-        list(FrameReader().feed(b"GET / HTTP/1.1\r\n\r\n"))
+        list(FrameReader(MAX_FRAME).feed(b"GET / HTTP/1.1\r\n\r\n"))
 
 
 def test_payloads_before_a_frame_that_is_too_large_are_yielded_first():
@@ -93,7 +96,7 @@ def test_a_large_frame_in_small_pieces_is_joined_once():
     stream = frame(payload)
     pieces = [stream[i : i + 64] for i in range(0, len(stream), 64)]
 
-    assert read(FrameReader(), pieces) == [payload]
+    assert read(FrameReader(MAX_FRAME), pieces) == [payload]
 
 
 def test_the_size_of_the_header_is_part_of_the_format():

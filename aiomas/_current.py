@@ -1,0 +1,141 @@
+"""The call that the current task serves, and what the calls that it makes have to do with it.
+
+A handler that calls others hands on what is left of its time, and its calls live on while its
+container shuts down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import dataclasses
+import weakref
+from typing import Any, Protocol
+
+__all__ = ["Call", "current_call"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What a caller asks for beyond the call itself."""
+
+    timeout: float | None = None
+    """Seconds that the call has; ``None`` for what is left of the caller's own time."""
+    one_way: bool = False
+    """Whether there is to be no reply."""
+    retries: int = 0
+    """How often a call of an idempotent function is repeated if the connection fails."""
+    again: bool = False
+    """Whether this is such a repetition."""
+    deadline: float | None = None
+    """When the call has to be done, in terms of the event loop's ``time()``; beats *timeout*."""
+
+
+class Source(Protocol):
+    """Where a request has come from."""
+
+    @property
+    def peer(self) -> Any:
+        """The address of the other end, as its transport names it."""
+
+    @property
+    def peer_url(self) -> str | None:
+        """The base URL of the container at the other end, as far as known."""
+
+
+class Call:
+    """A call that is being served; :func:`current_call` returns the one of the current task."""
+
+    __slots__ = ("_source", "active", "deadline", "expired", "one_way", "path", "started")
+
+    def __init__(self, path: str, source: Source, deadline: float | None, *, one_way: bool) -> None:
+        self.path = path
+        """The path of the function, from the root router."""
+        self.deadline = deadline
+        """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
+        self.one_way = one_way
+        """Whether the caller wants no reply."""
+        self.active = True
+        """Whether it is still being served."""
+        self.started = False
+        self.expired = False
+        self._source = source
+
+    def __repr__(self) -> str:
+        return f"<Call of {self.path!r} by {self.peer_url or self.peer}>"
+
+    @property
+    def peer(self) -> Any:
+        """The address of the caller's end of the connection, as its transport names it."""
+        return self._source.peer
+
+    @property
+    def peer_url(self) -> str | None:
+        """The base URL of the caller's container, as it says itself; ``None`` if it does not."""
+        return self._source.peer_url
+
+    def time_left(self) -> float | None:
+        """Return how many seconds are left of the caller's time, or ``None`` for no limit."""
+        if self.deadline is None:
+            return None
+        return max(0.0, self.deadline - asyncio.get_running_loop().time())
+
+
+serving: contextvars.ContextVar[Call | None] = contextvars.ContextVar(
+    "aiomas_serving", default=None
+)
+"""The call that the current task serves."""
+
+_calls_of_handlers: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
+
+
+def current_call() -> Call:
+    """Return the call that the current task serves: who is calling, and how long it may take.
+
+    Raises:
+        LookupError: no call is being served here.
+    """
+    call = serving.get()
+    if call is None or not call.active:
+        msg = "current_call() is for functions that serve a call of an aiomas peer"
+        raise LookupError(msg)
+    return call
+
+
+def is_serving(context: contextvars.Context | None = None) -> bool:
+    """Whether the current task (or the one with this context) serves a request."""
+    call = serving.get() if context is None else context.get(serving)
+    return call is not None and call.active
+
+
+def deadline_of(
+    loop: asyncio.AbstractEventLoop, options: CallOptions | None, default: float | None
+) -> float | None:
+    """Return when a call that is made now has to be done, or ``None`` if there is no such time.
+
+    It is the earliest of what the caller asks for, what is left to it, and the default.
+
+    Args:
+        loop: the event loop.
+        options: what the caller asks for.
+        default: seconds that a call has if the caller does not say so.
+    """
+    if options is not None and options.deadline is not None:
+        return options.deadline
+    call = serving.get()
+    inherited = None if call is None or not call.active else call.deadline
+    timeout = default if options is None or options.timeout is None else options.timeout
+    if timeout is None:
+        return inherited
+    deadline = loop.time() + timeout
+    return deadline if inherited is None else min(deadline, inherited)
+
+
+def mark_call_of_handler(call: asyncio.Future[Any]) -> None:
+    """Note that *call* is part of serving a request."""
+    _calls_of_handlers.add(call)
+
+
+def is_call_of_handler(call: asyncio.Future[Any]) -> bool:
+    """Whether *call* is part of serving a request."""
+    return call in _calls_of_handlers

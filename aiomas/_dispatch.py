@@ -1,0 +1,220 @@
+"""Starts the functions that a peer calls, in the order in which the calls arrive.
+
+What a call looks like on the wire, and how a reply gets back, is the business of the requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from aiomas._current import Call, serving
+from aiomas._handlers import Handlers
+from aiomas.exceptions import Outcome
+from aiomas.routing import GoneError, Router, is_idempotent, not_found
+
+logger = logging.getLogger(__name__)
+
+_EAGER = sys.version_info >= (3, 12)
+_EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
+
+
+class Dispatcher:
+    """Serves the calls that come over one connection.
+
+    An ordinary function runs at once, a coroutine function as a task.
+
+    Args:
+        root: the router that resolves the paths.
+        handlers: who owns the coroutine functions, if not this dispatcher alone.
+    """
+
+    def __init__(self, root: Router, handlers: Handlers | None = None) -> None:
+        self.handlers = Handlers() if handlers is None else handlers
+        """The coroutine functions that are running."""
+        self._root = root
+        self._resolve = root.resolve
+        # By the ids of their requests.
+        self._running: dict[int, tuple[asyncio.Task[None], Any]] = {}
+        self._refusal: str | None = None
+        self._not_started = 0
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def refuse(self, reason: str) -> None:
+        """Answer all further calls with the error *reason*."""
+        self._refusal = reason
+
+    def cancel(self, message_id: int) -> None:
+        """Cancel a call, if it is still running: its caller has given up."""
+        if message_id in self._running:
+            task, request = self._running[message_id]
+            request.one_way = True  # nobody is left who would take a reply
+            task.cancel("the caller has given up")
+
+    def cancel_all(self) -> None:
+        """Cancel all calls that are running: their caller is gone."""
+        for task, _ in list(self._running.values()):
+            task.cancel("the connection to the caller was lost")
+
+    def __call__(self, request: Any) -> None:
+        """Serve a request (of a channel, or one like it)."""
+        if self._refusal is not None:
+            request.refuse("refused", self._refusal)
+            return
+        match request.content:
+            case [str(path), list() | tuple() as args, dict() as kwargs]:
+                pass
+            case _:
+                text = "TypeError: a call is [path, args, kwargs], a string, list and map"
+                request.refuse("bad request", text)
+                return
+        try:
+            function = self._resolve(path)
+        except Exception as exc:  # noqa: BLE001 - a router may be made now, with users' attributes
+            _refuse_unknown(request, path, exc)
+            return
+        if request.again and not is_idempotent(function):
+            request.refuse("not idempotent", f"RuntimeError: {path} is not declared idempotent")
+            return
+        if self._not_started and not inspect.iscoroutinefunction(function):
+            # Tasks made for earlier calls have not begun; the loop's queue keeps the order.
+            self._not_started += 1
+            asyncio.get_running_loop().call_soon(self._run_late, request, function, args, kwargs)
+        else:
+            self._run(request, function, args, kwargs)
+
+    def _run_late(
+        self, request: Any, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> None:
+        self._not_started -= 1
+        if request.source.paused:  # those before us wait for that, so we have to
+
+            async def run() -> Any:
+                return function(*args, **kwargs)
+
+            self._start_task(request, run(), _call_of(request))
+        else:
+            self._run(request, function, args, kwargs)
+
+    def _run(
+        self, request: Any, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> None:
+        if _is_late(request):
+            _refuse_late(request)
+            return
+        call = _call_of(request)
+        token = serving.set(call)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as exc:
+            call.active = False
+            _fail(request, exc)
+            if isinstance(exc, _EXITS):
+                raise
+            return
+        finally:
+            serving.reset(token)
+        if not hasattr(type(result), "__await__"):
+            call.active = False
+            request.reply(result)
+            return
+        self._start_task(request, result, call)
+
+    def _start_task(self, request: Any, awaitable: Awaitable[Any], call: Call) -> None:
+        loop = asyncio.get_running_loop()
+        coro = self._serve(request, awaitable, call)
+        if _EAGER:
+            # It runs up to its first wait right here, and many never have to wait.
+            task = asyncio.Task(coro, loop=loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]
+            if task.done():
+                return
+        else:
+            self._not_started += 1
+            task = loop.create_task(coro)
+        self._running[request.message_id] = task, request
+        self.handlers.add(task, call.path)
+        task.add_done_callback(partial(self._ended, request, awaitable, call))
+        if call.deadline is not None:
+            timer = loop.call_at(call.deadline, _expire, call, task)
+            task.add_done_callback(lambda _: timer.cancel())
+
+    def _ended(self, request: Any, awaitable: Any, call: Call, task: asyncio.Task[None]) -> None:
+        if self._running.get(request.message_id, (None,))[0] is task:
+            del self._running[request.message_id]
+        if not call.started:  # do what a task would have done that was cancelled before that
+            if not _EAGER:
+                self._not_started -= 1
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            request.refuse("cancelled", "CancelledError: cancelled before it was started")
+
+    async def _serve(self, request: Any, awaitable: Awaitable[Any], call: Call) -> None:
+        while request.source.paused:
+            # Those before us in this turn of the loop have replied more than the peer reads.
+            await request.source.drained()
+        call.started = True
+        if not _EAGER:
+            self._not_started -= 1
+        if _is_late(request):
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+            _refuse_late(request)
+            return
+        serving.set(call)
+        try:
+            result = await awaitable
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError) and call.expired:
+                text = "DeadlineExceeded: it was cancelled when the caller's time was up"
+                request.refuse("deadline", text, Outcome.MAYBE_EXECUTED)
+            else:
+                _fail(request, exc)
+            if isinstance(exc, asyncio.CancelledError | _EXITS):
+                raise
+        else:
+            request.reply(result)
+        finally:
+            call.active = False
+
+
+def _expire(call: Call, task: asyncio.Task[None]) -> None:
+    call.expired = True
+    task.cancel("the caller's time is up")
+
+
+def _call_of(request: Any) -> Call:
+    return Call(request.content[0], request.source, request.deadline, one_way=request.one_way)
+
+
+def _is_late(request: Any) -> bool:
+    deadline: float | None = request.deadline
+    return deadline is not None and asyncio.get_running_loop().time() >= deadline
+
+
+def _refuse_unknown(request: Any, path: str, exc: Exception) -> None:
+    """Say the same to the peer, whatever the reason is why it can call nothing at *path*."""
+    text = str(exc) if isinstance(exc, GoneError) else not_found(path)
+    if not isinstance(exc, GoneError) and str(exc) != text:
+        logger.error("The router of %.200r could not be made", path, exc_info=exc)
+    request.refuse("lookup", f"LookupError: {text}")
+
+
+def _refuse_late(request: Any) -> None:
+    text = "DeadlineExceeded: the caller's time was up before it was started"
+    request.refuse("deadline", text)
+
+
+def _fail(request: Any, exc: BaseException) -> None:
+    # Our own frame at the top is of no interest to the caller.
+    if exc.__traceback__ is not None:
+        exc = exc.with_traceback(exc.__traceback__.tb_next)
+    if request.one_way and not isinstance(exc, asyncio.CancelledError):
+        logger.error("A one-way call of %s failed", request.content[0], exc_info=exc)
+    request.fail(exc)

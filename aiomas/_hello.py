@@ -1,0 +1,152 @@
+"""What the two ends of a connection tell each other first, where they talk about themselves.
+
+The end that dialled may ask for the extensions of the protocol with one ordinary request, the
+hello.  A peer that does not know it answers with an error, as to any path that it does not know,
+and then only what every version understands is ever sent on that connection.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+from typing import Any
+
+from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc
+from aiomas.exceptions import DecodeError, SerializationError
+
+PATH = "aiomas/hello"
+"""The path of the request."""
+VERSION = 1
+"""The version of the extensions."""
+EXTENSIONS = ("cancel", "failures", "options", "ping")
+"""What the version consists of; all of it is used, or nothing."""
+
+_LARGEST_FOREIGN = 65_536  # bytes; a first message that is read with other codecs is no larger
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hello:
+    """What one end says about itself.
+
+    Args:
+        url: the base URL of the container, if it is one.
+        token: what all containers of one cluster know, and nobody else.
+        codec: the name of the codec.
+        serializers: the names of the types that have serializers, in their order.
+        version: the version of the extensions.
+        extensions: their names.
+        clock: the time of the sender's clock, in seconds.
+    """
+
+    url: str | None = None
+    token: str | None = None
+    codec: str = ""
+    serializers: tuple[str, ...] = ()
+    version: int = VERSION
+    extensions: tuple[str, ...] = EXTENSIONS
+    clock: float = 0.0
+
+    def speaking(self, codec: Codec) -> Hello:
+        """Return the same with the facts about *codec*."""
+        return dataclasses.replace(self, codec=codec.name, serializers=tuple(codec.type_names))
+
+    def content(self) -> dict[str, Any]:
+        """Return what is sent."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def read(cls, content: Any) -> Hello | None:
+        """Return what was sent, or ``None`` if it is no hello."""
+        match content:
+            case {
+                "version": int(version),
+                "extensions": [*extensions],
+                "codec": str(codec),
+                "serializers": [*serializers],
+            }:
+                url, token, clock = (content.get(key) for key in ("url", "token", "clock"))
+                return cls(
+                    url=url if isinstance(url, str) else None,
+                    token=token if isinstance(token, str) else None,
+                    codec=codec,
+                    serializers=tuple(map(str, serializers)),
+                    version=version,
+                    extensions=tuple(map(str, extensions)),
+                    clock=clock if isinstance(clock, int | float) else 0.0,
+                )
+        return None
+
+    def objection(self, peer: Hello) -> str | None:
+        """Return why this end and *peer* cannot talk to each other, or ``None``."""
+        if (self.codec, self.serializers) != (peer.codec, peer.serializers):
+            return (
+                f"codecs and extra_serializers have to be the same at both ends: here "
+                f"{self.codec} with {list(self.serializers)}, there "
+                f"{peer.codec} with {list(peer.serializers)}"
+            )
+        if self.token is not None and not hmac.compare_digest(
+            self.token.encode(), (peer.token or "").encode()
+        ):
+            return "this container belongs to a cluster, and the peer has not shown its token"
+        return None
+
+    def fits(self, peer: Hello) -> bool:
+        """Whether both know the extensions."""
+        return peer.version >= VERSION and set(EXTENSIONS) <= set(peer.extensions)
+
+
+def question(hello: Hello) -> tuple[str, tuple[Any], dict[str, Any]]:
+    """Return the content of the request."""
+    return PATH, (hello.content(),), {}
+
+
+def asked(content: Any) -> Hello | None:
+    """Return the hello in the content of a request, or ``None`` if it is another request."""
+    match content:
+        case [str(path), [hello], _] if path == PATH:
+            return Hello.read(hello)
+    return None
+
+
+def refusal(reason: str) -> dict[str, Any]:
+    """Return the answer to a hello that does not fit."""
+    return {"version": VERSION, "refusal": reason}
+
+
+def refused(content: Any) -> str | None:
+    """Return why a hello was refused, or ``None`` if it was not."""
+    match content:
+        case {"version": int(), "refusal": str(reason)}:
+            return reason
+    return None
+
+
+def foreign_answer(payload: bytes, codec: Codec) -> bytes | None:
+    """Answer the first message of a peer that has another codec than ours, in its own.
+
+    Returns:
+        The payload of the answer, or ``None`` if *payload* is no request in a codec of aiomas.
+    """
+    if len(payload) > _LARGEST_FOREIGN:
+        return None
+    for other in (JSON, MsgPack, MsgPackBlosc):
+        if other.name == codec.name:
+            continue
+        foreign = other()
+        foreign.max_size = _LARGEST_FOREIGN
+        try:
+            match foreign.decode_message(payload)[0]:
+                case [0, int(message_id), content]:
+                    return _foreign_answer(foreign, codec, message_id, content)
+        except (DecodeError, SerializationError):
+            continue
+    return None
+
+
+def _foreign_answer(foreign: Codec, codec: Codec, message_id: int, content: Any) -> bytes:
+    reason = f"this end speaks {codec.name} with {codec.type_names}, the request came in "
+    hello = asked(content)
+    if hello is None:
+        return foreign.encode([2, message_id, f"HandshakeError: {reason}{foreign.name}"])
+    reason += f"{hello.codec} with {list(hello.serializers)}"
+    return foreign.encode([1, message_id, refusal(reason)])

@@ -1,0 +1,279 @@
+"""The requests that one connection has brought and that are not answered yet.
+
+They are taken one by one, or passed to a handler in the order in which they were sent.  While the
+peer does not read its replies they wait, and there is a limit to how many may be here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from aiomas._futures import copy_error
+from aiomas._limits import Limits
+from aiomas._session import EXCEPTION, RESULT
+from aiomas.exceptions import ConnectionLost, Outcome, ProtocolError
+
+
+class Replier(Protocol):
+    """What a request is answered with; the channel's protocol."""
+
+    @property
+    def peer(self) -> Any:
+        """The address of the other end, as its transport names it."""
+
+    @property
+    def peer_url(self) -> str | None:
+        """The base URL of the container at the other end, as far as known."""
+
+    def reply(self, kind: int, message_id: int, content: Any) -> None:
+        """Answer a request."""
+
+    def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> None:
+        """Answer a request that has not run, or not to its end."""
+
+    def failure_content(self, failure: BaseException | str | list[Any]) -> Any:
+        """Return what is sent for a failure of a handler."""
+
+    def drained(self) -> Awaitable[None]:
+        """Return an awaitable that waits while the peer does not read."""
+
+
+class Request:
+    """A request that arrived, as :meth:`.Channel.recv` returns it.
+
+    Args:
+        content: the value that was sent.
+        message_id: the number that the peer gave this request.
+        source: writes the reply.
+        size: how much it counts for the limits, in bytes.
+        deadline: when the caller's time is up, in terms of the event loop's ``time()``.
+        one_way: whether the caller wants no reply.
+        again: whether the caller repeats a request that may have run already.
+    """
+
+    __slots__ = (
+        "_intake",
+        "again",
+        "content",
+        "deadline",
+        "message_id",
+        "one_way",
+        "size",
+        "source",
+    )
+
+    def __init__(
+        self,
+        content: Any,
+        message_id: int,
+        source: Replier,
+        size: int = 0,
+        deadline: float | None = None,
+        *,
+        one_way: bool = False,
+        again: bool = False,
+    ) -> None:
+        self.content = content
+        """The value that was sent."""
+        self.message_id = message_id
+        """The number that the peer gave this request."""
+        self.source = source
+        """The connection on which it came."""
+        self.deadline = deadline
+        """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
+        self.one_way = one_way
+        """Whether the caller wants no reply."""
+        self.again = again
+        """Whether the caller repeats a request that may have run already."""
+        self.size = size
+        """How much it counts for the limits, in bytes."""
+        self._intake: Intake | None = None
+
+    def __repr__(self) -> str:
+        return f"<Request {self.message_id} {self.content!r:.100}>"
+
+    def reply(self, result: Any) -> Awaitable[None]:
+        """Send *result* back; await what this returns to wait while the peer does not read.
+
+        A result that cannot be encoded becomes a :class:`~aiomas.RemoteException` over there.  If
+        the connection is gone, nothing happens: nobody is left who waits for it.
+        """
+        self.release()
+        if not self.one_way:
+            self.source.reply(RESULT, self.message_id, result)
+        return self.source.drained()
+
+    def fail(self, exception: BaseException | str | list[Any]) -> Awaitable[None]:
+        """Raise a :class:`~aiomas.RemoteException` at the peer, with the traceback of *exception*.
+
+        A string or a list is sent as it is.  Await what this returns to wait while the peer does
+        not read.
+        """
+        self.release()
+        if not self.one_way:
+            self.source.reply(EXCEPTION, self.message_id, self.source.failure_content(exception))
+        return self.source.drained()
+
+    def refuse(self, kind: str, text: str, outcome: Outcome = Outcome.NOT_EXECUTED) -> None:
+        """Say that this request has not run, or not to its end.
+
+        Args:
+            kind: of which kind the failure is.
+            text: what is wrong.
+            outcome: whether the request may have run.
+        """
+        self.release()
+        if not self.one_way:
+            self.source.failure(self.message_id, kind, text, outcome)
+
+    def hold(self, intake: Intake) -> None:
+        """Count for the limits of *intake* until :meth:`release`."""
+        self._intake = intake
+        intake.requests += 1
+        intake.bytes += self.size
+
+    def release(self) -> None:
+        """Count for no limit any more."""
+        intake = self._intake
+        if intake is not None:
+            self._intake = None
+            intake.requests -= 1
+            intake.bytes -= self.size
+
+
+class Handler(Protocol):
+    """What requests are passed to."""
+
+    def __call__(self, request: Request) -> None:
+        """Take a request."""
+
+
+class Intake:
+    """The requests of one connection.
+
+    Args:
+        limits: the limits of the connection.
+        loop: the event loop.
+        is_open: tells whether the connection is open.
+    """
+
+    def __init__(
+        self, limits: Limits, loop: asyncio.AbstractEventLoop, is_open: Callable[[], bool]
+    ) -> None:
+        self.requests = 0
+        """How many are here."""
+        self.bytes = 0
+        """How many bytes they had on the wire."""
+        self._limits = limits
+        self._loop = loop
+        self._is_open = is_open
+        self._paused = False
+        self._handler: Callable[[Request], None] | None = None
+        self._waiting: OrderedDict[int, Request] = OrderedDict()
+        self._reader: asyncio.Future[None] | None = None
+        self._error: ConnectionLost | None = None
+
+    def limit_hit(self, size: int, unread: int) -> str | None:
+        """Return the name of the limit that a further request would break, or ``None``.
+
+        Args:
+            size: that of the request, in bytes.
+            unread: bytes of replies that the peer has not read.
+        """
+        limits = self._limits
+        if self.requests >= limits.max_requests:
+            return "max_requests"
+        # A single large request, of a peer that has read all, is a matter of max_frame.
+        if self.bytes + unread and self.bytes + unread + size > limits.max_request_bytes:
+            return "max_request_bytes"
+        return None
+
+    def put(self, request: Request, *, paused: bool) -> None:
+        """Take a request; it waits if *paused*.
+
+        Raises:
+            ProtocolError: a request with the same id is waiting.
+        """
+        request.hold(self)
+        if self._handler is not None and not self._waiting and not paused:
+            self._handler(request)
+            return
+        if request.message_id in self._waiting:
+            msg = f"two requests with the same id {request.message_id}"
+            raise ProtocolError(msg)
+        self._waiting[request.message_id] = request
+        self._paused = paused
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def drop(self, message_id: int) -> bool:
+        """Forget a request that waits, and return whether there was one."""
+        request = self._waiting.pop(message_id, None)
+        if request is not None:
+            request.release()
+        return request is not None
+
+    def pause(self) -> None:
+        """Hand nothing over: the peer does not read its replies."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on handing over."""
+        self._paused = False
+        if self._waiting and self._handler is not None:
+            self._loop.call_soon(self._hand_over)
+
+    async def get(self, description: str) -> Request:
+        """Wait for the next request and return it; see :meth:`.Channel.recv`."""
+        if self._reader is not None or self._handler is not None:
+            msg = f"Somebody else receives the requests of {description}"
+            raise RuntimeError(msg)
+        if not self._waiting:
+            if self._error is not None:
+                raise copy_error(self._error)
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        request = self._waiting.popitem(last=False)[1]
+        request.release()  # from now on it is the business of whoever takes it
+        return request
+
+    def serve(self, handler: Callable[[Request], None]) -> None:
+        """Pass all requests to *handler* from now on, and those first that wait already."""
+        self._handler = handler
+        if self._waiting:
+            self._loop.call_soon(self._hand_over)
+
+    def close(self, error: ConnectionLost) -> None:
+        """Hand over no more; who waits for a request gets *error*."""
+        self._error = error
+        if self._handler is not None:
+            self._waiting.clear()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_exception(error)
+
+    def _hand_over(self) -> None:
+        try:
+            while self._waiting and self._handler is not None and self._goes_on():
+                self._handler(self._waiting.popitem(last=False)[1])
+        finally:
+            if self._waiting and self._goes_on():  # the handler has raised something
+                self._loop.call_soon(self._hand_over)
+
+    def _goes_on(self) -> bool:
+        return self._is_open() and not self._paused
+
+
+def describe_failure(failure: BaseException | str | list[Any], *, tracebacks: bool) -> Any:
+    """Return what is sent for a failure: a traceback, or only what the exception itself says."""
+    if not isinstance(failure, BaseException):
+        return failure
+    if tracebacks:
+        return "".join(traceback.format_exception(failure))
+    return "".join(traceback.format_exception_only(failure)).strip()

@@ -1,0 +1,198 @@
+"""What one connection has to write: in batches, held back while the peer does not read.
+
+A frame leaves with the others of the same turn of the event loop.  While the transport is over its
+high-water mark, frames wait here, up to a cap; and a peer that takes nothing at all for too long is
+given up.  What the frames mean is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from aiomas._futures import Waiting
+from aiomas._limits import Limits
+from aiomas._stats import Counters
+
+_BATCH = 32  # frames that leave in one write at the most
+_LATE = 1.0  # seconds; a timer that is later than that comes from a blocked event loop
+
+
+class Outbox:
+    """The frames of one connection that have not reached its transport.
+
+    Args:
+        loop: the event loop.
+        limits: the limits of the connection.
+        give_up: called with the reason when the connection has to be cut.
+        writable: called when the peer reads again.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        give_up: Callable[[str], None],
+        writable: Callable[[], None],
+    ) -> None:
+        self.paused = False
+        """Whether the transport is over its high-water mark."""
+        self.held_bytes = 0
+        """Bytes that wait here because of that."""
+        self._loop = loop
+        self._limits = limits
+        self._give_up = give_up
+        self._writable = writable
+        self._transport: asyncio.Transport
+        self._counters: Counters
+        self._written = 0  # bytes
+        self._write_through = False
+        self._batch: list[bytes] = []
+        self._batch_first: int | None = None  # the first request in there
+        self._held: deque[tuple[bytes, int | None]] = deque()  # frames and ids of requests
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+
+    def attach(
+        self, transport: asyncio.Transport, counters: Counters, *, write_through: bool
+    ) -> None:
+        """Write to *transport* from now on, each frame at once if *write_through*."""
+        self._counters = counters
+        self._transport = transport
+        self._write_through = write_through
+        transport.set_write_buffer_limits(high=self._limits.write_high_water)
+
+    def has_room(self, size: int) -> bool:
+        """Whether *size* bytes more are below the cap."""
+        return self.held_bytes + size <= self._limits.write_cap
+
+    def send(self, data: bytes, request_id: int | None = None) -> None:
+        """Send a frame with others of this turn of the loop, or once the transport takes more.
+
+        Args:
+            data: the frame.
+            request_id: the id of the request in it, if it is one; they only ever grow.
+        """
+        if self.paused:
+            self._held.append((data, request_id))
+            self.held_bytes += len(data)
+            return
+        batch = self._batch
+        batch.append(data)
+        if request_id is not None and self._batch_first is None:
+            self._batch_first = request_id
+        if (
+            self._write_through
+            or len(batch) >= _BATCH
+            # Or nobody would notice in time that the peer does not read.
+            or len(data) >= self._limits.write_high_water
+        ):
+            self.flush()
+        elif len(batch) == 1:
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what this turn of the loop has brought."""
+        batch = self._batch
+        if batch:
+            data = batch[0] if len(batch) == 1 else b"".join(batch)
+            batch.clear()
+            self._batch_first = None
+            self._write(data)
+
+    def first_unsent(self) -> float:
+        """Return the lowest id of a request that was not written yet; infinity if there is none."""
+        for _, request_id in self._held:
+            if request_id is not None:
+                return request_id
+        return math.inf if self._batch_first is None else self._batch_first
+
+    def pause(self) -> None:
+        """Hold frames back: the transport is over its high-water mark."""
+        self.paused = True
+        self._watch()
+
+    def resume(self) -> None:
+        """Send what was held back."""
+        self.paused = False
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        while self._held and not self.paused:
+            self._release()
+        if not self.paused:
+            self._wake()
+            self._writable()
+
+    def drained(self) -> Awaitable[None]:
+        """Return an awaitable that waits while the transport is over its high-water mark."""
+        if self.paused and self._drain_waiter is None:
+            self._drain_waiter = self._loop.create_future()
+        return Waiting(self._drain_waiter)
+
+    def on_room(self, callback: Callable[[], None]) -> None:
+        """Call ``callback()`` when all that is held back has left, or is lost."""
+        if self._drain_waiter is None:
+            self._drain_waiter = self._loop.create_future()
+        self._drain_waiter.add_done_callback(lambda _: callback())
+
+    def close(self) -> None:
+        """Hand all that is here to the transport, which is about to be closed."""
+        self.flush()
+        if self._held:
+            self._write(b"".join([data for data, _ in self._held]))
+            self._held.clear()
+            self.held_bytes = 0
+
+    def discard(self) -> None:
+        """Forget all that is here: the connection has ended."""
+        self.paused = False
+        self._batch.clear()
+        self._held.clear()
+        self.held_bytes = 0
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        self._wake()
+
+    def _write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._written += len(data)
+            self._counters.bytes_out += len(data)
+            self._transport.write(data)
+
+    def _release(self) -> None:
+        """Write held frames, about as many as the transport takes in one go."""
+        frames, size = [], 0
+        while self._held and size < self._limits.write_high_water:
+            data = self._held.popleft()[0]
+            frames.append(data)
+            size += len(data)
+        self.held_bytes -= size
+        self._write(frames[0] if len(frames) == 1 else b"".join(frames))
+
+    def _wake(self) -> None:
+        if self._drain_waiter is not None:
+            self._drain_waiter.set_result(None)
+            self._drain_waiter = None
+
+    def _watch(self) -> None:
+        timeout = self._limits.write_timeout
+        if timeout is not None:
+            due = self._loop.time() + timeout
+            self._stalled = self._loop.call_at(due, self._check_progress, due, self._taken())
+
+    def _taken(self) -> int:
+        return self._written - self._transport.get_write_buffer_size()
+
+    def _check_progress(self, due: float, taken: int) -> None:
+        # After a long turn of our own loop, the transport has not had its chance yet.
+        if self._taken() > taken or self._loop.time() > due + _LATE:
+            self._watch()
+        else:
+            self._stalled = None
+            self._give_up(
+                f"it took nothing of what was sent for write_timeout={self._limits.write_timeout} s"
+            )

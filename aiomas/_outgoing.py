@@ -1,0 +1,293 @@
+"""The requests that one end of a connection has made, from the call to its result or error.
+
+A caller that gives up is noticed by a sweep over all that is pending, a few times a second: that
+costs far less than watching each of the futures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from aiomas._current import (
+    CallOptions,
+    deadline_of,
+    is_call_of_handler,
+    is_serving,
+    mark_call_of_handler,
+)
+from aiomas._futures import copy_error
+from aiomas._outbox import Outbox
+from aiomas._session import EXCEPTION, Session, State
+from aiomas._terms import Terms
+from aiomas.exceptions import (
+    AiomasError,
+    ConnectionLost,
+    DeadlineExceeded,
+    DecodeError,
+    Outcome,
+    Overloaded,
+    RemoteException,
+    RemoteLookupError,
+)
+
+
+class NotIdempotent(RemoteException):
+    """The other side does not let us repeat a call."""
+
+
+_SWEEP = 0.25  # seconds after which it is noticed that a caller has given up
+
+_OUTCOMES = frozenset(Outcome)
+_KINDS: Mapping[str, type[RemoteException]] = {
+    "lookup": RemoteLookupError,
+    "overloaded": Overloaded,
+    "deadline": DeadlineExceeded,
+    "not idempotent": NotIdempotent,
+}
+
+
+class Outgoing:
+    """The requests made at one end of a connection.
+
+    Args:
+        session: numbers and encodes them.
+        outbox: sends them.
+        terms: our terms.
+        loop: the event loop.
+        is_open: tells whether the connection is open.
+        peer: tells the address of the other end.
+        at_once: notice at once that a caller has given up, so that nothing depends on time.
+    """
+
+    def __init__(
+        self,
+        session: Session[asyncio.Future[Any]],
+        outbox: Outbox,
+        terms: Terms,
+        loop: asyncio.AbstractEventLoop,
+        is_open: Callable[[], bool],
+        peer: Callable[[], Any],
+        *,
+        at_once: bool,
+    ) -> None:
+        self._session = session
+        self._outbox = outbox
+        self._terms = terms
+        self._counters = terms.counters
+        self._loop = loop
+        self._is_open = is_open
+        self._peer = peer
+        self._at_once = at_once
+        self._sweeper: asyncio.TimerHandle | None = None
+        # In asyncio's debug mode: what was sent, and where, for the errors of calls.
+        self._sent: dict[asyncio.Future[Any], str] = {}
+
+    def send_for(
+        self, future: asyncio.Future[Any], content: Any, options: CallOptions | None = None
+    ) -> None:
+        """Send a request whose reply *future* gets.
+
+        Raises:
+            ConnectionLost: the connection is closed.
+            SerializationError: *content* cannot be encoded.
+        """
+        if not self._is_open():
+            msg = f"The connection to {self._peer()} is closed; the request was not sent"
+            raise ConnectionLost(msg).of_call(Outcome.NOT_SENT)
+        deadline = deadline_of(self._loop, options, self._terms.call_timeout)
+        wire = None
+        if options is not None or deadline is not None:
+            wire = self._on_the_wire(options, deadline)
+            if options is not None and options.one_way:
+                self._send_one_way(future, content, wire)
+                return
+            if options is not None and options.again and wire is None:
+                text = "the peer does not know what may be repeated"
+                self.failed(future, NotIdempotent(self._peer(), text).of_call(Outcome.NOT_SENT))
+                return
+        self._send(future, content, wire, deadline)
+
+    def _send(
+        self,
+        future: asyncio.Future[Any],
+        content: Any,
+        wire: dict[str, Any] | None,
+        deadline: float | None,
+    ) -> None:
+        message_id = self._session.next_id
+        data = self._session.request(content, future, wire)
+        self._counters.calls_out += 1
+        if is_serving():
+            mark_call_of_handler(future)
+        if self._loop.get_debug():
+            self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
+            future.add_done_callback(self._sent.pop)
+        if deadline is not None and not self._set_deadline(future, message_id, deadline):
+            return
+        if self._outbox.paused and not self._outbox.has_room(len(data)):
+            self._session.forget_one(message_id)
+            self.failed(future, self._no_room())
+            return
+        self._outbox.send(data, message_id)
+        if self._at_once:
+            future.add_done_callback(partial(self._given_up, message_id))
+        elif self._sweeper is None:
+            self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+
+    def ended(self, kind: int, future: asyncio.Future[Any], content: Any) -> None:
+        """Take a reply that is no result: raise it where *future* is awaited."""
+        origin = self._peer()
+        error: AiomasError
+        if kind == EXCEPTION:
+            error = RemoteException(origin, content)
+            # An old peer says the same about a call that it has refused.
+            extended = self._session.extended
+            error.outcome = Outcome.EXECUTED if extended else Outcome.MAYBE_EXECUTED
+        else:
+            error = typed_failure(origin, content)
+        self.failed(future, error)
+
+    def undecodable(self, future: asyncio.Future[Any], error: DecodeError) -> None:
+        """Take a reply that holds an object which cannot be decoded."""
+        self.failed(future, error.of_call(Outcome.EXECUTED))
+
+    def failed(self, future: asyncio.Future[Any], error: BaseException) -> None:
+        """Raise *error* where *future* is awaited, unless its caller has given up."""
+        if future in self._sent:
+            error.add_note(self._sent[future])
+        if not future.done():
+            self._counters.errors += 1
+            future.set_exception(error)
+
+    def fail(self, calls: Mapping[int, asyncio.Future[Any]], error: ConnectionLost) -> None:
+        """Fail some calls with errors like *error*, which say whether the calls have left."""
+        unsent = self._outbox.first_unsent()
+        for message_id, future in calls.items():
+            outcome = Outcome.NOT_SENT if message_id >= unsent else Outcome.MAYBE_EXECUTED
+            self.failed(future, copy_error(error).of_call(outcome))
+
+    def fail_own(self, error: ConnectionLost) -> None:
+        """Fail all calls without a reply, but those that are part of serving a request."""
+        calls = self._session.waiters()
+        self.fail({i: f for i, f in calls.items() if not is_call_of_handler(f)}, error)
+
+    def fail_all(self, error: ConnectionLost) -> None:
+        """Fail all calls without a reply."""
+        self.fail(self._session.waiters(), error)
+
+    def stop(self) -> None:
+        """Look after nothing any more: the connection has ended."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    def _on_the_wire(
+        self, options: CallOptions | None, deadline: float | None
+    ) -> dict[str, Any] | None:
+        """Return what of the options travels with a request; ``None`` for nothing."""
+        if not self._session.extended:
+            return None
+        wire: dict[str, Any] = {}
+        if deadline is not None:
+            now = self._loop.time()
+            wire = {"timeout": deadline - now, "sent": now}
+        if options is not None and options.one_way:
+            wire["one_way"] = True
+        if options is not None and options.again:
+            wire["again"] = True
+        return wire or None
+
+    def _set_deadline(self, future: asyncio.Future[Any], message_id: int, deadline: float) -> bool:
+        """Let *future* fail at *deadline*; return whether that is not now."""
+        if deadline <= self._loop.time():
+            self._session.forget_one(message_id)
+            self.failed(future, _out_of_time(self._peer()).of_call(Outcome.NOT_SENT))
+            return False
+        timer = self._loop.call_at(deadline, self._expire, future, message_id)
+        future.add_done_callback(lambda _: timer.cancel())
+        return True
+
+    def _expire(self, future: asyncio.Future[Any], message_id: int) -> None:
+        sent = message_id < self._outbox.first_unsent()
+        outcome = Outcome.MAYBE_EXECUTED if sent else Outcome.NOT_SENT
+        self.failed(future, _out_of_time(self._peer()).of_call(outcome))
+
+    def _send_one_way(
+        self, future: asyncio.Future[Any], content: Any, wire: dict[str, Any] | None
+    ) -> None:
+        """Send a request without a reply; *future* is done when the transport has taken it."""
+        message_id = self._session.next_id
+        if wire is not None:
+            data = self._session.one_way(content, wire)
+        else:  # the peer will reply, and nobody is interested
+            reply: asyncio.Future[Any] = self._loop.create_future()
+            reply.add_done_callback(lambda reply: reply.cancelled() or reply.exception())
+            data = self._session.request(content, reply)
+        self._counters.calls_out += 1
+        if self._outbox.paused and not self._outbox.has_room(len(data)):
+            self._session.forget_one(message_id)
+            self.failed(future, self._no_room())
+            return
+        self._outbox.send(data, message_id)
+        self._loop.call_soon(self._check_left, future, message_id)
+
+    def _check_left(self, future: asyncio.Future[Any], message_id: int) -> None:
+        if future.done():
+            return
+        if message_id < self._outbox.first_unsent():
+            future.set_result(None)
+        elif self._session.state is State.CLOSED:
+            error = ConnectionLost(f"The connection to {self._peer()} was lost")
+            self.failed(future, error.of_call(Outcome.NOT_SENT))
+        else:
+            self._outbox.on_room(partial(self._check_left, future, message_id))
+
+    def _no_room(self) -> Overloaded:
+        text = (
+            f"Overloaded: {self._outbox.held_bytes} bytes wait for a peer that does not read them, "
+            f"which is the limit write_cap={self._terms.limits.write_cap}"
+        )
+        self._counters.limits_hit["write_cap"] += 1
+        return Overloaded(self._peer(), text).of_call(Outcome.NOT_SENT)
+
+    def _given_up(self, message_id: int, _: asyncio.Future[Any]) -> None:
+        """Look whether a future that is done was still waited for by the session."""
+        self._tell(self._session.forget_one(message_id))
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        self._tell(self._session.forget(asyncio.Future.done))
+        if self._session.pending:
+            self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+
+    def _tell(self, given_up: Iterable[int]) -> None:
+        if self._session.extended and self._is_open():
+            for message_id in given_up:
+                self._outbox.send(self._session.cancel(message_id))
+
+
+def typed_failure(origin: Any, content: Any) -> RemoteException:
+    """Return the exception for what a peer says about a call that it has refused or ended."""
+    match content:
+        case [str(kind), text, str(outcome)] if outcome in _OUTCOMES:
+            return _KINDS.get(kind, RemoteException)(origin, text).of_call(Outcome(outcome))
+    return RemoteException(origin, content).of_call(Outcome.MAYBE_EXECUTED)
+
+
+def _out_of_time(origin: Any) -> DeadlineExceeded:
+    return DeadlineExceeded(origin, "DeadlineExceeded: there was no reply in time")
+
+
+def _caller() -> str:
+    """Return the part of the call stack that is not in this package."""
+    stack = [f for f in traceback.extract_stack() if not f.filename.startswith(_HERE)]
+    return "".join(traceback.format_list(stack[-_CALLERS:]))
+
+
+_CALLERS = 3  # so many lines of a stack tell where something came from
+_HERE = os.path.dirname(__file__)  # noqa: PTH120 - a string, like the file names in a stack

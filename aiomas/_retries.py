@@ -1,0 +1,92 @@
+"""Repeating calls that failed: only of functions that are declared idempotent, and only on request.
+
+The side that is called decides whether a repetition is harmless; see ``again`` in the options of a
+request.  Peers that know nothing of that get no repetitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Callable
+from typing import Any
+
+from aiomas._current import CallOptions
+from aiomas._outgoing import NotIdempotent
+from aiomas.exceptions import (
+    AiomasError,
+    ConnectionLost,
+    ContainerClosedError,
+    HandshakeError,
+    Outcome,
+    Overloaded,
+    ProtocolError,
+)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
+
+Send = Callable[[Any, CallOptions | None], asyncio.Future[Any]]
+
+
+class Retries:
+    """Makes calls to one peer again and again.
+
+    Args:
+        send: makes one attempt.
+        loop: the event loop.
+    """
+
+    def __init__(self, send: Send, loop: asyncio.AbstractEventLoop) -> None:
+        self._send = send
+        self._loop = loop
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def send(
+        self, content: Any, options: CallOptions, deadline: float | None
+    ) -> asyncio.Future[Any]:
+        """Send a request and return the future of its reply.
+
+        Args:
+            content: what is sent.
+            options: says how often it is repeated.
+            deadline: when all of it has to be done, in terms of the event loop's ``time()``.
+        """
+        options = dataclasses.replace(options, deadline=deadline)
+        first = self._send(content, dataclasses.replace(options, retries=0))
+        task = self._loop.create_task(self._repeat(first, content, options))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _repeat(
+        self, attempt: asyncio.Future[Any], content: Any, options: CallOptions
+    ) -> Any:
+        pause = _FIRST_PAUSE
+        failure: AiomasError | None = None  # the first one that leaves open what has happened
+        left = options.retries
+        while True:
+            try:
+                return await attempt
+            except NotIdempotent as exc:
+                raise failure or exc from None
+            except (ConnectionLost, Overloaded) as exc:
+                if failure is None and exc.outcome not in _HAS_NOT_RUN:
+                    failure = exc
+                # With "full jitter", so that many callers do not come back at the same moment.
+                duration = random.uniform(0, pause)  # noqa: S311 - nothing is secret about it
+                if not left or isinstance(exc, _FINAL) or self._is_over(options, duration):
+                    if failure is not None:
+                        exc.outcome = failure.outcome
+                    raise
+            left -= 1
+            await asyncio.sleep(duration)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            attempt = self._send(content, dataclasses.replace(options, retries=0, again=True))
+
+    def _is_over(self, options: CallOptions, pause: float) -> bool:
+        return options.deadline is not None and self._loop.time() + pause >= options.deadline
+
+
+_FINAL = ContainerClosedError | HandshakeError | ProtocolError
+_HAS_NOT_RUN = (Outcome.NOT_SENT, Outcome.NOT_EXECUTED)

@@ -1,0 +1,24 @@
+"""On which terms one end takes part in a connection."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from aiomas._hello import Hello
+from aiomas._limits import Limits
+from aiomas._stats import Counters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What one end wants, and what it says about itself."""
+
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    tracebacks: bool = True
+    """Whether the peer may see where in our code an exception was raised."""
+    call_timeout: float | None = None
+    """Seconds that an own call has if its caller does not say so."""
+    hello: Hello = dataclasses.field(default_factory=Hello)
+    """What it says about itself."""
+    counters: Counters = dataclasses.field(default_factory=Counters)
+    """Where it is counted what the connections do."""
