@@ -200,9 +200,7 @@ class _Timeline:
 
     def take_due(self) -> Iterator[_Timer]:
         while self._timers and self._timers[0][0] <= self.now:
-            _, _, timer = heapq.heappop(self._timers)
-            if not timer.cancelled():
-                yield timer
+            yield heapq.heappop(self._timers)[2]
 
 
 class _Timer(asyncio.TimerHandle):

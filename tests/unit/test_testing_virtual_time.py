@@ -40,6 +40,25 @@ def selects(monkeypatch):
     return counted
 
 
+async def word_from_a_thread() -> None:
+    """Wait for a thread of which the loop does not know."""
+    loop = asyncio.get_running_loop()
+    word = loop.create_future()
+    idle = threading.Event()
+
+    def work():
+        idle.wait()
+        for _ in range(20):  # after each of them, the loop has nothing to do
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+        loop.call_soon_threadsafe(word.set_result, None)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    loop.call_soon(idle.set)
+    await word
+    thread.join()
+
+
 class TestJumps:
     def test_time_starts_at_0_and_sleeping_takes_none(self):
         async def main():
@@ -108,7 +127,7 @@ class TestJumps:
 
     def test_a_timer_that_is_due_gets_its_turn_beside_a_task_that_never_waits(self):
         async def main():
-            fired = []
+            fired: list = []
             asyncio.get_running_loop().call_later(0, fired.append, 1)
             for _ in range(3):
                 await asyncio.sleep(0)
@@ -133,7 +152,7 @@ class TestTimers:
     def test_a_cancelled_timer_does_not_fire_and_is_not_waited_for(self):
         async def main():
             loop = asyncio.get_running_loop()
-            fired = []
+            fired: list = []
             timer = loop.call_at(1, fired.append, "cancelled")
             assert timer.when() == 1
             timer.cancel()
@@ -147,8 +166,12 @@ class TestTimers:
     def test_a_timer_is_cancelled_by_another_one_for_the_same_moment(self):
         async def main():
             loop = asyncio.get_running_loop()
-            fired = []
-            loop.call_at(1, lambda: second.cancel())
+            fired: list = []
+
+            def cancel_second():
+                second.cancel()
+
+            loop.call_at(1, cancel_second)
             second = loop.call_at(1, fired.append, "second")
             await asyncio.sleep(2)
             return fired
@@ -256,19 +279,17 @@ class TestTimers:
 class TestTheRestOfTheWorld:
     def test_without_timers_the_loop_waits_for_a_thread(self):
         async def main():
-            loop = asyncio.get_running_loop()
-            future = loop.create_future()
-            wait = threading.Event()
+            await word_from_a_thread()
+            return now()
 
-            def work():
-                wait.wait()
-                loop.call_soon_threadsafe(future.set_result, 7)
+        assert run(main()) == 0
 
-            thread = threading.Thread(target=work)
-            thread.start()
-            loop.call_soon(wait.set)
-            assert await future == 7
-            thread.join()
+    def test_time_does_not_go_where_nothing_happens(self):
+        async def main():
+            asyncio.get_running_loop().call_at(1, print).cancel()
+            never = asyncio.get_running_loop().call_at(math.inf, print)
+            await word_from_a_thread()
+            never.cancel()
             return now()
 
         assert run(main()) == 0
@@ -302,6 +323,27 @@ class TestTheRestOfTheWorld:
             return now()
 
         assert run(main()) == 0.01
+
+    def test_closing_the_executor_waits_for_its_threads(self):
+        async def main():
+            loop = asyncio.get_running_loop()
+            started = loop.create_future()
+            ended = []
+
+            def work():
+                loop.call_soon_threadsafe(started.set_result, None)
+                for _ in range(20):
+                    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+                ended.append(1)
+
+            future = loop.run_in_executor(None, work)
+            await started
+            future.cancel()  # nobody waits for it any more, but it goes on
+            async with asyncio.timeout(300):  # asyncio itself sets such a limit
+                await loop.shutdown_default_executor()
+            return ended, now()
+
+        assert run(main()) == ([1], 0)
 
     def test_names_are_resolved_before_a_timeout(self):
         async def main():
