@@ -128,7 +128,7 @@ class Faults:
         return f"<Faults seed={self.seed} to_server={self.to_server} to_client={self.to_client}>"
 
     def queue(self, queue_id: str) -> FaultyQueue:
-        """Return a queue with these faults, which is also found as ``local://queue_id/...``.
+        """Return the queue with this id, which has these faults and is also found by its URL.
 
         A connection belongs to the queue that was dialled: this is where a server's address is.
 
@@ -136,8 +136,10 @@ class Faults:
             AddressError: *queue_id* is empty or has a slash.
             OSError: a server is bound to another queue with this id.
         """
-        queue = FaultyQueue(queue_id, self)
-        local_queue.add_queue(queue)
+        queue = local_queue.get_queue(queue_id)
+        if not (isinstance(queue, FaultyQueue) and queue._faults is self):
+            queue = FaultyQueue(queue_id, self)
+            local_queue.add_queue(queue)
         return queue
 
     def set(
@@ -253,7 +255,7 @@ class Connection:
         Until they notice, in the next turn of the loop, they may still write, which is lost.
         """
         for direction in (self.to_server, self.to_client):
-            direction._block()
+            direction._clear()
         for end in list(self._ends):
             self._loop.call_soon(end._reset)
 
@@ -295,7 +297,6 @@ class Direction:
         self._frames: deque[_Frame] = deque()  # what has been written and has not arrived
         self._size = 0  # bytes in these frames
         self._paused = False
-        self._blocked = False
 
     def __repr__(self) -> str:
         return f"<Direction {self._way} of {self._connection.name}>"
@@ -327,8 +328,6 @@ class Direction:
 
     def _put(self, data: bytes | None) -> None:
         """Send a frame; ``None`` is the end, which nothing happens to."""
-        if self._blocked:
-            return
         frame, delay, turns = _Frame(data), 0.0, 0
         if data is not None:
             self._number += 1
@@ -349,11 +348,6 @@ class Direction:
         if self._paused:
             self._clear()
             self._writer._buffer_changed()
-
-    def _block(self) -> None:
-        """Let nothing arrive any more."""
-        self._blocked = True
-        self._clear()
 
     def _clear(self) -> None:
         self._frames.clear()

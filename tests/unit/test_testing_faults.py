@@ -71,7 +71,8 @@ class Line:
     @classmethod
     async def over(cls, faults: Faults, name: str = "q", log: list | None = None) -> Line:
         log = [] if log is None else log
-        queue, served = faults.queue(name), []
+        queue = faults.queue(name)
+        served: list[Recorder] = []
 
         def factory():
             served.append(Recorder(f"{name} server", log))
@@ -130,6 +131,12 @@ class TestQueue:
         assert get_queue("a") is queue
         assert get_queue("b") is not queue
 
+    def test_there_is_one_for_each_id(self):
+        faults, others = Faults(), Faults()
+        queue = faults.queue("a")
+        assert faults.queue("a") is queue
+        assert others.queue("a") is get_queue("a") is not queue
+
     def test_it_takes_the_place_of_one_that_nobody_uses(self):
         plain = get_queue("a")
         assert Faults().queue("a") is get_queue("a") is not plain
@@ -149,7 +156,8 @@ class TestQueue:
 
 class TestWithoutFaults:
     async def test_bytes_arrive_as_on_a_plain_queue(self):
-        faults, log = Faults(), []
+        faults = Faults()
+        log: list = []
         lines = [await Line.over(faults, name, log) for name in "abc"]
         expected = []
         for number, line in enumerate(lines * 5):
@@ -177,10 +185,10 @@ class TestWithoutFaults:
         assert repr(line.connection) == "<Connection q#1>"
         assert "to_server" in repr(line.connection.to_server)
         other = await Line.over(faults, "r")
-        assert faults.connections == (line.connection, other.connection)
+        assert list(faults.connections) == [line.connection, other.connection]
         line.client.transport.close()
         await turns()
-        assert faults.connections == (other.connection,)
+        assert list(faults.connections) == [other.connection]
 
 
 class TestDrop:
@@ -247,7 +255,8 @@ class TestDelay:
         assert line.log == [(0, "q client", None), (5, "q server", b"x"), (5, "q server", None)]
 
     async def test_frames_of_different_connections_overtake_each_other(self):
-        faults, log = Faults(seed=1, delay=(0, 1)), []
+        faults = Faults(seed=1, delay=(0, 1))
+        log: list = []
         lines = [await Line.over(faults, name, log) for name in "ab"]
         for n in range(20):
             lines[n % 2].send(b"%d" % n)
@@ -261,7 +270,8 @@ class TestDelay:
 
 class TestReorder:
     async def test_other_connections_overtake_without_any_time(self):
-        faults, log = Faults(), []
+        faults = Faults()
+        log: list = []
         lines = [await Line.over(faults, name, log) for name in "ab"]
         faults.set(reorder=1)
         lines[0].send(b"0")
@@ -289,16 +299,16 @@ class TestGarble:
     async def test_one_byte_is_changed_in_header_or_payload(self):
         faults = Faults(garble=1)
         line = await Line.over(faults)
-        line.send(*[FRAME] * 400)
+        line.send(*[FRAME] * 2000)
         await turns()
-        assert len(line.server.got) == 400
+        assert len(line.server.got) == 2000
         for data, fault in zip(line.server.got, faults.record, strict=True):
             changed = [n for n, (a, b) in enumerate(zip(data, FRAME, strict=True)) if a != b]
             assert changed == [fault.amount]
             assert fault.kind == "garble"
         places = [fault.amount for fault in faults.record]
         assert set(places) == set(range(len(FRAME)))
-        assert 150 < sum(place < 4 for place in places) < 250
+        assert 900 < sum(place < 4 for place in places) < 1100
 
     @pytest.mark.parametrize("size", [1, 4, 5])
     async def test_small_writes_are_garbled_as_well(self, size):
@@ -335,7 +345,7 @@ class TestCut:
         await turns()
         assert (len(one.client.lost), len(one.server.lost)) == (1, 1)
         assert other.server.got == [b"x"]
-        assert faults.connections == (other.connection,)
+        assert list(faults.connections) == [other.connection]
 
     async def test_what_is_written_before_the_ends_notice_is_lost(self):
         faults = Faults()
@@ -356,11 +366,13 @@ class TestCut:
         assert len(line.log) == 2
 
     async def test_a_frame_may_be_cut_anywhere(self):
-        faults, arrived = Faults(cut=1), set()
+        faults = Faults(cut=1)
+        arrived: set[int] = set()
         for _ in range(60):
             line = await Line.over(faults, "q")
             line.send(FRAME, b"behind it")
             await turns()
+            assert b"" not in line.server.got
             data = b"".join(line.server.got)
             assert data == FRAME[: len(data)]
             arrived.add(len(data))
@@ -390,6 +402,10 @@ class TestCut:
         faults.cut()
         await turns()
         assert len(line.client.lost) == len(line.server.lost) == 1
+        line.connection.to_server.resume()
+        await turns()
+        assert not line.client.may_write  # for nobody tells it anything any more
+        assert line.server.got == []
 
 
 class TestPause:
@@ -418,8 +434,12 @@ class TestPause:
         direction = line.connection.to_server
         direction.pause()
         line.send(b"1", b"2")
-        received = line.server.data_received
-        line.server.data_received = lambda data: (received(data), direction.pause())  # type: ignore[method-assign]
+
+        def take_one(data):
+            line.server.got.append(data)
+            direction.pause()
+
+        line.server.data_received = take_one  # type: ignore[method-assign]
         for expected in ([b"1"], [b"1", b"2"]):
             direction.resume()
             await turns()
@@ -439,7 +459,7 @@ class TestPause:
         line = await Line.over(Faults())
         transport, direction = line.client.transport, line.connection.to_server
         transport.set_write_buffer_limits(high=100)
-        assert transport.get_write_buffer_limits() == (25, 100)  # type: ignore[attr-defined]
+        assert transport.get_write_buffer_limits() == (25, 100)
         line.send(bytes(1000))
         assert line.client.may_write  # for the other end reads
         await turns()
@@ -462,7 +482,7 @@ class TestPause:
 
     async def test_limits_of_the_buffer_are_those_of_asyncio(self):
         transport = (await Line.over(Faults())).client.transport
-        limits = transport.get_write_buffer_limits  # type: ignore[attr-defined]
+        limits = transport.get_write_buffer_limits
         assert limits() == (16 * 1024, 64 * 1024)
         transport.set_write_buffer_limits(low=10)
         assert limits() == (10, 40)
@@ -479,6 +499,10 @@ class TestPause:
         line.send(bytes(100))
         line.client.transport.set_write_buffer_limits(high=10)
         assert not line.client.may_write
+        line.client.transport.set_write_buffer_limits(high=200, low=99)
+        assert not line.client.may_write
+        line.client.transport.set_write_buffer_limits(high=200, low=100)
+        assert line.client.may_write
 
     async def test_closing_waits_until_all_is_written(self):
         line = await Line.over(Faults())
@@ -532,12 +556,11 @@ async def test_a_closed_connection_leaves_nothing_behind():
 
 
 class TestSeed:
-    RATES = {"drop": 0.05, "garble": 0.1, "reorder": 0.3, "delay": (0.0, 0.5), "cut": 0.01}
-
     def story(self, seed: int) -> tuple[list, list]:
         """Return what happened to some connections, and what arrived when."""
         local_queue.clear_queue_cache()
-        faults, log = Faults(seed, **self.RATES), []
+        faults = Faults(seed, drop=0.05, cut=0.01, garble=0.1, reorder=0.3, delay=(0.0, 0.5))
+        log: list = []
 
         async def main():
             lines = [await Line.over(faults, name, log) for name in "abc"]
@@ -559,6 +582,17 @@ class TestSeed:
 
     def test_another_seed_does_something_else(self):
         assert self.story(1)[0] != self.story(2)[0]
+
+    async def test_connections_and_directions_have_different_faults(self):
+        faults = Faults(1, drop=0.5)
+        line, other = [await Line.over(faults, name) for name in "qq"]
+        for end in (line.client, line.server, other.client):
+            for _ in range(50):
+                end.transport.write(FRAME)
+        dropped: dict = {}
+        for fault in faults.record:
+            dropped.setdefault(fault[:2], []).append(fault.frame)
+        assert len(dropped) == len({tuple(frames) for frames in dropped.values()}) == 3
 
     async def test_what_happens_to_a_connection_does_not_depend_on_others(self):
         def of_a(faults):
