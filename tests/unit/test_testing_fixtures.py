@@ -20,6 +20,11 @@ pytest_plugins = ["aiomas.testing.fixtures"]
 SEEN: list[str] = []
 
 
+@pytest.fixture
+def anyio_backend():
+    return "asyncio", {"loop_factory": aiomas.testing.VirtualTimeLoop}
+
+
 class Echo(aiomas.Agent):
     @aiomas.expose
     def echo(self, value):
@@ -27,7 +32,7 @@ class Echo(aiomas.Agent):
 
     @aiomas.expose
     async def slow(self):
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.9)
 
 
 class TestContainer:
@@ -163,10 +168,14 @@ pytest_plugins = ["aiomas.testing.fixtures"]
 def pytest_asyncio_loop_factories(config, item):
     return {"virtual": aiomas.testing.VirtualTimeLoop}
 """
+VIRTUAL_CONFTESTS = {"anyio": VIRTUAL_ANYIO, "pytest_asyncio": VIRTUAL_PYTEST_ASYNCIO}
 
 PLUGINS = {
     "anyio": ["-p", "anyio", "-o", "anyio_mode=auto", "-p", "no:asyncio"],
-    "pytest_asyncio": ["-p", "asyncio", "-o", "asyncio_mode=auto", "-p", "no:anyio"],
+    "pytest_asyncio": [
+        *("-p", "asyncio", "-o", "asyncio_mode=auto", "-p", "no:anyio"),
+        *("-o", "asyncio_default_fixture_loop_scope=function"),
+    ],
 }
 
 
@@ -183,7 +192,7 @@ def run_pytest(plugin: str, folder: Path, conftest: str, tests: str) -> tuple[in
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-W", "error", "--tb=short", "-c", os.devnull),
-            *("--rootdir", folder, "-p", "no:cacheprovider", *PLUGINS[plugin], folder),
+            *("--rootdir", str(folder), "-p", "no:cacheprovider", *PLUGINS[plugin], str(folder)),
         ],
         env=os.environ
         | {
@@ -205,15 +214,14 @@ def test_they_work_in_a_session_of_a_user(plugin, tmp_path):
 
 
 def test_a_call_that_does_not_end_fails_its_test(plugin, tmp_path):
-    code, printed = run_pytest(plugin, tmp_path, CONFTEST, BAD)
+    code, printed = run_pytest(plugin, tmp_path, VIRTUAL_CONFTESTS[plugin], BAD)
     assert code == 1, printed
     assert "3 passed, 2 errors" in printed
     assert printed.count("was still serving calls of agents/0/work") >= 2
 
 
 def test_time_can_be_virtual(plugin, tmp_path):
-    conftest = {"anyio": VIRTUAL_ANYIO, "pytest_asyncio": VIRTUAL_PYTEST_ASYNCIO}[plugin]
-    code, printed = run_pytest(plugin, tmp_path, conftest, VIRTUAL)
+    code, printed = run_pytest(plugin, tmp_path, VIRTUAL_CONFTESTS[plugin], VIRTUAL)
     assert code == 0, printed
 
 
