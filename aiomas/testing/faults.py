@@ -72,15 +72,15 @@ class Fault(NamedTuple):
 
     connection: str
     """The name of the connection, such as ``'shop#1'``."""
-    way: Way
+    way: Literal["to_server", "to_client"]
     """``'to_server'`` or ``'to_client'``; the client is the end that dialled."""
     frame: int
     """Which frame of this direction it was; the first is 1."""
-    kind: Kind
-    """What happened: the name of one of the :class:`Rates`."""
+    kind: Literal["drop", "cut", "garble", "reorder", "delay"]
+    """What happened, which is the name of one of the :class:`Rates`."""
     amount: float
-    """Of a delay: the seconds; of reordering: the turns of the loop; of a cut: how many bytes of
-    the frame arrived; of garbling: the index of the byte that was changed; else 0."""
+    """The seconds of a delay, the turns of the loop that others went first, how many bytes of the
+    frame arrived before a cut, or the index of the byte that was changed; 0 for a drop."""
 
 
 class Faults:
@@ -237,7 +237,7 @@ class Connection:
         server: _FaultyTransport,
     ) -> None:
         self.name = name
-        """What the server sees as the name of its peer: the queue's id and a number."""
+        """What the server sees as the name of its peer, which is the queue's id and a number."""
         self.to_server = Direction(self, "to_server", faults, loop, client, server)
         """What the client, the end that dialled, sends."""
         self.to_client = Direction(self, "to_client", faults, loop, server, client)

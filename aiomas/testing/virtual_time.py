@@ -64,7 +64,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     Its time starts at 0.  So ``asyncio.sleep(3600)``, timeouts, deadlines and heartbeats take no
     longer than what happens then, and :meth:`time` is exactly the moment for which a timer was
     set.  Timers fire in the order of their times, and those for the same moment in the order in
-    which they were set.  While a callback runs, time stands still.
+    which they were set.  One at infinity never fires.  While a callback runs, time stands still.
 
     What is outside of the loop does not know of all this:
 
