@@ -14,8 +14,12 @@ import pytest
 import aiomas
 import aiomas.testing
 from aiomas.local_queue import get_queue
+from aiomas.testing import fixtures
 
-pytest_plugins = ["aiomas.testing.fixtures"]
+# Other tests may have imported the module before; as a plugin it would have to come first.
+container = fixtures.container
+container_options = fixtures.container_options
+container_pair = fixtures.container_pair
 
 SEEN: list[str] = []
 
