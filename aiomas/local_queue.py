@@ -25,6 +25,7 @@ __all__ = [
     "LocalQueue",
     "LocalQueueServer",
     "LocalQueueTransport",
+    "add_queue",
     "clear_queue_cache",
     "create_connection",
     "create_server",
@@ -61,6 +62,26 @@ class LocalQueue:
         """The server that is bound to this queue, if there is one."""
         return self._server
 
+    def connect(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        client: asyncio.Protocol,
+        server: asyncio.Protocol,
+        name: str,
+    ) -> tuple[LocalQueueTransport, LocalQueueTransport]:
+        """Return the two ends of a new connection; a subclass may have other ones.
+
+        Args:
+            loop: the event loop of both ends.
+            client: the protocol of the end that dialled.
+            server: the protocol of the other end.
+            name: what the server sees the client as.
+        """
+        ours = LocalQueueTransport(loop, client, sockname=name, peername=self)
+        theirs = LocalQueueTransport(loop, server, sockname=self, peername=name)
+        ours.join(theirs)
+        return ours, theirs
+
 
 def get_queue(queue_id: str) -> LocalQueue:
     """Return the queue with this id; there is one for each id.
@@ -72,6 +93,18 @@ def get_queue(queue_id: str) -> LocalQueue:
         return _queues[queue_id]
     except KeyError:
         return _queues.setdefault(queue_id, LocalQueue(queue_id))
+
+
+def add_queue(lq: LocalQueue) -> None:
+    """Let :func:`get_queue`, and with it all URLs, find *lq*, which is of a class of its own.
+
+    Raises:
+        OSError: there is another queue with this id, and a server is bound to it.
+    """
+    other = _queues.get(lq.queue_id)
+    if other is not None and other is not lq and other.server is not None:
+        raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: {other!r}")
+    _queues[lq.queue_id] = lq
 
 
 def clear_queue_cache() -> None:
@@ -107,9 +140,7 @@ async def create_connection(
     lq._accepted += 1  # noqa: SLF001
     client_name = f"{lq.queue_id}#{lq._accepted}"  # noqa: SLF001
     accepted = server.protocol_factory()
-    ours = LocalQueueTransport(loop, protocol, sockname=client_name, peername=lq)
-    theirs = LocalQueueTransport(loop, accepted, sockname=lq, peername=client_name)
-    ours.join(theirs)
+    ours, theirs = lq.connect(loop, protocol, accepted, client_name)
     try:
         accepted.connection_made(theirs)
     except Exception as exc:  # noqa: BLE001 - the server's error, which is none of the client's
@@ -222,8 +253,13 @@ class LocalQueueTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send *data*; it arrives after this call, in the order of all writes in this loop."""
-        if self._peer is not None and not self._closing and data:
-            self._loop.call_soon(self._peer._deliver, bytes(data))  # noqa: SLF001
+        if not self._closing and data:
+            self.carry(bytes(data))
+
+    def carry(self, data: bytes | None) -> None:
+        """Take what was written to the other end; ``None`` is the end of it."""
+        if self._peer is not None:
+            self._loop.call_soon(self._peer.deliver, data)
 
     def close(self) -> None:
         """Close both ends, after all that was written has arrived."""
@@ -263,7 +299,8 @@ class LocalQueueTransport(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Do nothing: there is no buffer."""
 
-    def _deliver(self, data: bytes | None) -> None:
+    def deliver(self, data: bytes | None) -> None:
+        """Take what arrives from the other end; ``None`` is the end of it."""
         if self._held or not self._reading:
             self._held.append(data)
         else:
@@ -280,13 +317,13 @@ class LocalQueueTransport(asyncio.Transport):
             self._protocol.data_received(data)
 
     def _end(self) -> None:
-        if self._peer is not None:
-            self._loop.call_soon(self._peer._deliver, None)  # noqa: SLF001
-        self._lost()
+        if not self._closed:
+            self.carry(None)
+            self._lost()
 
-    def _lost(self) -> None:
+    def _lost(self, exc: Exception | None = None) -> None:
         if not self._closed:
             self._closing = self._closed = True
             self._peer = None
             self._held.clear()
-            self._protocol.connection_lost(None)
+            self._protocol.connection_lost(exc)

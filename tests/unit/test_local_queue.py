@@ -15,6 +15,7 @@ from aiomas.local_queue import (
     LocalQueue,
     LocalQueueServer,
     LocalQueueTransport,
+    add_queue,
     clear_queue_cache,
     create_connection,
     create_server,
@@ -93,6 +94,24 @@ class TestAddresses:
             LocalQueue(queue_id)
         with pytest.raises(ValueError, match="name without"):
             get_queue(queue_id)
+
+    async def test_a_queue_of_another_class_can_be_added(self):
+        class OtherQueue(LocalQueue):
+            pass
+
+        clear_queue_cache()
+        plain, other = get_queue("a"), OtherQueue("a")
+        add_queue(other)
+        add_queue(other)
+        assert get_queue("a") is other
+        async with await channel.start_server(other, print):
+            add_queue(other)
+            with pytest.raises(OSError, match=r"in use.*a") as caught:
+                add_queue(plain)
+            assert caught.value.errno == errno.EADDRINUSE
+            assert get_queue("a") is other
+        add_queue(plain)
+        assert get_queue("a") is plain
 
 
 class TestServer:
@@ -255,6 +274,37 @@ class TestOrder:
         for client in clients:
             await client.close()
         server.close()
+
+
+class TestWhatLiesBetween:
+    async def test_a_queue_makes_the_ends_of_its_connections(self):
+        class Loud(LocalQueueTransport):
+            def carry(self, data):
+                super().carry(None if data is None else data.upper())
+
+        class LoudQueue(LocalQueue):
+            def connect(self, loop, client, server, name):
+                ours = Loud(loop, client, sockname=name, peername=self)
+                theirs = LocalQueueTransport(loop, server, sockname=self, peername=name)
+                ours.join(theirs)
+                return ours, theirs
+
+        line, queue = Line(), LoudQueue("q")
+        await line.serve(queue)
+        client = await line.connect(queue)
+        assert type(client.transport) is Loud
+        assert client.transport.get_extra_info("sockname") == "q#1"
+        client.transport.write(b"hello")
+        line.served[0].transport.write(b"hello")
+        await turns()
+        client.transport.close()
+        await turns()
+        assert line.log[2:] == [
+            ("server0", b"HELLO"),
+            ("client", b"hello"),
+            ("client", "lost"),
+            ("server0", "lost"),
+        ]
 
 
 class TestTransport:

@@ -38,8 +38,8 @@ SURFACE = {
         SerializationError SpawnError
         """,
     "aiomas.local_queue": """
-        LocalQueue LocalQueueServer LocalQueueTransport clear_queue_cache create_connection
-        create_server get_queue
+        LocalQueue LocalQueueServer LocalQueueTransport add_queue clear_queue_cache
+        create_connection create_server get_queue
         """,
     "aiomas.routing": "Router RoutingDict Service ServiceDict expose",
     "aiomas.rpc": """
@@ -47,6 +47,10 @@ SURFACE = {
         rpc_service_process start_server
         """,
     "aiomas.subproc": "Manager agent_factory start",
+    "aiomas.testing": """
+        Connection Direction Fault Faults FaultyQueue Rates VirtualClock VirtualTimeLoop run
+        """,
+    "aiomas.testing.fixtures": "container container_options container_pair",
     "aiomas.tls": "SSLCerts make_ssl_client_context make_ssl_server_context",
     "aiomas.util": """
         arrow_serializer create_task current_loop make_ssl_client_context make_ssl_server_context
@@ -83,7 +87,8 @@ def test_public_modules_are_these():
     found = {f"aiomas.{info.name}" for info in pkgutil.iter_modules(aiomas.__path__)}
 
     public = {name for name in found if not name.startswith("aiomas._")}
-    assert public - {"aiomas.cli"} == SURFACE.keys() - {"aiomas"}
+    parts_of_public = {name for name in SURFACE if name.count(".") > 1}
+    assert public - {"aiomas.cli"} == SURFACE.keys() - {"aiomas"} - parts_of_public
 
 
 def test_star_import_gives_what_all_says():
