@@ -129,6 +129,7 @@ def serializable(
     the methods ``__asdict__()``, ``__fromdict__(dict)`` and ``__serializer__()``; the last one is
     what ``extra_serializers`` takes::
 
+        >>> from aiomas.codecs import JSON, serializable
         >>> @serializable
         ... class Point:
         ...     def __init__(self, x, y):
