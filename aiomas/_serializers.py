@@ -10,9 +10,10 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import inspect
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,3 +114,68 @@ def _descr(fields: Any) -> list[tuple[Any, ...]]:
 
 def _is_descr(part: Any) -> bool:
     return isinstance(part, tuple | list) and bool(part) and isinstance(part[0], tuple | list)
+
+
+@overload
+def serializable(cls: type[T], *, repr: bool = True) -> type[T]: ...
+@overload
+def serializable(cls: None = None, *, repr: bool = True) -> Callable[[type[T]], type[T]]: ...
+def serializable(
+    cls: type[T] | None = None, *, repr: bool = True
+) -> type[T] | Callable[[type[T]], type[T]]:
+    """Class decorator that makes instances of a class ready to travel.
+
+    The class needs an attribute (or property) for each parameter of its ``__init__()``.  It gains
+    the methods ``__asdict__()``, ``__fromdict__(dict)`` and ``__serializer__()``; the last one is
+    what ``extra_serializers`` takes::
+
+        >>> from aiomas.codecs import JSON, serializable
+        >>> @serializable
+        ... class Point:
+        ...     def __init__(self, x, y):
+        ...         self.x = x
+        ...         self.y = y
+        >>> codec = JSON()
+        >>> codec.add_serializer(*Point.__serializer__())
+        >>> codec.decode(codec.encode(Point(1, 2)))
+        Point(x=1, y=2)
+
+    Args:
+        cls: the class.
+        repr: whether the class gets a generic ``__repr__()`` as well.
+
+    Raises:
+        TypeError: ``__init__()`` takes ``*args`` or ``**kwargs``, so that its parameters have no
+            names.
+    """
+    if cls is None:
+        return lambda cls: serializable(cls, repr=repr)
+
+    parameters = list(inspect.signature(cls).parameters.values())
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            msg = f"{cls.__qualname__}.__init__() takes {parameter}, which is no attribute"
+            raise TypeError(msg)
+    names = [parameter.name for parameter in parameters]
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+
+    def __asdict__(self: T) -> dict[str, Any]:  # noqa: N807
+        return {name: getattr(self, name) for name in names}
+
+    def __fromdict__(cls: type[T], attributes: dict[str, Any]) -> T:  # noqa: N807
+        keywords = dict(attributes)
+        return cls(*[keywords.pop(name) for name in positional], **keywords)
+
+    def __serializer__(cls: Any) -> SerializerOf[Any]:  # noqa: N807
+        return cls, cls.__asdict__, cls.__fromdict__
+
+    def __repr__(self: T) -> str:  # noqa: N807
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({values})"
+
+    cls.__asdict__ = __asdict__  # type: ignore[attr-defined]
+    cls.__fromdict__ = classmethod(__fromdict__)  # type: ignore[attr-defined]
+    cls.__serializer__ = classmethod(__serializer__)  # type: ignore[attr-defined]
+    if repr:
+        cls.__repr__ = __repr__  # type: ignore[assignment,method-assign]
+    return cls

@@ -11,23 +11,25 @@ whose only key is ``"__type__"`` is therefore reserved and no ordinary message c
 
 from __future__ import annotations
 
-import inspect
 import json
+import re
 import reprlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, TypeVar
 
 import msgpack
 from msgpack.exceptions import StackError
 
+from aiomas import _msgpack
 from aiomas._serializers import (
     dataclass_serializer,
     datetime_serializer,
     decimal_serializer,
     enum_serializer,
     numpy_serializer,
+    serializable,
     uuid_serializer,
 )
 from aiomas.exceptions import DecodeError, SerializationError
@@ -61,17 +63,33 @@ class Codec(ABC):
     :meth:`deserialize_obj` to the library that does the work.
     """
 
+    name: ClassVar[str]
+    """What the codec is called when two ends compare theirs; the name of the class by default."""
+
     max_size: int = sys.maxsize
     """The largest message, in bytes, before it is compressed; a connection sets its *max_frame*."""
+
+    max_nesting: int = sys.maxsize
+    """The most levels of lists and maps within the content of a message that is decoded."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "name"):  # a subclass of a codec is compatible with it
+            cls.name = cls.__name__
 
     def __init__(self) -> None:
         self._serializers: dict[type, tuple[int, Serialize]] = {}
         self._deserializers: list[tuple[type, Callable[[Any], Any]]] = []
-        self._failure: DecodeError | None = None
+        self._failures: list[DecodeError] | None = None  # a list while a message is decoded
 
     def __repr__(self) -> str:
         names = ", ".join(cls.__qualname__ for cls, _ in self._deserializers)
         return f"{type(self).__name__}[{names}]"
+
+    @property
+    def type_names(self) -> list[str]:
+        """The names of the types that the codec was taught, in order."""
+        return [cls.__name__ for cls, _ in self._deserializers]
 
     @abstractmethod
     def encode(self, data: Any) -> bytes:
@@ -91,21 +109,25 @@ class Codec(ABC):
         """
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
-        """Like :meth:`Codec.decode`, but one bad object does not make the rest unreadable.
+        """Like :meth:`Codec.decode`, but bad content does not make the message unreadable.
 
         Returns:
             The value and ``None``; or, where an object in it could not be made again, the value
-            with ``None`` in its place, and the error.
+            with ``None`` in its place, and the error; or, where the content as a whole cannot be
+            had (it is nested too deeply, say), ``(type, id, None)`` and the error.
 
         Raises:
             DecodeError: *data* as a whole is unreadable.
         """
         try:
-            return self.decode(data), None
+            value, failure = self._with_failure(self.decode, data)
         except DecodeError:
             raise  # with the cause that it has
         except Exception as exc:  # a codec of a user, which may raise anything
             raise _undecodable(self, exc) from exc
+        if _levels_exceed(self.max_nesting + 1, value):
+            return _without_content(value, self._too_deep())
+        return value, failure
 
     def add_serializer(
         self, type: type[T], serialize: Callable[[T], Any], deserialize: Callable[[Any], T]
@@ -158,16 +180,26 @@ class Codec(ABC):
 
         Raises:
             DecodeError: it stands for an object, but of an unknown type or in a bad form, or the
-                deserializer failed.
+                deserializer failed.  Within :meth:`decode_message`, which reports the error, this
+                returns ``None`` instead, so that the rest of the message is decoded.
         """
         if len(obj_repr) != 1 or TYPE_KEY not in obj_repr:
             return obj_repr
-        match obj_repr[TYPE_KEY]:
-            case [int(typeid), representation] if 0 <= typeid < len(self._deserializers):
+        try:
+            return self._deserialize(obj_repr[TYPE_KEY])
+        except DecodeError as exc:
+            if self._failures is None:
+                raise
+            self._failures.append(exc)
+            return None
+
+    def _deserialize(self, typed: Any) -> Any:
+        match typed:
+            case [int(typeid), representation] if type(typeid) is int:  # no bool
+                if not 0 <= typeid < len(self._deserializers):
+                    msg = f"There is no serializer with number {reprlib.repr(typeid)} in {self!r}"
+                    raise DecodeError(msg)
                 cls, deserialize = self._deserializers[typeid]
-            case [int(typeid), _]:
-                msg = f"There is no serializer with number {typeid} in {self!r}"
-                raise DecodeError(msg)
             case _:
                 msg = f"A dictionary with the only key {TYPE_KEY!r} is reserved for objects"
                 raise DecodeError(msg)
@@ -177,31 +209,38 @@ class Codec(ABC):
             msg = f"The deserializer for {cls.__module__}.{cls.__qualname__} failed: {exc!r}"
             raise DecodeError(msg) from exc
 
-    def _deserialize_or_note(self, obj_repr: dict[Any, Any]) -> Any:
-        """Be the object hook of :meth:`decode_message`: note the error and go on."""
+    def _with_failure(
+        self, decode: Callable[[Any], Any], data: Any
+    ) -> tuple[Any, DecodeError | None]:
+        """Return what *decode* makes of *data*, and why the first of its objects failed."""
+        outer, self._failures = self._failures, []  # a deserializer may decode something itself
         try:
-            return self.deserialize_obj(obj_repr)
-        except DecodeError as exc:
-            if self._failure is None:  # an object around this one fails because this one did
-                self._failure = exc
-            return None
+            value = decode(data)
+            # An object around this one failed because this one did.
+            return value, self._failures[0] if self._failures else None
+        finally:
+            self._failures = outer
 
-    def _take_failure(self) -> DecodeError | None:
-        failure, self._failure = self._failure, None
-        return failure
+    def _too_deep(self) -> DecodeError:
+        limited = self.max_nesting < sys.maxsize
+        limit = f"max_nesting={self.max_nesting}" if limited else f"of {type(self).__name__}"
+        return DecodeError(f"The content is nested too deeply, over the limit {limit}")
 
 
 class JSON(Codec):
     """Encodes messages as JSON (UTF-8).
 
-    Tuples become lists, and dictionary keys strings.  ``NaN`` and the infinities travel as the
-    tokens ``NaN``, ``Infinity`` and ``-Infinity``, as in Python's :mod:`json`.
+    Tuples become lists, and dictionary keys strings.  ``NaN``, the infinities and lone surrogates
+    travel as in Python's :mod:`json`: as the tokens ``NaN``, ``Infinity`` and ``-Infinity``, and as
+    escapes.  An integer with more digits than :func:`sys.get_int_max_str_digits` is refused.
     """
+
+    name = "json"
 
     def __init__(self) -> None:
         super().__init__()
         self._encode = json.JSONEncoder(default=self.serialize_obj).encode
-        self._decode = json.JSONDecoder(object_hook=self._deserialize_or_note).decode
+        self._decode = json.JSONDecoder(object_hook=self.deserialize_obj).decode
         self._decode_plain = json.JSONDecoder().decode
 
     def encode(self, data: Any) -> bytes:
@@ -221,19 +260,43 @@ class JSON(Codec):
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
         try:
             text = str(data, "utf-8")
-            if TYPE_KEY not in text:  # the usual case, and without a call for each dictionary
-                return self._decode_plain(text), None
-            return self._decode(text), self._take_failure()
-        except (ValueError, RecursionError) as exc:
-            self._take_failure()  # or the next message would be blamed for it
+        except ValueError as exc:
             raise _undecodable(self, exc) from exc
+        # A hook is a call for each dictionary, which is not needed in the usual case.
+        has_objects = TYPE_KEY in text or _ESCAPED_ASCII in text
+        # Each level takes an opening and a closing character; the message itself is one more.
+        may_be_deep = (
+            len(text) > 2 * self.max_nesting
+            and text.count("[") + text.count("{") > self.max_nesting + 1
+        )
+        try:
+            if has_objects and not may_be_deep:
+                return self._with_failure(self._decode, text)
+            value = self._decode_plain(text)
+            if may_be_deep and _json_levels_exceed(self.max_nesting + 1, value):
+                return _without_content(value, self._too_deep())
+            return self._with_failure(self._decode, text) if has_objects else (value, None)
+        except json.JSONDecodeError as exc:
+            raise _undecodable(self, exc) from exc
+        except (ValueError, RecursionError) as exc:  # JSON, but nothing that Python can hold
+            deep = isinstance(exc, RecursionError)
+            error = self._too_deep() if deep else _undecodable(self, exc)
+            error.__cause__ = exc
+            head = _JSON_HEAD.match(text)
+            return _without_content((int(head[1]), int(head[2]), None) if head else None, error)
+
+
+_ESCAPED_ASCII = "\\u00"  # the type key may be written in this way as well
+_JSON_HEAD = re.compile(r"\s*\[\s*(0|[1-9]\d{0,18})\s*,\s*(0|[1-9]\d{0,18})\s*,", re.ASCII)
 
 
 class MsgPack(Codec):
     """Encodes messages as `MessagePack <https://msgpack.org>`_.
 
-    Lists become tuples.  Dictionary keys may be any scalar.
+    Lists become tuples.  Dictionary keys may be text, bytes, numbers, booleans and ``None``.
     """
+
+    name = "msgpack"
 
     def __init__(self) -> None:
         super().__init__()
@@ -265,54 +328,32 @@ class MsgPack(Codec):
             self._serializing = nested
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
+        packed = data if type(data) is bytes else bytes(data)
+        # First the plain value: no deserializer sees anything before all of it was looked at.
         try:
-            if len(data) <= _SMALL and _TYPE_KEY_BYTES not in bytes(data):
-                value = msgpack.unpackb(data, use_list=False, strict_map_key=False)
-                return value, None
-            value = msgpack.unpackb(
-                data,
-                use_list=False,
-                strict_map_key=False,
-                object_hook=self._deserialize_or_note,
-            )
+            value = _msgpack.unpack(packed)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
-            self._take_failure()  # or the next message would be blamed for it
-            error = _undecodable(self, exc)
-            head = _head_of(data) if isinstance(exc, _UNREPRESENTABLE) else None
-            if head is None:
-                raise error from exc
+            deep = isinstance(exc, StackError | RecursionError)
+            error = self._too_deep() if deep else _undecodable(self, exc)
             error.__cause__ = exc
-            return head, error
-        return value, self._take_failure()
+            return _without_content(_msgpack.head_of(packed), error)
+        if _msgpack.levels_exceed(self.max_nesting + 1, packed, value):
+            return _without_content(value, self._too_deep())
+        if _TYPE_KEY_BYTES not in packed:
+            return value, None
+        del value  # or a large message would be in memory twice
+        return self._with_failure(self._unpack_objects, packed)
 
-
-def _head_of(data: bytes) -> tuple[Any, Any, None] | None:
-    """Return the first two parts of a message of three, whose last part cannot be represented.
-
-    So that content which is nested too deeply, say, is an error for one call and not for all.
-    """
-    unpacker = msgpack.Unpacker(use_list=False)
-    unpacker.feed(bytes(data[:_HEAD_SIZE]))
-    try:
-        if unpacker.read_array_header() != _MESSAGE_PARTS:
-            return None
-        return unpacker.unpack(), unpacker.unpack(), None
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
-        return None
-
-
-_MESSAGE_PARTS = 3
-_HEAD_SIZE = 32  # two numbers need less
-# What is raised for bytes that are MessagePack, but nothing that Python can hold.
-_UNREPRESENTABLE = (StackError, RecursionError, UnicodeDecodeError, TypeError)
-
-# Looking for the type key saves a call for each dictionary, but searching a large message that
-# was made for it takes milliseconds; such messages always pay for the calls.
-_SMALL = 4096
+    def _unpack_objects(self, packed: bytes) -> Any:
+        return msgpack.unpackb(
+            packed, use_list=False, strict_map_key=False, object_hook=self.deserialize_obj
+        )
 
 
 class MsgPackBlosc(MsgPack):
     """Encodes messages as MessagePack and compresses them with `Blosc <https://blosc.org>`_."""
+
+    name = "msgpack-blosc"
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,6 +371,9 @@ class MsgPackBlosc(MsgPack):
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
         # The header says what will come out, so look at it before memory is set aside for that.
+        # The library looks at the rest of it, but not at whether all of it is there.
+        if len(data) < _BLOSC_HEADER:
+            raise _undecodable(self, ValueError(f"{len(data)} bytes are less than a header"))
         size = int.from_bytes(data[4:8], "little")
         if size > self.max_size:
             msg = f"{size} bytes are compressed in it, over the limit max_frame={self.max_size}"
@@ -339,6 +383,60 @@ class MsgPackBlosc(MsgPack):
         except (self._blosc.blosc_extension.error, ValueError, TypeError) as exc:
             raise _undecodable(self, exc) from exc
         return super().decode_message(packed)
+
+
+_BLOSC_HEADER = 16  # bytes: https://www.blosc.org/c-blosc/README_CHUNK_FORMAT.html
+
+
+def _levels_exceed(limit: int, value: Any) -> bool:
+    """Return whether there are more than *limit* levels of lists and maps in *value*."""
+    if limit > sys.maxsize:
+        return False  # no limit
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    for _ in range(limit):
+        # By identity, as what a codec of a user returns may share parts, or hold itself.
+        inner = {
+            id(item): item
+            for container in level
+            for item in (container.values() if isinstance(container, dict) else container)
+            if isinstance(item, _CONTAINERS)
+        }
+        if not inner:
+            return False
+        level = list(inner.values())
+    return bool(level)
+
+
+def _json_levels_exceed(limit: int, value: Any) -> bool:
+    """Do the same four times as fast; nothing in JSON is shared, or an instance of a subclass."""
+    level = [value] if type(value) in _JSON_CONTAINERS else []
+    for _ in range(limit):
+        if not level:
+            return False
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) in _JSON_CONTAINERS
+        ]
+    return bool(level)
+
+
+_CONTAINERS = (tuple, list, dict)
+_JSON_CONTAINERS = frozenset({list, dict})
+
+
+def _without_content(message: Any, error: DecodeError) -> tuple[Any, DecodeError]:
+    """Return type and id of a *message* whose content is unusable, and the error for its call.
+
+    Raises:
+        DecodeError: *error*, if there is no type and id: then it cannot be told whose it is.
+    """
+    match message:
+        case [int(kind), int(message_id), _]:
+            return (kind, message_id, None), error
+        case _:
+            raise error
 
 
 def _unencodable(codec: Codec, exc: Exception) -> SerializationError:
@@ -378,67 +476,3 @@ def checked_serializers(
             msg = f"extra_serializers is a list of functions, got {serializer!r} in it"
             raise TypeError(msg)
     return serializers
-
-
-@overload
-def serializable(cls: type[T], *, repr: bool = True) -> type[T]: ...
-@overload
-def serializable(cls: None = None, *, repr: bool = True) -> Callable[[type[T]], type[T]]: ...
-def serializable(
-    cls: type[T] | None = None, *, repr: bool = True
-) -> type[T] | Callable[[type[T]], type[T]]:
-    """Class decorator that makes instances of a class ready to travel.
-
-    The class needs an attribute (or property) for each parameter of its ``__init__()``.  It gains
-    the methods ``__asdict__()``, ``__fromdict__(dict)`` and ``__serializer__()``; the last one is
-    what ``extra_serializers`` takes::
-
-        >>> @serializable
-        ... class Point:
-        ...     def __init__(self, x, y):
-        ...         self.x = x
-        ...         self.y = y
-        >>> codec = JSON()
-        >>> codec.add_serializer(*Point.__serializer__())
-        >>> codec.decode(codec.encode(Point(1, 2)))
-        Point(x=1, y=2)
-
-    Args:
-        cls: the class.
-        repr: whether the class gets a generic ``__repr__()`` as well.
-
-    Raises:
-        TypeError: ``__init__()`` takes ``*args`` or ``**kwargs``, so that its parameters have no
-            names.
-    """
-    if cls is None:
-        return lambda cls: serializable(cls, repr=repr)
-
-    parameters = list(inspect.signature(cls).parameters.values())
-    for parameter in parameters:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            msg = f"{cls.__qualname__}.__init__() takes {parameter}, which is no attribute"
-            raise TypeError(msg)
-    names = [parameter.name for parameter in parameters]
-    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
-
-    def __asdict__(self: T) -> dict[str, Any]:  # noqa: N807
-        return {name: getattr(self, name) for name in names}
-
-    def __fromdict__(cls: type[T], attributes: dict[str, Any]) -> T:  # noqa: N807
-        keywords = dict(attributes)
-        return cls(*[keywords.pop(name) for name in positional], **keywords)
-
-    def __serializer__(cls: Any) -> Serializer:  # noqa: N807
-        return cls, cls.__asdict__, cls.__fromdict__
-
-    def __repr__(self: T) -> str:  # noqa: N807
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-        return f"{type(self).__name__}({values})"
-
-    cls.__asdict__ = __asdict__  # type: ignore[attr-defined]
-    cls.__fromdict__ = classmethod(__fromdict__)  # type: ignore[attr-defined]
-    cls.__serializer__ = classmethod(__serializer__)  # type: ignore[attr-defined]
-    if repr:
-        cls.__repr__ = __repr__  # type: ignore[assignment,method-assign]
-    return cls

@@ -462,7 +462,10 @@ class TestCodec:
         with pytest.raises(DecodeError, match="Repr"):
             codec.decode_message(b"no message")
         with pytest.raises(DecodeError, match="number 9"):
-            codec.decode_message(codec.encode({"__type__": [9, None]}))
+            codec.decode(codec.encode({"__type__": [9, None]}))
+        message, failure = codec.decode_message(codec.encode([0, 7, {"__type__": [9, None]}]))
+        assert message == [0, 7, None]
+        assert "number 9" in str(failure)
 
 
 class TestSerializable:
