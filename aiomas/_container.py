@@ -492,7 +492,7 @@ class Container:
         codec = make_codec(
             self._connect_kwargs.get("codec") or DEFAULT_CODEC, _with_arrow(self._connect_kwargs)
         )
-        codec.max_nesting = self._terms.limits.max_nesting
+        codec.max_nesting = self._terms.limits.max_nesting - 1  # there is no message around it
         dispatcher = Dispatcher(self.router, self._handlers)
         loopback = Loopback(codec, dispatcher, self._base_url, self._loop, self._terms)
         objects = AgentObjects(self, loopback, self._pool.peer)

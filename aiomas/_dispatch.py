@@ -138,7 +138,8 @@ class Dispatcher:
         else:
             self._not_started += 1
             task = loop.create_task(coro)
-        self._running[request.message_id] = task, request
+        if request.source.extended:  # others never cancel, and may choose their ids in bad faith
+            self._running[request.message_id] = task, request
         self.handlers.add(task, call.path)
         task.add_done_callback(partial(self._ended, request, awaitable, call))
         if call.deadline is not None:

@@ -7,6 +7,7 @@ peer does not read its replies they wait, and there is a limit to how many may b
 from __future__ import annotations
 
 import asyncio
+import itertools
 import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 from aiomas._futures import copy_error
 from aiomas._limits import Limits
 from aiomas._session import EXCEPTION, RESULT
-from aiomas.exceptions import ConnectionLost, Outcome, ProtocolError
+from aiomas.exceptions import ConnectionLost, Outcome
 
 
 class Replier(Protocol):
@@ -28,6 +29,10 @@ class Replier(Protocol):
     @property
     def peer_url(self) -> str | None:
         """The base URL of the container at the other end, as far as known."""
+
+    @property
+    def extended(self) -> bool:
+        """Whether both ends have agreed on the extensions; then ids are numbers without gaps."""
 
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         """Answer a request."""
@@ -174,6 +179,7 @@ class Intake:
         self._paused = False
         self._handler: Callable[[Request], None] | None = None
         self._waiting: OrderedDict[int, Request] = OrderedDict()
+        self._keys = itertools.count()
         self._reader: asyncio.Future[None] | None = None
         self._error: ConnectionLost | None = None
 
@@ -193,19 +199,14 @@ class Intake:
         return None
 
     def put(self, request: Request, *, paused: bool) -> None:
-        """Take a request; it waits if *paused*.
-
-        Raises:
-            ProtocolError: a request with the same id is waiting.
-        """
+        """Take a request; it waits if *paused*."""
         request.hold(self)
         if self._handler is not None and not self._waiting and not paused:
             self._handler(request)
             return
-        if request.message_id in self._waiting:
-            msg = f"two requests with the same id {request.message_id}"
-            raise ProtocolError(msg)
-        self._waiting[request.message_id] = request
+        # Elsewhere nothing says that ids are well chosen, and nobody looks for them.
+        key = request.message_id if request.source.extended else next(self._keys)
+        self._waiting[key] = request
         self._paused = paused
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)

@@ -84,6 +84,7 @@ class Session(Generic[W]):
         self._pending: dict[int, W] = {}
         self._hello_id: int | None = None  # of our own hello, while it has no answer
         self._heard = False  # whether a message has arrived
+        self._next_of_peer = 0  # the id of its next request
 
     @property
     def pending(self) -> Collection[W]:
@@ -240,6 +241,11 @@ class Session(Generic[W]):
             return self._reply_event(kind, message_id, content, size, bad_content)
         if kind != REQUEST and not (self.extended and kind in _EXTENDED):
             raise _no_message(message)
+        if kind in {REQUEST, CALL}:
+            if self.extended and message_id != self._next_of_peer:
+                msg = f"request {message_id}, although the next one is {self._next_of_peer}"
+                raise ProtocolError(msg)
+            self._next_of_peer = message_id + 1
         if bad_content is not None:
             return BAD_REQUEST, message_id, bad_content, size
         if first and kind == REQUEST and (hello := _hello.asked(content)) is not None:

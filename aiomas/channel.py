@@ -272,6 +272,11 @@ class ChannelProtocol(asyncio.Protocol):
         return self.channel.peer
 
     @property
+    def extended(self) -> bool:
+        """Whether both ends have agreed on the extensions of the protocol."""
+        return self.session.extended
+
+    @property
     def paused(self) -> bool:
         """Whether replies wait, because the peer does not read."""
         return self.outbox.paused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 import gc
 import json
 import logging
@@ -214,7 +215,8 @@ class TestRequests:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         _, small = await loop.create_connection(
-            lambda: ChannelProtocol(codecs.JSON(), loop=loop, limits=Limits(max_frame=100)), sock=ours
+            lambda: ChannelProtocol(codecs.JSON(), loop=loop, limits=Limits(max_frame=100)),
+            sock=ours,
         )
         with pytest.raises(SerializationError, match="max_frame=100"):
             small.channel.send("x" * 100)
@@ -805,7 +807,9 @@ class TestCallsOfHandlers:
             own = pair.client.send("own")
 
             async def handler():
-                serving.set(Serving())
+                serving.set(
+                    Call("a", SimpleNamespace(peer="p", peer_url=None), None, one_way=False)
+                )
                 return await pair.client.send("nested")
 
             nested = asyncio.create_task(handler())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -180,7 +181,7 @@ class TestClosing:
         own = home.remote.later("own")
 
         async def handler():
-            serving.set(Serving())
+            serving.set(Call("a", SimpleNamespace(peer="p", peer_url=None), None, one_way=False))
             first = home.remote.later("nested")
             started.set()
             return await first, await home.remote.keep("more")
@@ -198,7 +199,7 @@ class TestClosing:
 
     async def test_after_the_end_nobody_can_call(self, home):
         async def handler():
-            serving.set(Serving())
+            serving.set(Call("a", SimpleNamespace(peer="p", peer_url=None), None, one_way=False))
             first = home.remote.later("nested")
             started.set()
             with pytest.raises(ContainerClosedError, match="over"):

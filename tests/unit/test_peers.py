@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 import gc
 import weakref
 
@@ -349,7 +350,7 @@ class TestClosing:
             call(peer, 2)
 
         async def handler():
-            serving.set(Serving())
+            serving.set(Call("a", SimpleNamespace(peer="p", peer_url=None), None, one_way=False))
             return await call(peer, 3)
 
         assert await asyncio.create_task(handler()) == 3
@@ -369,7 +370,7 @@ class TestClosing:
         peer = world.peer
 
         async def handler():
-            serving.set(Serving())
+            serving.set(Call("a", SimpleNamespace(peer="p", peer_url=None), None, one_way=False))
             return await call(peer, "nested")
 
         nested = asyncio.create_task(handler())
@@ -391,7 +392,7 @@ class TestClosing:
         peer = world.peer
 
         async def handler():
-            serving.set(Serving())
+            serving.set(Call("a", SimpleNamespace(peer="p", peer_url=None), None, one_way=False))
             return await peer.send(("hang", (), {}))
 
         async def own_call():
@@ -420,7 +421,7 @@ class TestClosing:
                 await asyncio.get_running_loop().create_future()
 
         async def handler(begun):
-            serving.set(Serving())
+            serving.set(Call("a", SimpleNamespace(peer="p", peer_url=None), None, one_way=False))
             await forever(begun)
 
         begun = [asyncio.Event(), asyncio.Event()]
