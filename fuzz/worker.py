@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def main() -> None:
     tokens = CACHE / f"{target.name}.dict"
     tokens.parent.mkdir(parents=True, exist_ok=True)
     tokens.write_text("".join(_quoted(token) + "\n" for token in target.tokens))
-    atheris.Setup([*sys.argv, f"-dict={tokens}"], take)
+    # libFuzzer starts itself again for a merge: by its own name, through a shell.
+    itself = f"{shlex.quote(sys.executable)} -m fuzz.worker {target.name}"
+    atheris.Setup([itself, *sys.argv[1:], f"-dict={tokens}"], take)
     atheris.Fuzz()
 
 
