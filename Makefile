@@ -2,6 +2,7 @@
 # make test     set up .venv and run all tests           (ARGS="-k codec" for some of them)
 # make check    all that CI checks, with one interpreter
 # make bench    measure                                  (ARGS: see benchmarks/)
+# make fuzz     look for inputs that do harm, on Linux   (ARGS="--seconds 60" for a minute, not ten)
 # make docs     build the documentation into docs/_build/html
 # make fmt      format the code and mend what can be mended
 # make clean    remove what the others made
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check lint types imports coverage coverage-report docs bench fmt clean
+.PHONY: help setup setup-dev demo test check lint types imports coverage coverage-report docs bench fuzz fmt clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -64,6 +65,12 @@ $(BIN)/.installed-dev: $(BIN)/.installed
 	@$(PIP) install --group dev
 	@touch $@
 
+$(BIN)/.installed-fuzz: $(BIN)/.installed
+	@echo "Installing the fuzzer into $(VENV)"
+	@$(PIP) install 'pip>=25.1'
+	@$(PIP) install --group fuzz
+	@touch $@
+
 setup: $(BIN)/.installed
 setup-dev: $(BIN)/.installed-dev
 
@@ -106,6 +113,9 @@ docs: setup-dev
 
 bench: setup
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(BIN)/.installed-fuzz
+	@$(BIN)/python -m fuzz $(ARGS)
 
 fmt: setup-dev
 	$(BIN)/ruff check --fix
