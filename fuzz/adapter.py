@@ -8,6 +8,7 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
+from aiomas import Limits
 from aiomas.channel import Channel, ChannelProtocol
 from aiomas.codecs import (
     JSON,
@@ -205,7 +206,10 @@ class Connection:
     ) -> None:
         self.client: RpcClient
         self.protocol = ChannelProtocol(
-            codec_of_connection(codec), self._connected, loop=loop, max_frame=MAX_FRAME
+            codec_of_connection(codec),
+            self._connected,
+            loop=loop,
+            limits=Limits(max_frame=MAX_FRAME),
         )
         self.protocol.connection_made(transport)
 
