@@ -232,6 +232,12 @@ class Connection:
         return self.client.channel.is_open
 
     @property
+    def last_words(self) -> bytes | None:
+        """What is said to a peer with another codec, before the connection is closed."""
+        frame = self.protocol.session.last_words
+        return None if frame is None else frame[4:]
+
+    @property
     def pending(self) -> int:
         """How many calls of our own have no reply."""
         return len(self.protocol.session.pending)
