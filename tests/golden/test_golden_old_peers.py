@@ -33,9 +33,10 @@ pytestmark = [
 class OldPeer(RawEnd):
     """Answers as aiomas 2.0.1 does, and records all messages that come."""
 
-    def __init__(self, codec: str) -> None:
+    def __init__(self, codec: str, to_hello: list[Any] | None = None) -> None:
         super().__init__()
         self.codec = codec
+        self.to_hello = to_hello or [2, TRACEBACK]
         self.messages: list[list[Any]] = []
 
     def frame_received(self, frame: bytes) -> None:
@@ -49,6 +50,8 @@ class OldPeer(RawEnd):
                 self.say([1, ref, "Old"])
             case "agents/0/add":
                 self.say([1, ref, sum(content[1])])
+            case "aiomas/hello":
+                self.say([self.to_hello[0], ref, self.to_hello[1]])
             case "agents/0/hold":
                 pass
             case "agents/0/hang_up":
@@ -125,12 +128,14 @@ async def container_of(codec: str, kind: str) -> AsyncIterator[aiomas.Container]
 
 
 @asynccontextmanager
-async def dialled(codec: str, kind: str) -> AsyncIterator[tuple[New, list[OldPeer], str]]:
+async def dialled(
+    codec: str, kind: str, to_hello: list[Any] | None = None
+) -> AsyncIterator[tuple[New, list[OldPeer], str]]:
     """An agent of ours, the connections that an old server got, and the URL of its agent."""
     peers: list[OldPeer] = []
 
     def factory() -> OldPeer:
-        peers.append(OldPeer(codec))
+        peers.append(OldPeer(codec, to_hello))
         return peers[-1]
 
     loop = asyncio.get_running_loop()
@@ -165,9 +170,28 @@ async def dialling(codec: str, kind: str) -> AsyncIterator[tuple[New, OldPeer]]:
     await peer.lost.wait()
 
 
-def test_one_that_we_dialled_gets_types_0_to_2_only(codec: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    "to_hello",
+    [
+        pytest.param([2, TRACEBACK], id="an_exception"),
+        pytest.param([2, ["LookupError", "no"]], id="an_exception_of_another_kind"),
+        pytest.param([1, None], id="nothing"),
+        pytest.param([1, "hi"], id="nonsense"),
+        pytest.param(
+            [1, {"version": 1, "extensions": ["cancel"], "codec": "", "serializers": []}],
+            id="fewer_extensions",
+        ),
+        pytest.param(
+            [1, {"version": 0, "extensions": [], "codec": "", "serializers": []}],
+            id="an_earlier_version",
+        ),
+    ],
+)
+def test_one_that_we_dialled_gets_types_0_to_2_only(
+    codec: str, kind: str, to_hello: list[Any]
+) -> None:
     async def main() -> None:
-        async with dialled(codec, kind) as (new, peers, url):
+        async with dialled(codec, kind, to_hello) as (new, peers, url):
             old = await new.container.connect(url)
             assert await aiomas.with_options(old, retries=3, timeout=60.0).add(1, 2) == 3
             failures: list[Exception] = []
