@@ -120,7 +120,7 @@ async def options(market: Market, proxy: Proxy) -> None:
     assert_type(await aiomas.with_options(market, retries=3, one_way=True).bid(7), bool)
     assert_type(aiomas.with_options(proxy.bid, timeout=1), Proxy)
     aiomas.with_options(proxy, timeout="1")  # type: ignore[arg-type]
-    aiomas.with_options(proxy, 1)  # type: ignore[misc]
+    aiomas.with_options(proxy, 1)  # type: ignore[call-arg]
     aiomas.with_options(proxy, tries=1)  # type: ignore[call-arg]
 
 
@@ -130,7 +130,7 @@ async def limits() -> None:
     await channel.start_server("path", lambda _: None, limits=few, tracebacks=False)
     await rpc.open_connection("path", limits=few, tracebacks=False, extensions=True)
     await rpc.start_server("path", Spam(), limits=few, tracebacks=False)
-    aiomas.Limits(10)  # type: ignore[misc]
+    aiomas.Limits(10)  # type: ignore[call-arg]
     aiomas.Limits(max_requests="10")  # type: ignore[arg-type]
     few.max_frame = 1  # type: ignore[misc]
 
