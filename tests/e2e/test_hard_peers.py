@@ -203,6 +203,16 @@ async def test_a_burst_of_calls_with_large_replies_succeeds(unix_path, container
         assert len(replies) == 300
 
 
+def test_calls_that_come_while_replies_wait_succeed_as_soon_as_the_peer_reads(unix_path):
+    with PeerProcess.run(unix_path), RawCaller.dial(unix_path) as caller:
+        caller.send(b"".join(request(number, "large_later", MIB) for number in range(150)))
+        header = caller.read(4)  # all of these were started, and their replies wait
+        caller.send(b"".join(request(number, "large_later", MIB) for number in range(150, 300)))
+        caller.read(int.from_bytes(header, "big"))
+        answers = [caller.message()[:2] for _ in range(299)]
+        assert answers == [[RESULT, number] for number in range(1, 300)]
+
+
 async def test_connecting_to_a_peer_with_a_full_queue_of_connections_waits_for_a_place(unix_path):
     count = 300  # more than may wait to be accepted
     with PeerProcess.run(unix_path) as peer:

@@ -129,7 +129,8 @@ def test_a_msgpack_message_of_25_bytes_does_not_take_gigabytes(unix_path, messag
         answer = liar.message_or_end()
         assert answer is None or answer[0] == EXCEPTION
         assert other.call("echo", "still served") == "still served"
-        assert peer.peak_memory() - before < 16 * MIB
+        # Naming the codec that it may come from loads the others, once: up to 20 MiB.
+        assert peer.peak_memory() - before < 48 * MIB
 
 
 @needs_proc
