@@ -130,7 +130,7 @@ class Outgoing:
         if deadline is not None and not self._set_deadline(future, message_id, deadline):
             return
         if self._outbox.paused and not self._outbox.has_room(len(data)):
-            self._session.forget_one(message_id)
+            self._session.take_back(message_id)
             self.failed(future, self._no_room())
             return
         self._outbox.send(data, message_id)
@@ -205,7 +205,7 @@ class Outgoing:
     def _set_deadline(self, future: asyncio.Future[Any], message_id: int, deadline: float) -> bool:
         """Let *future* fail at *deadline*; return whether that is not now."""
         if deadline <= self._loop.time():
-            self._session.forget_one(message_id)
+            self._session.take_back(message_id)
             self.failed(future, _out_of_time(self._peer()).of_call(Outcome.NOT_SENT))
             return False
         timer = self._loop.call_at(deadline, self._expire, future, message_id)
@@ -230,7 +230,7 @@ class Outgoing:
             data = self._session.request(content, reply)
         self._counters.calls_out += 1
         if self._outbox.paused and not self._outbox.has_room(len(data)):
-            self._session.forget_one(message_id)
+            self._session.take_back(message_id)
             self.failed(future, self._no_room())
             return
         self._outbox.send(data, message_id)
