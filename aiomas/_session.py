@@ -242,20 +242,24 @@ class Session(Generic[W]):
             raise _no_message(message)
 
         size = len(payload)
+        if kind in {REQUEST, CALL}:
+            self._check_number(message_id)
         if kind in {RESULT, EXCEPTION} or (kind == FAILURE and self.extended):
             return self._reply_event(kind, message_id, content, size, bad_content)
         if kind != REQUEST and not (self.extended and kind in _EXTENDED):
             raise _no_message(message)
-        if kind in {REQUEST, CALL}:
-            if self.extended and message_id != self._next_of_peer:
-                msg = f"request {message_id}, although the next one is {self._next_of_peer}"
-                raise ProtocolError(msg)
-            self._next_of_peer = message_id + 1
         if bad_content is not None:
             return BAD_REQUEST, message_id, bad_content, size
         if first and kind == REQUEST and (hello := _hello.asked(content)) is not None:
             return HELLO, message_id, hello, size
         return kind, message_id, content, size
+
+    def _check_number(self, message_id: int) -> None:
+        """Make sure that requests are numbered without gaps, where both ends know how to."""
+        if self.extended and message_id != self._next_of_peer:
+            msg = f"request {message_id}, although the next one is {self._next_of_peer}"
+            raise ProtocolError(msg)
+        self._next_of_peer = message_id + 1
 
     def _reply_event(
         self, kind: int, message_id: int, content: Any, size: int, bad_content: DecodeError | None

@@ -257,6 +257,8 @@ class ChannelProtocol(asyncio.Protocol):
         self.peer_url: str | None = None
         """The base URL of the container at the other end, as it says itself."""
         self._counters = self.terms.counters
+        # Characters of an error about something of any size; JSON may need 6 bytes for each.
+        self._longest_text = max(0, min(1000, (self.terms.limits.max_frame - 50) // 6))
         self._codec = codec
         self._client_connected_cb = client_connected_cb
         self._loop = loop
@@ -398,8 +400,9 @@ class ChannelProtocol(asyncio.Protocol):
         try:
             data = self.session.reply(kind, message_id, content)
         except SerializationError as exc:
-            # Where in here it was raised is of no interest to the peer.
-            data = self.session.reply(EXCEPTION, message_id, f"{type(exc).__name__}: {exc}")
+            # Where in here it was raised is of no interest to the peer, nor is all of its text.
+            text = f"{type(exc).__name__}: {exc}"[: self._longest_text]
+            data = self.session.reply(EXCEPTION, message_id, text)
         self._send_reply(data)
 
     def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> None:

@@ -8,6 +8,7 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
+from aiomas import Limits
 from aiomas.channel import Channel, ChannelProtocol
 from aiomas.codecs import (
     JSON,
@@ -205,7 +206,10 @@ class Connection:
     ) -> None:
         self.client: RpcClient
         self.protocol = ChannelProtocol(
-            codec_of_connection(codec), self._connected, loop=loop, max_frame=MAX_FRAME
+            codec_of_connection(codec),
+            self._connected,
+            loop=loop,
+            limits=Limits(max_frame=MAX_FRAME),
         )
         self.protocol.connection_made(transport)
 
@@ -226,6 +230,12 @@ class Connection:
     def open(self) -> bool:
         """Whether calls can be made."""
         return self.client.channel.is_open
+
+    @property
+    def last_words(self) -> bytes | None:
+        """What is said to a peer with another codec, before the connection is closed."""
+        frame = self.protocol.session.last_words
+        return None if frame is None else frame[4:]
 
     @property
     def pending(self) -> int:

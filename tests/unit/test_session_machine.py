@@ -22,10 +22,18 @@ from hypothesis.stateful import (
     rule,
 )
 
+from aiomas._hello import Hello
+from aiomas._limits import Limits
 from aiomas._session import (
     BAD_REPLY,
     BAD_REQUEST,
+    CALL,
+    CANCEL,
     EXCEPTION,
+    FAILURE,
+    HELLO,
+    PING,
+    PONG,
     REQUEST,
     RESULT,
     Session,
@@ -33,8 +41,15 @@ from aiomas._session import (
 )
 from aiomas._wire import frame
 from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc
-from aiomas.exceptions import ConnectionLost, DecodeError, ProtocolError, SerializationError
+from aiomas.exceptions import (
+    ConnectionLost,
+    DecodeError,
+    Outcome,
+    ProtocolError,
+    SerializationError,
+)
 
+OPTIONS = {"timeout": 1.5}
 MAX_FRAME = 400
 UNKNOWN_OBJECT = {"__type__": [9, "x"]}  # is sent as it is, and cannot be made over there
 ABANDONED = "abandoned"
@@ -58,6 +73,8 @@ garbage = st.sampled_from(
         ["spam"],
         [REQUEST, "1", None],
         [8, 0, None],
+        [CALL, 10**6, [{}, None]],  # where agreed: a gap in the numbers
+        [FAILURE, 10**6, ["lookup", "text", "executed"]],
         [RESULT, 10**6, None],
         [EXCEPTION, -1, None],
     ]
@@ -70,6 +87,7 @@ class Call:
 
     number: int
     content: Any
+    options: dict[str, Any] | None = None
     answer: tuple[Any, Any] | None = None  # kind and content of the first reply that was sent
     outcomes: list[Any] = field(default_factory=list)
 
@@ -83,7 +101,7 @@ class End:
     """One end: the session, and what the model knows about it."""
 
     def __init__(self, codec: Codec) -> None:
-        self.session: Session[Call] = Session(codec, MAX_FRAME)
+        self.session: Session[Call] = Session(codec, Limits(max_frame=MAX_FRAME))
         self.codec = codec
         self.state = State.OPEN
         self.peer: End
@@ -100,7 +118,15 @@ class End:
             RESULT: self.take_reply,
             EXCEPTION: self.take_reply,
             BAD_REPLY: self.take_reply,
+            CALL: self.take_request,
+            FAILURE: self.take_reply,
+            CANCEL: self.take_cancel,
+            PING: self.take_ping,
+            PONG: self.take_pong,
         }
+        self.cancels: deque[int] = deque()  # of the peer, on their way
+        self.pings: deque[int] = deque()
+        self.pongs: deque[int] = deque()
 
     # --- what it does -----------------------------------------------------------------------------
 
@@ -109,9 +135,9 @@ class End:
         if not self.peer.poisoned:
             self.peer.wire += data
 
-    def request(self, content: Any) -> None:
-        call = Call(len(self.calls), content)
-        data = self.session.request(content, call)
+    def request(self, content: Any, options: dict[str, Any] | None = None) -> None:
+        call = Call(self.session.next_id, content, options)
+        data = self.session.request(content, call, options)
         self.calls.append(call)
         self.waiting.append(call)
         if not self.peer.poisoned:
@@ -126,11 +152,35 @@ class End:
             call.answer = kind, content
         self.send(data)
 
+    def fail(self, message_id: int) -> None:
+        call = self.to_serve.pop(message_id)
+        data = self.session.failure(message_id, "lookup", "text", Outcome.NOT_EXECUTED)
+        if self.session.extended:
+            call.answer = FAILURE, ["lookup", "text", "not_executed"]
+        else:
+            call.answer = EXCEPTION, "text"
+        self.send(data)
+
+    def forget(self, call: Call) -> None:
+        """Do what is done for a caller who has given up."""
+        call.take(GIVEN_UP)
+        assert self.session.forget_one(call.number) == [call.number]
+        self.waiting.remove(call)
+        if self.session.extended:
+            if not self.peer.poisoned:
+                self.peer.cancels.append(call.number)
+            self.send(self.session.cancel(call.number))
+
+    def ping(self, now: int) -> None:
+        if not self.peer.poisoned:
+            self.peer.pings.append(now)
+        self.send(self.session.ping(now / 1000))
+
     def feed(self, size: int) -> None:
         data, self.wire[:size] = bytes(self.wire[:size]), b""
         all_read = self.poisoned and not self.wire
         try:
-            for kind, ref, content in self.session.feed(data):
+            for kind, ref, content, _ in self.session.feed(data):
                 self.taking[kind](kind, ref, content)
         except ProtocolError:
             assert self.poisoned
@@ -157,6 +207,12 @@ class End:
     def take_request(self, kind: Any, message_id: int, content: Any) -> None:
         call = self.on_the_way.popleft()
         assert message_id == call.number
+        if kind == CALL:
+            options, content = content
+            assert options == call.options
+            kind = REQUEST
+        else:
+            assert call.options is None or kind == BAD_REQUEST
         self.check_content(kind, BAD_REQUEST, content, REQUEST, call.content)
         self.to_serve[message_id] = call
 
@@ -167,16 +223,31 @@ class End:
         self.check_content(kind, BAD_REPLY, content, *call.answer)
         call.take(kind)
 
+    def take_cancel(self, _: Any, message_id: int, content: Any) -> None:
+        assert message_id == self.cancels.popleft()
+        assert content is None
+        self.to_serve.pop(message_id, None)
+
+    def take_ping(self, _: Any, ping: int, content: Any) -> None:
+        assert (ping, content) == (self.pings.popleft(), None)
+        if not self.peer.poisoned:
+            self.peer.pongs.append(ping)
+        self.send(self.session.pong(ping, 7.0))
+
+    def take_pong(self, _: Any, ping: int, content: Any) -> None:
+        assert (ping, content) == (self.pongs.popleft(), 7000)
+
     def check_content(self, kind: Any, bad: Any, content: Any, sent_as: Any, sent: Any) -> None:
         if sent == UNKNOWN_OBJECT:
             assert kind == bad
             assert isinstance(content, DecodeError)
         else:
+            content = list(content) if isinstance(content, tuple) else content
             assert (kind, content) == (sent_as, sent)
 
-    def abandon(self, calls: list[Call]) -> None:
-        assert calls == self.waiting
-        for call in calls:
+    def abandon(self, calls: dict[int, Call]) -> None:
+        assert list(calls.values()) == self.waiting
+        for call in self.waiting:
             call.take(ABANDONED)
         self.waiting.clear()
 
@@ -184,10 +255,19 @@ class End:
 class Conversation(RuleBasedStateMachine):
     pair: tuple[End, End]
 
-    @initialize(codec=st.sampled_from([JSON, MsgPack, MsgPackBlosc]))
-    def connect(self, codec):
+    @initialize(codec=st.sampled_from([JSON, MsgPack, MsgPackBlosc]), extended=st.booleans())
+    def connect(self, codec, extended):
         one, other = self.pair = End(codec()), End(codec())
         one.peer, other.peer = other, one
+        if extended:
+            own = Hello().speaking(one.codec)
+            [(kind, number, theirs, _)] = other.session.feed(
+                one.session.hello(own, Call(0, "hello"))
+            )
+            assert (kind, number, theirs) == (HELLO, 0, own)
+            [(kind, _, _, _)] = one.session.feed(other.session.welcome(0, own, extended=True))
+            assert kind == RESULT
+        assert one.session.extended == other.session.extended == extended
 
     def connected(self) -> bool:
         return State.CLOSED not in {end.state for end in self.pair}
@@ -201,6 +281,26 @@ class Conversation(RuleBasedStateMachine):
         else:
             with pytest.raises(ConnectionLost, match="not sent"):
                 self.pair[end].session.request(content, Call(-1, content))
+
+    @rule(end=ends, content=contents)
+    def request_with_options(self, end, content):
+        if self.pair[end].state is State.OPEN and self.pair[end].session.extended:
+            self.pair[end].request(content, OPTIONS)
+
+    @rule(end=ends, data=st.data())
+    def refuse(self, end, data):
+        if to_serve := sorted(self.pair[end].to_serve):
+            self.pair[end].fail(data.draw(st.sampled_from(to_serve)))
+
+    @rule(end=ends, data=st.data())
+    def forget(self, end, data):
+        if waiting := [call for call in self.pair[end].waiting if not call.outcomes]:
+            self.pair[end].forget(data.draw(st.sampled_from(waiting)))
+
+    @rule(end=ends, now=st.integers(0, 10**9))
+    def ping(self, end, now):
+        if self.pair[end].session.extended and self.connected():
+            self.pair[end].ping(now)
 
     @rule(end=ends, content=unsendable)
     def request_what_cannot_be_sent(self, end, content):

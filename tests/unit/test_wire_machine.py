@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from aiomas._limits import Limits
 from aiomas._wire import HEADER_SIZE, FrameReader, frame
 from aiomas.exceptions import ProtocolError
 
@@ -79,7 +80,7 @@ TestStream.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 def test_a_header_alone_sets_no_memory_aside():
-    reader = FrameReader()
+    reader = FrameReader(Limits().max_frame)
     tracemalloc.start()
     try:
         assert list(reader.feed(struct.pack("!L", 8 * 1024 * 1024))) == []
@@ -92,7 +93,7 @@ def test_a_header_alone_sets_no_memory_aside():
 def test_no_more_is_kept_than_what_has_arrived_of_one_frame():
     size = 1024 * 1024
     stream = frame(bytes(size)) * 3 + frame(bytes(size))[: HEADER_SIZE + 100]
-    reader = FrameReader()
+    reader = FrameReader(Limits().max_frame)
     tracemalloc.start()
     try:
         for start in range(0, len(stream), 64 * 1024):
