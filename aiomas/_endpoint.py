@@ -17,7 +17,6 @@ import socket
 import ssl
 import stat
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -190,7 +189,12 @@ async def dial(
         if isinstance(addr, str | os.PathLike):
             path = os.fspath(addr)
             check_unix_path(path)
-            return (await loop.create_unix_connection(factory, path, **kwds))[1]
+            sock = await _connect_unix(path)
+            try:
+                return (await loop.create_unix_connection(factory, sock=sock, **kwds))[1]
+            except BaseException:
+                sock.close()
+                raise
         if addr is None and "sock" in kwds:
             return (await loop.create_connection(factory, **kwds))[1]
         host, port = _host_and_port(addr)
@@ -222,11 +226,12 @@ async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what
     if timeout is not None and not isinstance(timeout, int | float):
         msg = f"timeout is a number of seconds or None, got {timeout!r}"
         raise TypeError(msg)
-    started = time.monotonic()
+    clock = asyncio.get_running_loop().time
+    started = clock()
     pause = _FIRST_PAUSE
     error: OSError | None = None
     while True:
-        left = timeout - (time.monotonic() - started) if timeout else ATTEMPT_TIMEOUT
+        left = timeout - (clock() - started) if timeout else ATTEMPT_TIMEOUT
         if error is not None and left <= 0:
             raise error  # the last pause took longer than it should have
         try:
@@ -241,7 +246,7 @@ async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what
             raise  # it will not get better by trying again
         except OSError as exc:
             error = exc
-        if timeout is not None and time.monotonic() - started + pause > timeout:
+        if timeout is not None and clock() - started + pause > timeout:
             raise error
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
@@ -348,6 +353,26 @@ def check_unix_path(path: str) -> None:
             f"one has {size}; use a shorter directory: {path!r}"
         )
         raise AddressError(msg)
+
+
+async def _connect_unix(path: str) -> socket.socket:
+    """Return a socket that is connected; wait while the server's queue is full.
+
+    asyncio would take the answer "try again" for "it will be connected soon".
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(_FIRST_PAUSE)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _host_and_port(addr: Any) -> tuple[str | None, int]:
@@ -486,12 +511,13 @@ async def _locked(directory: Path) -> Any:
 
 
 async def _lock(descriptor: int, directory: Path) -> None:
-    until = time.monotonic() + _LOCK_TIMEOUT
+    clock = asyncio.get_running_loop().time
+    until = clock() + _LOCK_TIMEOUT
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:  # somebody binds a socket beside ours
-            if time.monotonic() > until:
+            if clock() > until:
                 msg = f"another process has kept {directory} locked for {_LOCK_TIMEOUT} s"
                 raise OSError(errno.EBUSY, msg) from exc
             await asyncio.sleep(_FIRST_PAUSE)
