@@ -60,7 +60,7 @@ class TestAgents:
         assert one.addr in repr(other.known)
 
     async def test_as_a_result(self, world):
-        one, other, proxy = await world.pair()
+        _, other, proxy = await world.pair()
         other.known = other
         result = await proxy.give()
         assert url_of(result) == other.addr
@@ -74,7 +74,7 @@ class TestAgents:
         ] * 2
 
     async def test_another_agent_of_the_same_container(self, world):
-        one, other, proxy = await world.pair()
+        one, _, proxy = await world.pair()
         sibling = world.take(Worker(one.container))
         await proxy.know(sibling)
         assert await proxy.ask_known("echo", 3) == 3
@@ -113,7 +113,7 @@ class TestThirdParties:
         assert third.calls[0].peer_url == other.container.base_url
 
     async def test_as_a_result(self, world):
-        one, other, third = await ring(world)
+        one, _, third = await ring(world)
         result = await one.known.give()  # that the second one has for the third one
         assert url_of(result) == third.addr
         assert await result.echo(1) == 1

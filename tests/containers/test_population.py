@@ -108,7 +108,7 @@ class TestIds:
 
     async def test_a_number_is_a_string(self, world):
         with pytest.raises(TypeError, match="string"):
-            Worker(await world.container(), aid=1)
+            Worker(await world.container(), aid=1)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("aid", ["0", "market"])
     async def test_an_agent_that_is_there_keeps_its_own(self, world, aid):
@@ -262,7 +262,7 @@ class TestStopping:
 
 class TestShutdown:
     async def test_all_clean_up_once(self, world):
-        worker, mortal, _ = await mortals(world)
+        _, mortal, _ = await mortals(world)
         others = [Mortal(mortal.container) for _ in range(10)]
         await others[0].stop()
         await mortal.container.shutdown(as_coro=True)
@@ -294,7 +294,7 @@ class TestShutdown:
         assert mortal.log == ["on_stop", "bye"]
 
     async def test_it_comes_after_the_calls(self, world):
-        worker, mortal, _ = await mortals(world)
+        _, mortal, _ = await mortals(world)
         third = await world.worker()
         proxy = await third.container.connect(mortal.addr)
         mortal.at_end = mortal.let_go.wait
@@ -409,7 +409,7 @@ class TestShutdown:
         assert mortal.log.count("on_stop") == 1
 
     async def test_a_stop_of_an_own_function_and_a_shutdown_end(self, world):
-        worker, mortal, proxy = await mortals(world)
+        _, mortal, proxy = await mortals(world)
         call = proxy.stop_after_a_while()
         await mortal.holding.wait()
         shutting_down = asyncio.create_task(mortal.container.shutdown(as_coro=True))

@@ -57,7 +57,7 @@ async def test_a_proxy_that_came_as_a_proxy_works_again(world):
 
 
 async def test_a_proxy_that_came_as_a_result_works_again(world):
-    one, other, proxy = await world.pair()
+    _, other, proxy = await world.pair()
     other.known = other
     result = await proxy.give()
     again = await world.restart(other)

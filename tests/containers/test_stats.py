@@ -142,7 +142,7 @@ async def test_a_limit_that_was_hit_is_named(world):
 
 @pytest.mark.parametrize("world", ["tcp", "unix"], indirect=True)
 async def test_heartbeats_are_no_calls(world):
-    one, other, _ = await world.pair()
+    one, _, _ = await world.pair()
     before = counts(one, "calls_out", "calls_in")
     sent = counts(one, "bytes_out")
     await asyncio.sleep(1000)
