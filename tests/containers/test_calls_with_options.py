@@ -301,7 +301,8 @@ class TestCurrentCall:
         (call,) = one.calls
         assert call.peer_url == other.container.base_url
 
-    async def test_outside_of_a_call_there_is_none(self, world):
+    @pytest.mark.parametrize("is_async", [False, True])
+    async def test_outside_of_a_call_there_is_none(self, world, is_async):
         with pytest.raises(LookupError, match="current_call"):
             aiomas.current_call()
         _, other, proxy = await world.pair()
@@ -317,7 +318,10 @@ class TestCurrentCall:
             aiomas.current_call()
             tasks.append(asyncio.create_task(outlive()))
 
-        other.start = aiomas.expose(start)
+        async def start_later() -> None:
+            start()
+
+        other.start = aiomas.expose(start_later if is_async else start)
         await proxy.start()
         other.let_go.set()
         await tasks[0]
