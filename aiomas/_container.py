@@ -33,6 +33,7 @@ from aiomas.exceptions import (
     AgentNotFoundError,
     ConnectionLost,
     ContainerClosedError,
+    DeadlineExceeded,
     RemoteException,
 )
 from aiomas.routing import Service, expose
@@ -261,6 +262,7 @@ class Container:
                 ``ConnectionError``.
             OSError: no connection could be made; it is what the last attempt failed with.
             ConnectTimeout: the last attempt did not end in time.
+            DeadlineExceeded: the container answered too late; see *call_timeout* in :meth:`create`.
             AddressError: *url* is no agent URL; a ``ValueError``.
             ContainerClosedError: this container was shut down.
         """
@@ -558,6 +560,8 @@ def _run_or_return(
 async def _validate_aid(connection: RpcClient, aid: str) -> str | None:
     try:
         name: str | None = await connection.channel.send(("validate_aid", (aid,), {}))
+    except DeadlineExceeded:
+        raise
     except RemoteException as exc:
         # It is no container, or one that is being shut down: there may be another one soon.
         reason = str(exc.remote_traceback).strip().rpartition("\n")[2]
