@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 import gc
 import json
 import logging
@@ -11,14 +10,16 @@ import socket
 import struct
 import sys
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from aiomas import _protocol, codecs, local_queue
 from aiomas import channel as channels
-from aiomas import codecs, local_queue
 from aiomas._current import Call, CallOptions, serving
 from aiomas._limits import Limits
+from aiomas._logs import LimitedLog
 from aiomas.channel import Channel, ChannelProtocol, Request, open_connection, start_server
 from aiomas.exceptions import (
     AddressError,
@@ -34,6 +35,12 @@ from aiomas.exceptions import (
 
 KINDS = ["tcp", "unix", "local"]
 CODECS = [codecs.JSON, codecs.MsgPack, codecs.MsgPackBlosc]
+
+
+@pytest.fixture(autouse=True)
+def bad_peers(monkeypatch):
+    """A log of bad peers in which no other test has used up the lines that pass."""
+    monkeypatch.setattr(_protocol, "bad_peers", LimitedLog(_protocol.logger))
 
 
 @pytest.fixture
@@ -439,7 +446,7 @@ class TestTheEnd:
             assert isinstance(error, ConnectionResetError)
 
     async def test_closing_gives_up_on_a_peer_that_does_not_read(self, unix_path, monkeypatch):
-        monkeypatch.setattr(channels, "CLOSE_TIMEOUT", 0.05)
+        monkeypatch.setattr(_protocol, "CLOSE_TIMEOUT", 0.05)
         async with Pair(unix_path) as pair:
             reader, writer = await pair.raw()
             await pair.accepted_second.wait()
@@ -843,7 +850,7 @@ class TestDebugMode:
             with pytest.raises(ConnectionLost) as closed:
                 await lost
             assert "'lost'" in closed.value.__notes__[0]
-            assert not pair.client._sent
+            assert not pair.client._outgoing._sent
         loop.set_debug(before)
 
 
@@ -854,7 +861,7 @@ async def test_a_handler_that_raises_does_not_stop_the_requests_that_wait(unix_p
     async with Pair(unix_path) as pair:
         calls = [pair.client.send(number) for number in range(3)]
         served = pair.served[0]
-        while len(served._inbox) < 3:  # noqa: ASYNC110 - there is no event for this
+        while served.serving < 3:  # noqa: ASYNC110 - there is no event for this
             await asyncio.sleep(0)
 
         def handler(request):
