@@ -37,8 +37,8 @@ nitpick_ignore_regex = [
     ("py:.*", r"Arrow|(loop|protocol)\..*"),  # annotations that are not imported at run time
     ("py:.*", r"aiomas\..*\b[A-Z]"),  # type variables
     ("py:.*", r"Dispatcher|aiomas\.rpc\.(Objects|Sender)"),
-    ("py:.*", r"(aiomas\._\w+\.)?(CallOptions|Cancellable|Handlers|Intake|Replier|SerializerOf)"),
-    ("py:.*", r"(aiomas\._\w+\.)?(Source|Terms)"),
+    ("py:.*", r"(aiomas\._\w+\.)?(CallOptions|Cancellable|Connected|Handlers|Intake)"),
+    ("py:.*", r"(aiomas\._\w+\.)?(Replier|SerializerOf|Source|Terms)"),
 ]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
