@@ -30,7 +30,7 @@ class Limits:
     max_requests: int = 65_536
     """Requests that are held, which are those that are being served and those that wait for it."""
     max_request_bytes: int = 64 * _MIB
-    """Bytes of these requests, and of replies that wait because the peer does not read them."""
+    """Bytes that these requests had on the wire."""
     write_high_water: int = 64 * 1024
     """Bytes in the transport's buffer above which further messages wait in ours."""
     write_cap: int = 512 * _MIB

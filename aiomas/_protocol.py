@@ -296,7 +296,7 @@ class ChannelProtocol(asyncio.Protocol):
         if self.session.state is not State.OPEN:  # a handler may have closed it just now
             return
         self._counters.calls_in += 1
-        limit = self.intake.limit_hit(request.size, self.outbox.held_bytes)
+        limit = self.intake.limit_hit(request.size)
         if limit is None:
             self.intake.put(request, paused=self.outbox.paused)
         else:
