@@ -6,6 +6,7 @@ An id is never given away twice, so that nobody talks to a stranger by mistake.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import re
 from collections.abc import Coroutine
@@ -166,6 +167,8 @@ async def _clean_up(agent: Any, aid: str, source: Source, timeout: float) -> Non
     call = Call(f"agents/{aid}/on_stop", source, until, one_way=True)
     serving.set(call)
     try:
-        await agent.on_stop()
+        ending = agent.on_stop()
+        if inspect.isawaitable(ending):  # that of an older program may be an ordinary function
+            await ending
     finally:
         call.active = False
