@@ -9,7 +9,7 @@ BOUND = 1024.0
 """KiB/min by which a process may grow in the second half of a run, as the line of best fit says."""
 
 MEANINGFUL = 120.0
-"""Seconds of a run below which that is not checked: caches and free lists are still being filled."""
+"""Seconds of a run below which that is not checked: caches are still being filled."""
 
 
 class Sample(NamedTuple):
@@ -26,7 +26,7 @@ class Slope(NamedTuple):
 def slopes(samples: list[Sample], until: float) -> dict[str, Slope]:
     """Return by how many KiB each process grows that has lived through the second half."""
     half = [sample for sample in samples if sample.seconds >= until / 2]
-    if len(half) < 3:  # noqa: PLR2004 - less is no line
+    if len(half) < 3:
         return {}
     names = set.intersection(*[set(sample.kib) for sample in half])
     found = {}
