@@ -85,7 +85,7 @@ async def one_way(c: Caller) -> None:
 
 @kind(10)
 async def repeated(c: Caller) -> None:
-    timeout = c.rng.choice([0.5, 20.0])
+    timeout = c.rng.choice([0.5, 5.0])
     function = aiomas.with_options(c.proxy, retries=3, timeout=timeout).echo_again
     await c.call(function, c.data(), allowed=(*LOST, DeadlineExceeded), attempts=4)
 
@@ -139,7 +139,7 @@ async def third_party(c: Caller) -> None:
 async def three_hops(c: Caller) -> None:
     site = c.site
     hops = [site.unix.url, site.tcp.url] if c.child is site.tls else [site.tcp.url, site.unix.url]
-    proxy = aiomas.with_options(c.proxy, timeout=c.rng.choice([0.05, 20.0]))
+    proxy = aiomas.with_options(c.proxy, timeout=c.rng.choice([0.05, 5.0]))
     allowed = (*LOST, RemoteException)
     await c.call(proxy.relay, c.data(), hops, leaf=c.number(), allowed=allowed)
 
