@@ -6,7 +6,7 @@ import statistics
 from typing import NamedTuple
 
 BOUND = 4096.0
-"""KiB/min by which a process may grow in the second half of a run, as the line of best fit says.
+"""KiB/min by which a process may grow in the second half of a run, by the line of best fit.
 
 Messages that are under way let the memory go up and down by some 12 MiB, which gives the slope over
 five minutes (60 samples) a standard error of about 1 MiB/min.  With 30,000 calls a minute, a leak of

@@ -37,7 +37,7 @@ class Timer:
 class Request:
     message_id = 0
     one_way = again = False
-    content = ("run", (), {})
+    content: tuple[str, tuple, dict] = ("run", (), {})
     source = Source()
 
     def __init__(self, deadline: float) -> None:
@@ -55,7 +55,12 @@ async def test_time_that_is_up_before_the_task_begins_is_a_matter_of_the_deadlin
     dispatcher = Dispatcher(service.router)
     timers: list = []
     # uvloop runs timers that are due before the first step of tasks, asyncio's own loop after it.
-    monkeypatch.setattr(loop, "call_at", lambda _, *timer: timers.append(timer) or Timer())
+
+    def call_at(_, *timer):
+        timers.append(timer)
+        return Timer()
+
+    monkeypatch.setattr(loop, "call_at", call_at)
     request = Request(loop.time() + 10)
 
     dispatcher(request)
