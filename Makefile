@@ -3,6 +3,7 @@
 # make check    all that CI checks, with one interpreter
 # make bench    measure                                  (ARGS: see benchmarks/)
 # make fuzz     look for inputs that do harm, on Linux   (ARGS="--seconds 60" for a minute, not ten)
+# make soak     random load and faults, for ten minutes    (ARGS="--seconds 60" for one)
 # make docs     build the documentation into docs/_build/html
 # make fmt      format the code and mend what can be mended
 # make clean    remove what the others made
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check lint types imports coverage coverage-report docs bench fuzz fmt clean
+.PHONY: help setup setup-dev demo test check lint types imports coverage coverage-report docs bench fuzz soak fmt clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -116,6 +117,9 @@ bench: setup
 
 fuzz: $(BIN)/.installed-fuzz
 	@$(BIN)/python -m fuzz $(ARGS)
+
+soak: setup
+	@$(BIN)/python -m soak $(ARGS)
 
 fmt: setup-dev
 	$(BIN)/ruff check --fix

@@ -7,6 +7,7 @@ costs far less than watching each of the futures.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -134,7 +135,7 @@ class Outgoing:
             self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
             future.add_done_callback(self._sent.pop)
         if deadline is not None:
-            timer = self._loop.call_at(deadline, self._expire, future, message_id)
+            timer = self._loop.call_at(deadline, self._expire, future)
             future.add_done_callback(lambda _: timer.cancel())
         if self._at_once:
             future.add_done_callback(partial(self._given_up, message_id))
@@ -166,9 +167,17 @@ class Outgoing:
             self._counters.errors += 1
             future.set_exception(error)
 
-    def fail(self, calls: Mapping[int, asyncio.Future[Any]], error: ConnectionLost) -> None:
-        """Fail some calls with errors like *error*, which say whether the calls have left."""
-        unsent = self._outbox.first_unsent()
+    def fail(
+        self, calls: Mapping[int, asyncio.Future[Any]], error: ConnectionLost, *, ended: bool
+    ) -> None:
+        """Fail some calls with errors like *error*, which say whether the calls have left.
+
+        Args:
+            calls: the calls, by their ids.
+            error: why.
+            ended: whether the connection has ended; else, what waits to be written still leaves.
+        """
+        unsent = self._outbox.first_unsent() if ended else math.inf
         for message_id, future in calls.items():
             outcome = Outcome.NOT_SENT if message_id >= unsent else Outcome.MAYBE_EXECUTED
             self.failed(future, copy_error(error).of_call(outcome))
@@ -176,11 +185,12 @@ class Outgoing:
     def fail_own(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, but those that are part of serving a request."""
         calls = self._session.waiters()
-        self.fail({i: f for i, f in calls.items() if not is_call_of_handler(f)}, error)
+        own = {i: future for i, future in calls.items() if not is_call_of_handler(future)}
+        self.fail(own, error, ended=False)
 
     def fail_all(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply."""
-        self.fail(self._session.waiters(), error)
+        self.fail(self._session.waiters(), error, ended=False)
 
     def stop(self) -> None:
         """Look after nothing any more: the connection has ended."""
@@ -212,10 +222,9 @@ class Outgoing:
             return self._no_room()
         return None
 
-    def _expire(self, future: asyncio.Future[Any], message_id: int) -> None:
-        sent = message_id < self._outbox.first_unsent()
-        outcome = Outcome.MAYBE_EXECUTED if sent else Outcome.NOT_SENT
-        self.failed(future, _out_of_time(self._peer()).of_call(outcome))
+    def _expire(self, future: asyncio.Future[Any]) -> None:
+        # If its frame still waits to be written, it leaves later, and nothing there holds it back.
+        self.failed(future, _out_of_time(self._peer()).of_call(Outcome.MAYBE_EXECUTED))
 
     def _send_one_way(
         self,

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import collections
 import logging
+import os
 import random
 import sys
 import tempfile
@@ -24,18 +25,23 @@ from soak.worker import LIFE, state
 
 CALLERS = 12
 SHOWN = 20  # problems
+_ALLOCATOR = "MALLOC_MMAP_THRESHOLD_"
+"""Makes glibc give large blocks back at once, so that what is resident says what is used."""
+
 State = dict[str, int]
 
 
 class Run:
     """One run, from the first call to the verdict."""
 
-    def __init__(self, site: Site, seconds: float, seed: str, every: float) -> None:
+    def __init__(
+        self, site: Site, expected: Expectations, seconds: float, seed: str, every: float
+    ) -> None:
         self.problems: list[str] = []
         self._site = site
         self._seconds = seconds
         self._every = every
-        self._expected = Expectations(site.folder)
+        self._expected = expected
         self._callers = [
             Caller(site, self._expected, random.Random(f"{seed} caller {i}"))
             for i in range(CALLERS)
@@ -51,11 +57,7 @@ class Run:
         self._began = time.monotonic()
         await self._load(self._seconds, faults=True)
         after = await self._quiet_states(before)
-        for name, now in after.items():
-            # Who was started again is compared with what it was when it was new.
-            for key, value in now.items():
-                if value != before[name][key]:
-                    self.problems.append(f"{name}: {key} {before[name][key]}, at the end {value}")
+        self.problems += exceeds(after, before)
         for child in self._site.children:
             if (code := await child.end()) != 0:
                 self.problems.append(f"{child.name} has ended with {code}")
@@ -114,7 +116,7 @@ class Run:
             states = {"driver": state(*self._site.containers)}
             for child in self._site.children:
                 states[child.name] = await self._ask(child)
-            if goal is None or states == goal or time.monotonic() > until:
+            if goal is None or time.monotonic() > until or not exceeds(states, goal):
                 return states
             await asyncio.sleep(0.2)
 
@@ -142,6 +144,16 @@ class Run:
                 )
 
 
+def exceeds(states: dict[str, State], before: dict[str, State]) -> list[str]:
+    """Describe what there is more of than there was."""
+    return [
+        f"{name} has {value} {key}, and had {before[name].get(key, 0)}"
+        for name, state_now in states.items()
+        for key, value in state_now.items()
+        if value > before[name].get(key, 0)
+    ]
+
+
 class Collector(logging.Handler):
     """Keeps what is logged, all of which is held against us."""
 
@@ -160,8 +172,9 @@ async def soak(seconds: float, seed: str, every: float) -> int:
     logging.getLogger().addHandler(logged)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         async with Site(Path(folder)) as site:
-            run = Run(site, seconds, seed, every)
-            await run.run()
+            with Expectations(site.folder) as expected:
+                run = Run(site, expected, seconds, seed, every)
+                await run.run()
     problems = run.problems + [f"the driver has logged: {message}" for message in logged.messages]
     for problem in problems[:SHOWN]:
         print(f"WRONG: {problem}")
@@ -176,6 +189,9 @@ def main() -> None:
     parser.add_argument("--seed", default="1", help="of all that is random (default: 1)")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between lines")
     options = parser.parse_args()
+    if _ALLOCATOR not in os.environ:  # it is read when a process starts
+        os.environ[_ALLOCATOR] = "65536"
+        os.execv(sys.executable, [sys.executable, "-m", "soak", *sys.argv[1:]])
     sys.exit(asyncio.run(soak(options.seconds, options.seed, options.every)))
 
 

@@ -92,8 +92,8 @@ class Caller:
             attempts: how often it may be sent.
             certain: whether a result means that it has run.
             cancel_after: seconds after which it is cancelled.
-            returns: what it has to return; by default, its first argument, and for ``Any``, whatever
-                it likes.
+            returns: what it has to return; by default, its first argument; ``Any`` for whatever it
+                likes.
         """
         number = self.number()
         numbers = (number,) if leaf is None else (number, leaf)

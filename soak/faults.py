@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import msgpack
 
-from soak.site import Child, Site
+from soak.site import Child, Site, cut
 from soak.worker import LIMITS
 
 _MIB = 1 << 20
@@ -29,13 +29,13 @@ class Faults:
         """Do one thing after the other until cancelled."""
         while True:
             child = self._rng.choice(self._site.children)
-            await self._rng.choice(self._kinds)(child)
             self.count += 1
+            await self._rng.choice(self._kinds)(child)
             await asyncio.sleep(self._rng.uniform(0, 1))
 
     async def kill(self, child: Child) -> None:
-        if child is self._site.tcp:  # it lives from the first second to the last
-            return
+        if child is self._site.tcp:
+            return  # it lives to the end, so that its memory can be looked at
         await child.kill()
         await asyncio.sleep(self._rng.uniform(0, 0.3))
         await child.start()
@@ -52,7 +52,7 @@ class Faults:
         for container in self._site.containers:
             clients = [*container._accepted, *container._pool.clients]
             for client in self._rng.sample(clients, len(clients) // 2):
-                client.channel.transport.abort()
+                cut(client)
 
     async def garbage(self, child: Child) -> None:
         message = self._rng.choice(

@@ -10,6 +10,7 @@ import collections
 import os
 import struct
 from pathlib import Path
+from typing import ClassVar, Self
 
 from aiomas.exceptions import Outcome
 
@@ -18,11 +19,23 @@ _CHUNK = 1 << 16
 _MANY = 255
 
 
-class Ledger:
-    """Counts how often each call has run; all processes write into the same file."""
+class _Book:
+    name: ClassVar[str]
 
     def __init__(self, folder: Path) -> None:
-        self._file = os.open(folder / "runs", os.O_RDWR | os.O_CREAT, 0o600)
+        self._file = os.open(folder / self.name, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+
+class Ledger(_Book):
+    """Counts how often each call has run; all processes write into the same file."""
+
+    name = "runs"
 
     def ran(self, number: int) -> None:
         """Note that a call runs (of one call, only one process at a time does so)."""
@@ -34,13 +47,15 @@ class Ledger:
         return os.pread(self._file, length, first).ljust(length, b"\0")
 
 
-class Expectations:
+class Expectations(_Book):
     """How often each call may have run, by how it has ended."""
 
+    name = "expected"
+
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.total = 0
         self.ends: collections.Counter[str] = collections.Counter()
-        self._file = os.open(folder / "expected", os.O_RDWR | os.O_CREAT, 0o600)
         self._names: list[str] = []
 
     def new(self, kind: str) -> int:

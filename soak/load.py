@@ -12,6 +12,7 @@ from aiomas import rpc
 from aiomas.exceptions import DeadlineExceeded, RemoteException, RemoteLookupError
 from aiomas.util import arrow_serializer
 from soak.caller import LOST, Caller, Kind, Wrong
+from soak.site import cut
 from soak.worker import LIMITS
 
 KINDS: dict[Kind, int] = {}
@@ -63,7 +64,8 @@ async def cancelled(c: Caller) -> None:
 
 @kind(10)
 async def deadline(c: Caller) -> None:
-    proxy = aiomas.with_options(c.proxy, timeout=c.rng.uniform(0.001, 0.2))
+    timeout = c.rng.choice([1e-9, c.rng.uniform(0, 0.2)])
+    proxy = aiomas.with_options(c.proxy, timeout=timeout)
     await c.call(proxy.slow, c.rng.choice([0.0, 0.1, 3.0]), allowed=(*LOST, DeadlineExceeded))
 
 
@@ -72,7 +74,7 @@ async def deadlines_of_many_bytes(c: Caller) -> None:
     """More than leaves at once: the time of some is up while they wait to be written."""
     echo = aiomas.with_options(c.proxy, timeout=c.rng.uniform(0.01, 0.3)).echo
     allowed = (*LOST, DeadlineExceeded)
-    await together(*[c.call(echo, bytes(1 << 20), allowed=allowed) for _ in range(12)])
+    await together(*[c.call(echo, bytes(1 << 20), allowed=allowed) for _ in range(20)])
 
 
 @kind(10)
@@ -83,7 +85,7 @@ async def one_way(c: Caller) -> None:
 
 @kind(10)
 async def repeated(c: Caller) -> None:
-    timeout = c.rng.choice([0.5, 20.0])
+    timeout = c.rng.choice([0.5, 5.0])
     function = aiomas.with_options(c.proxy, retries=3, timeout=timeout).echo_again
     await c.call(function, c.data(), allowed=(*LOST, DeadlineExceeded), attempts=4)
 
@@ -137,7 +139,7 @@ async def third_party(c: Caller) -> None:
 async def three_hops(c: Caller) -> None:
     site = c.site
     hops = [site.unix.url, site.tcp.url] if c.child is site.tls else [site.tcp.url, site.unix.url]
-    proxy = aiomas.with_options(c.proxy, timeout=c.rng.choice([0.05, 20.0]))
+    proxy = aiomas.with_options(c.proxy, timeout=c.rng.choice([0.05, 5.0]))
     allowed = (*LOST, RemoteException)
     await c.call(proxy.relay, c.data(), hops, leaf=c.number(), allowed=allowed)
 
@@ -157,7 +159,7 @@ async def agents_made_and_ended(c: Caller) -> None:
 @kind(2)
 async def bare(c: Caller) -> None:
     """Connect without a container, with the extensions of the protocol or without."""
-    extensions = c.rng.random() < 0.5  # noqa: PLR2004 - as often as not
+    extensions = c.rng.random() < 0.5
     ssl = None
     if c.child is c.site.tls:
         ssl = aiomas.make_ssl_client_context(*c.site.certificates)
@@ -172,15 +174,13 @@ async def bare(c: Caller) -> None:
     )
     async with closing(client):
         worker = client.remote.agents.worker
-        await c.call(worker.echo_async, c.data())
-        await c.call(worker.slow, 3.0, cancel_after=0.01)
         proxy = aiomas.with_options(worker, timeout=c.rng.uniform(0.01, 0.3))
-        calls = [
-            c.call(proxy.echo, bytes(1 << 20), allowed=(*LOST, DeadlineExceeded)) for _ in range(8)
-        ]
-        await together(*calls)
-        if c.rng.random() < 0.5:  # noqa: PLR2004 - as often as not
-            client.channel.transport.abort()
+        allowed = (*LOST, DeadlineExceeded)
+        await together(*[c.call(proxy.echo, bytes(1 << 20), allowed=allowed) for _ in range(8)])
+        await c.call(worker.slow, 3.0, cancel_after=0.01)
+        await c.call(worker.echo_async, c.data())
+        if c.rng.random() < 0.5:
+            cut(client)
 
 
 @contextlib.asynccontextmanager

@@ -9,11 +9,12 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
 import aiomas
+from aiomas.rpc import RpcClient
 from examples.tls import ADDRESS, Authority
 from soak.ledger import Ledger
 from soak.worker import LIMITS, Worker
@@ -94,7 +95,7 @@ class Site:
         self.containers: list[aiomas.Container] = []
         self.homes: list[Worker] = []
 
-    async def __aenter__(self) -> Site:
+    async def __aenter__(self) -> Self:
         try:
             for name, ssl in (("plain", None), ("secure", self.certificates)):
                 container = await aiomas.Container.create(
@@ -125,6 +126,12 @@ class Site:
 
     def proxy(self, child: Child) -> Any:
         return self.container_for(child).proxy(child.url)
+
+
+def cut(client: RpcClient) -> None:
+    """End a connection as if the network had failed."""
+    assert isinstance(client.channel.transport, asyncio.WriteTransport)
+    client.channel.transport.abort()
 
 
 def rss(pid: int | None = None) -> float:

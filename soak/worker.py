@@ -1,4 +1,4 @@
-"""The processes that are called: each has a container with an agent, and ends when its input does."""
+"""The processes that are called: a container with an agent, which ends when its input does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMITS = aiomas.Limits(
     max_frame=4 << 20,
     max_requests=2_000,
     max_request_bytes=16 << 20,
-    write_cap=32 << 20,
+    write_cap=16 << 20,
     write_timeout=3.0,
     heartbeat=1.0,
 )
@@ -53,7 +53,7 @@ class Worker(aiomas.Agent):
     @aiomas.expose(idempotent=True)
     async def echo_again(self, number: int, data: Any) -> Any:
         self._ledger.ran(number)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.03)
         return data
 
     @aiomas.expose

@@ -19,6 +19,7 @@ from aiomas._terms import Terms
 from aiomas.channel import Channel
 from aiomas.exceptions import (
     ConnectionLost,
+    DeadlineExceeded,
     Outcome,
     Overloaded,
     PeerUnresponsive,
@@ -304,6 +305,44 @@ class TestWriting:
         assert set(outcomes) == {Outcome.MAYBE_EXECUTED, Outcome.NOT_SENT}
         (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
         assert "write_timeout" in record.getMessage()
+
+    async def test_a_call_whose_time_is_up_while_it_waits_still_leaves_and_its_error_says_so(
+        self, pair
+    ):
+        await pair.serve()
+        channel, reader, _ = await pair.connect_by_hand()
+        calls = await fill(channel)
+        late = channel.send("late", CallOptions(timeout=1))
+        with pytest.raises(DeadlineExceeded) as caught:
+            await late
+        received = [(await read_message(reader))[2] for _ in range(len(calls) + 1)]
+        assert received[-1] == "late"
+        assert caught.value.outcome is Outcome.MAYBE_EXECUTED
+        for call in calls:
+            call.cancel()
+
+    async def test_closing_sends_the_calls_that_wait_and_their_errors_say_so(self, pair):
+        await pair.serve()
+        channel, reader, _ = await pair.connect_by_hand()
+        calls = await fill(channel)
+        closing = channel.close()
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        received = [(await read_message(reader))[1] for _ in calls]
+        await closing
+        pair.served.clear()  # asyncio cannot abort what was closed with something in its buffer
+        assert received == list(range(len(calls)))
+        outcomes = {error.outcome for error in errors if isinstance(error, ConnectionLost)}
+        assert outcomes == {Outcome.MAYBE_EXECUTED}
+
+    async def test_calls_that_are_given_up_while_they_wait_may_still_run(self, pair):
+        await pair.serve()
+        channel, reader, _ = await pair.connect_by_hand()
+        calls = await fill(channel)
+        channel.fail_own_calls(ConnectionLost("that is enough"))
+        errors = await asyncio.gather(*calls, return_exceptions=True)
+        assert [(await read_message(reader))[1] for _ in calls] == list(range(len(calls)))
+        outcomes = {error.outcome for error in errors if isinstance(error, ConnectionLost)}
+        assert outcomes == {Outcome.MAYBE_EXECUTED}
 
     async def test_a_peer_that_takes_something_now_and_then_is_not_cut(self, pair):
         await pair.serve()
