@@ -134,7 +134,7 @@ class Outgoing:
             self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
             future.add_done_callback(self._sent.pop)
         if deadline is not None:
-            timer = self._loop.call_at(deadline, self._expire, future, message_id)
+            timer = self._loop.call_at(deadline, self._expire, future)
             future.add_done_callback(lambda _: timer.cancel())
         if self._at_once:
             future.add_done_callback(partial(self._given_up, message_id))
@@ -167,7 +167,7 @@ class Outgoing:
             future.set_exception(error)
 
     def fail(self, calls: Mapping[int, asyncio.Future[Any]], error: ConnectionLost) -> None:
-        """Fail some calls with errors like *error*, which say whether the calls have left."""
+        """Fail calls of a connection that ends, with errors that say which of them have left."""
         unsent = self._outbox.first_unsent()
         for message_id, future in calls.items():
             outcome = Outcome.NOT_SENT if message_id >= unsent else Outcome.MAYBE_EXECUTED
@@ -175,12 +175,16 @@ class Outgoing:
 
     def fail_own(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, but those that are part of serving a request."""
-        calls = self._session.waiters()
-        self.fail({i: f for i, f in calls.items() if not is_call_of_handler(f)}, error)
+        calls = self._session.waiters().values()
+        self._abandon([call for call in calls if not is_call_of_handler(call)], error)
 
     def fail_all(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply."""
-        self.fail(self._session.waiters(), error)
+        self._abandon(self._session.waiters().values(), error)
+
+    def _abandon(self, calls: Iterable[asyncio.Future[Any]], error: ConnectionLost) -> None:
+        for call in calls:  # those that still wait for the peer to read will be sent
+            self.failed(call, copy_error(error).of_call(Outcome.MAYBE_EXECUTED))
 
     def stop(self) -> None:
         """Look after nothing any more: the connection has ended."""
@@ -212,10 +216,9 @@ class Outgoing:
             return self._no_room()
         return None
 
-    def _expire(self, future: asyncio.Future[Any], message_id: int) -> None:
-        sent = message_id < self._outbox.first_unsent()
-        outcome = Outcome.MAYBE_EXECUTED if sent else Outcome.NOT_SENT
-        self.failed(future, _out_of_time(self._peer()).of_call(outcome))
+    def _expire(self, future: asyncio.Future[Any]) -> None:
+        # Even what still waits for the peer to read will be sent.
+        self.failed(future, _out_of_time(self._peer()).of_call(Outcome.MAYBE_EXECUTED))
 
     def _send_one_way(
         self,
