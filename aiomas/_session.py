@@ -121,6 +121,11 @@ class Session(Generic[W]):
         self.next_id = message_id + 1
         return data
 
+    def take_back(self, message_id: int) -> None:
+        """Forget the last request, which was not sent: the next one has its id."""
+        self._pending.pop(message_id, None)
+        self.next_id = message_id
+
     def hello(self, hello: Hello, waiter: W) -> bytes:
         """Return the frame of the hello, which has to be the first request; raises as `request`."""
         self._hello_id = self.next_id
@@ -181,11 +186,6 @@ class Session(Generic[W]):
         for message_id in ids:
             del self._pending[message_id]
         return ids
-
-    def take_back(self, message_id: int) -> None:
-        """Undo the last request, whose frame was not sent: its id is that of the next one."""
-        self._pending.pop(message_id, None)
-        self.next_id = message_id
 
     def forget_one(self, message_id: int) -> list[int]:
         """Forget a request, if it has no reply yet; return its id then."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aiomas import _protocol
 from aiomas import channel as channels
 from aiomas._current import CallOptions
 from aiomas._limits import Limits
@@ -36,7 +37,7 @@ def anyio_backend():
 
 @pytest.fixture(autouse=True)
 def bad_peers(monkeypatch):
-    monkeypatch.setattr(channels, "bad_peers", LimitedLog(channels.logger))
+    monkeypatch.setattr(_protocol, "bad_peers", LimitedLog(_protocol.logger))
 
 
 class Pair:
