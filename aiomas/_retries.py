@@ -60,32 +60,37 @@ class Retries:
         return task
 
     async def _repeat(
-        self, attempt: asyncio.Future[Any], content: Any, options: CallOptions
+        self, attempt: asyncio.Future[Any] | None, content: Any, options: CallOptions
     ) -> Any:
         pause = _FIRST_PAUSE
         failure: AiomasError | None = None  # the first one that leaves open what has happened
         left = options.retries
+        again = dataclasses.replace(options, retries=0, again=True)
         while True:
             try:
-                return await attempt
+                return await (attempt or self._send(content, again))
             except NotIdempotent as exc:
                 raise failure or exc from None
-            except (ConnectionLost, Overloaded) as exc:
+            except AiomasError as exc:
                 if failure is None and exc.outcome not in _HAS_NOT_RUN:
                     failure = exc
                 # With "full jitter", so that many callers do not come back at the same moment.
                 duration = random.uniform(0, pause)  # noqa: S311 - nothing is secret about it
-                if not left or isinstance(exc, _FINAL) or self._is_over(options, duration):
-                    if failure is not None:
+                if not (left and _may_pass(exc)) or self._is_over(options, duration):
+                    if failure is not None and exc.outcome in _HAS_NOT_RUN:
                         exc.outcome = failure.outcome
                     raise
+            attempt = None
             left -= 1
             await asyncio.sleep(duration)
             pause = min(2 * pause, _LONGEST_PAUSE)
-            attempt = self._send(content, dataclasses.replace(options, retries=0, again=True))
 
     def _is_over(self, options: CallOptions, pause: float) -> bool:
         return options.deadline is not None and self._loop.time() + pause >= options.deadline
+
+
+def _may_pass(error: AiomasError) -> bool:
+    return isinstance(error, ConnectionLost | Overloaded) and not isinstance(error, _FINAL)
 
 
 _FINAL = ContainerClosedError | HandshakeError | ProtocolError
