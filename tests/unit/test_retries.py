@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from typing import Any
 
@@ -201,7 +202,7 @@ class TestTheOutcome:
             ([lost(), RemoteLookupError("peer", "gone").of_call(NOT_EXECUTED)], MAYBE),
             ([lost(), RemoteException("peer", "boom").of_call(EXECUTED)], EXECUTED),
         ],
-        ids=str,
+        ids=itertools.count(),
     )
     async def test_of_an_attempt_that_may_have_run_is_kept(self, errors, expected):
         attempts = Attempts(*errors)
