@@ -88,7 +88,7 @@ class ChannelProtocol(asyncio.Protocol):
         codec.max_size = self.terms.limits.max_frame
         codec.max_nesting = self.terms.limits.max_nesting
         self.session: Session[asyncio.Future[Any]] = Session(codec, self.terms.limits)
-        self.outbox = Outbox(loop, self.terms.limits, self._unresponsive, self._writable)
+        self.outbox = Outbox(loop, self.terms.limits, self._stalled, self._writable)
         self.intake = Intake(self.terms.limits, loop, self._is_open)
         self.peer_url: str | None = None
         """The base URL of the container at the other end, as it says itself."""
@@ -296,7 +296,7 @@ class ChannelProtocol(asyncio.Protocol):
         if self.session.state is not State.OPEN:  # a handler may have closed it just now
             return
         self._counters.calls_in += 1
-        limit = self.intake.limit_hit(request.size, self.outbox.held_bytes)
+        limit = self.intake.limit_hit(request.size)
         if limit is None:
             self.intake.put(request, paused=self.outbox.paused)
         else:
@@ -386,6 +386,10 @@ class ChannelProtocol(asyncio.Protocol):
             f"{limits.heartbeat} s; if one of its functions blocks its event loop for so long, let "
             f"it run in asyncio.to_thread(), or choose a longer heartbeat in Limits"
         )
+
+    def _stalled(self, reason: str) -> None:
+        self._counters.limits_hit["write_timeout"] += 1
+        self._unresponsive(reason)
 
     def _unresponsive(self, reason: str) -> None:
         bad_peers.warning("Cutting the connection to %s: %s", self.peer, reason)

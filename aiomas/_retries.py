@@ -64,14 +64,16 @@ class Retries:
     ) -> Any:
         pause = _FIRST_PAUSE
         failure: AiomasError | None = None  # the first one that leaves open what has happened
+        last: AiomasError | None = None
         left = options.retries
         again = dataclasses.replace(options, retries=0, again=True)
         while True:
             try:
                 return await (attempt or self._send(content, again))
             except NotIdempotent as exc:
-                raise failure or exc from None
+                raise failure or last or exc from None
             except AiomasError as exc:
+                last = exc
                 if failure is None and exc.outcome not in _HAS_NOT_RUN:
                     failure = exc
                 # With "full jitter", so that many callers do not come back at the same moment.

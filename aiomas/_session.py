@@ -84,7 +84,7 @@ class Session(Generic[W]):
         self._pending: dict[int, W] = {}
         self._hello_id: int | None = None  # of our own hello, while it has no answer
         self._heard = False  # whether a message has arrived
-        self._next_of_peer = 0  # the id of its next request
+        self._next_of_peer: int | None = None  # the id of its next request, after the first one
 
     @property
     def pending(self) -> Collection[W]:
@@ -242,6 +242,7 @@ class Session(Generic[W]):
             raise _no_message(message)
 
         size = len(payload)
+        first_request = self._next_of_peer is None
         if kind in {REQUEST, CALL}:
             self._check_number(message_id)
         if kind in {RESULT, EXCEPTION} or (kind == FAILURE and self.extended):
@@ -250,14 +251,15 @@ class Session(Generic[W]):
             raise _no_message(message)
         if bad_content is not None:
             return BAD_REQUEST, message_id, bad_content, size
-        if first and kind == REQUEST and (hello := _hello.asked(content)) is not None:
+        if first_request and kind == REQUEST and (hello := _hello.asked(content)) is not None:
             return HELLO, message_id, hello, size
         return kind, message_id, content, size
 
     def _check_number(self, message_id: int) -> None:
         """Make sure that requests are numbered without gaps, where both ends know how to."""
-        if self.extended and message_id != self._next_of_peer:
-            msg = f"request {message_id}, although the next one is {self._next_of_peer}"
+        expected = self._next_of_peer or 0
+        if self.extended and message_id != expected:
+            msg = f"request {message_id}, although the next one is {expected}"
             raise ProtocolError(msg)
         self._next_of_peer = message_id + 1
 

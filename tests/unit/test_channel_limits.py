@@ -288,7 +288,7 @@ class TestWriting:
         assert "write_cap" in record.getMessage()
 
     async def test_a_peer_that_takes_nothing_for_too_long_is_cut(self, pair, caplog):
-        await pair.serve()
+        terms = await pair.serve()
         channel, _, _ = await pair.connect_by_hand()
         calls = await fill(channel)
         loop = asyncio.get_running_loop()
@@ -297,6 +297,7 @@ class TestWriting:
         assert loop.time() - start == pytest.approx(30, abs=1)
         assert {type(error) for error in errors} == {PeerUnresponsive}
         assert "write_timeout=30.0" in str(errors[0])
+        assert terms.counters.limits_hit == {"write_timeout": 1}
         outcomes = [error.outcome for error in errors if isinstance(error, ConnectionLost)]
         # What never left our own buffer was not sent, and nobody knows about the rest.
         assert outcomes == sorted(outcomes)

@@ -217,9 +217,11 @@ class TestTheOutcome:
         assert caught.value is first
         assert caught.value.outcome is MAYBE
 
-    async def test_or_says_so_if_nothing_is_left_open(self):
-        with pytest.raises(NotIdempotent) as caught:
-            await Attempts(lost(NOT_SENT), not_idempotent()).call()
+    async def test_or_the_last_one_if_nothing_is_left_open(self):
+        last = overloaded()
+        with pytest.raises(Overloaded) as caught:
+            await Attempts(lost(NOT_SENT), last, not_idempotent()).call()
+        assert caught.value is last
         assert caught.value.outcome is NOT_EXECUTED
 
 
