@@ -157,7 +157,10 @@ class Dispatcher:
                 self._not_started -= 1
             if inspect.iscoroutine(awaitable):
                 awaitable.close()
-            request.refuse("cancelled", "CancelledError: cancelled before it was started")
+            if call.expired:
+                _refuse_late(request)
+            else:
+                request.refuse("cancelled", "CancelledError: cancelled before it was started")
 
     async def _serve(self, request: Any, awaitable: Awaitable[Any], call: Call) -> None:
         while request.source.paused:
