@@ -443,9 +443,7 @@ class TestOutcomes:
         ],
     )
     @pytest.mark.parametrize("outcome", Outcome)
-    async def test_a_typed_failure_is_an_exception_of_its_kind(
-        self, line, kind, expected, outcome
-    ):
+    async def test_a_typed_failure_is_an_exception_of_its_kind(self, line, kind, expected, outcome):
         channel = await line.connect()
         call = channel.send("spam")
         await line.read()
