@@ -33,6 +33,7 @@ from aiomas.exceptions import (
     AgentNotFoundError,
     ConnectionLost,
     ContainerClosedError,
+    DeadlineExceeded,
     RemoteException,
 )
 from aiomas.routing import Service, expose
@@ -558,6 +559,8 @@ def _run_or_return(
 async def _validate_aid(connection: RpcClient, aid: str) -> str | None:
     try:
         name: str | None = await connection.channel.send(("validate_aid", (aid,), {}))
+    except DeadlineExceeded:
+        raise
     except RemoteException as exc:
         # It is no container, or one that is being shut down: there may be another one soon.
         reason = str(exc.remote_traceback).strip().rpartition("\n")[2]

@@ -17,7 +17,6 @@ import socket
 import ssl
 import stat
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -222,11 +221,12 @@ async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what
     if timeout is not None and not isinstance(timeout, int | float):
         msg = f"timeout is a number of seconds or None, got {timeout!r}"
         raise TypeError(msg)
-    started = time.monotonic()
+    clock = asyncio.get_running_loop().time
+    started = clock()
     pause = _FIRST_PAUSE
     error: OSError | None = None
     while True:
-        left = timeout - (time.monotonic() - started) if timeout else ATTEMPT_TIMEOUT
+        left = timeout - (clock() - started) if timeout else ATTEMPT_TIMEOUT
         if error is not None and left <= 0:
             raise error  # the last pause took longer than it should have
         try:
@@ -241,7 +241,7 @@ async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what
             raise  # it will not get better by trying again
         except OSError as exc:
             error = exc
-        if timeout is not None and time.monotonic() - started + pause > timeout:
+        if timeout is not None and clock() - started + pause > timeout:
             raise error
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
@@ -486,12 +486,13 @@ async def _locked(directory: Path) -> Any:
 
 
 async def _lock(descriptor: int, directory: Path) -> None:
-    until = time.monotonic() + _LOCK_TIMEOUT
+    clock = asyncio.get_running_loop().time
+    until = clock() + _LOCK_TIMEOUT
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:  # somebody binds a socket beside ours
-            if time.monotonic() > until:
+            if clock() > until:
                 msg = f"another process has kept {directory} locked for {_LOCK_TIMEOUT} s"
                 raise OSError(errno.EBUSY, msg) from exc
             await asyncio.sleep(_FIRST_PAUSE)

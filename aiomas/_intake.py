@@ -53,7 +53,7 @@ class Request:
     Args:
         content: the value that was sent.
         message_id: the number that the peer gave this request.
-        source: writes the reply.
+        protocol: writes the reply; the channel's protocol.
         size: how much it counts for the limits, in bytes.
         deadline: when the caller's time is up, in terms of the event loop's ``time()``.
         one_way: whether the caller wants no reply.
@@ -75,7 +75,7 @@ class Request:
         self,
         content: Any,
         message_id: int,
-        source: Replier,
+        protocol: Replier,
         size: int = 0,
         deadline: float | None = None,
         *,
@@ -86,7 +86,7 @@ class Request:
         """The value that was sent."""
         self.message_id = message_id
         """The number that the peer gave this request."""
-        self.source = source
+        self.source = protocol
         """The connection on which it came."""
         self.deadline = deadline
         """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""

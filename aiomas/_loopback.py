@@ -123,11 +123,10 @@ class Loopback:
     def settle(self, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
         """Give a call its result or its error."""
         self._pending.pop(future, None)
-        if error is not None:
-            self._terms.counters.errors += 1
         if future.done():
             return  # the caller has given up
         if error is not None:
+            self._terms.counters.errors += 1
             future.set_exception(error)
         else:
             future.set_result(result)
@@ -147,7 +146,8 @@ class Loopback:
 
     def _given_up(self, message_id: int, future: asyncio.Future[Any]) -> None:
         self._pending.pop(future, None)
-        self.dispatcher.cancel(message_id)
+        if future.cancelled():  # while we shut down, what is being served may end
+            self.dispatcher.cancel(message_id)
 
     def decode(self, data: bytes) -> tuple[Any, DecodeError | None]:
         """Return the value that *data* stands for, or why it stands for none."""

@@ -37,14 +37,6 @@ class AgentProxy(Proxy):
     def __repr__(self) -> str:
         return f"{self._class_name}Proxy({self._url!r})"
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, AgentProxy):
-            return NotImplemented
-        return self._url == other._url and self._options == other._options
-
-    def __hash__(self) -> int:
-        return hash(self._url)
-
     def _with(self, options: CallOptions) -> AgentProxy:
         return AgentProxy(self._channel, self._path, self._class_name, self._url, options)
 
@@ -72,6 +64,13 @@ class CallsBack:
     def __init__(self, channel: Channel, peer: Sender) -> None:
         self._channel = channel
         self._peer = peer
+
+    def __eq__(self, other: object) -> bool:
+        # Not by URL: that is only what the other end says about itself.
+        return isinstance(other, CallsBack) and self._channel is other._channel
+
+    def __hash__(self) -> int:
+        return hash(self._channel)
 
     @property
     def peer(self) -> Any:

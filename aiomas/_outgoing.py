@@ -104,7 +104,7 @@ class Outgoing:
         if options is not None or deadline is not None:
             wire = self._on_the_wire(options, deadline)
             if options is not None and options.one_way:
-                self._send_one_way(future, content, wire)
+                self._send_one_way(future, content, wire, deadline)
                 return
             if options is not None and options.again and wire is None:
                 text = "the peer does not know what may be repeated"
@@ -121,19 +121,21 @@ class Outgoing:
     ) -> None:
         message_id = self._session.next_id
         data = self._session.request(content, future, wire)
+        refusal = self._refusal(len(data), deadline)
+        if refusal is not None:
+            self._session.take_back(message_id)
+            self.failed(future, refusal)
+            return
+        self._outbox.send(data, message_id)
         self._counters.calls_out += 1
         if is_serving():
             mark_call_of_handler(future)
         if self._loop.get_debug():
             self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
             future.add_done_callback(self._sent.pop)
-        if deadline is not None and not self._set_deadline(future, message_id, deadline):
-            return
-        if self._outbox.paused and not self._outbox.has_room(len(data)):
-            self._session.forget_one(message_id)
-            self.failed(future, self._no_room())
-            return
-        self._outbox.send(data, message_id)
+        if deadline is not None:
+            timer = self._loop.call_at(deadline, self._expire, future)
+            future.add_done_callback(lambda _: timer.cancel())
         if self._at_once:
             future.add_done_callback(partial(self._given_up, message_id))
         elif self._sweeper is None:
@@ -165,7 +167,7 @@ class Outgoing:
             future.set_exception(error)
 
     def fail(self, calls: Mapping[int, asyncio.Future[Any]], error: ConnectionLost) -> None:
-        """Fail some calls with errors like *error*, which say whether the calls have left."""
+        """Fail calls of a connection that ends, with errors that say which of them have left."""
         unsent = self._outbox.first_unsent()
         for message_id, future in calls.items():
             outcome = Outcome.NOT_SENT if message_id >= unsent else Outcome.MAYBE_EXECUTED
@@ -173,12 +175,16 @@ class Outgoing:
 
     def fail_own(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, but those that are part of serving a request."""
-        calls = self._session.waiters()
-        self.fail({i: f for i, f in calls.items() if not is_call_of_handler(f)}, error)
+        calls = self._session.waiters().values()
+        self._abandon([call for call in calls if not is_call_of_handler(call)], error)
 
     def fail_all(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply."""
-        self.fail(self._session.waiters(), error)
+        self._abandon(self._session.waiters().values(), error)
+
+    def _abandon(self, calls: Iterable[asyncio.Future[Any]], error: ConnectionLost) -> None:
+        for call in calls:  # those that still wait for the peer to read will be sent
+            self.failed(call, copy_error(error).of_call(Outcome.MAYBE_EXECUTED))
 
     def stop(self) -> None:
         """Look after nothing any more: the connection has ended."""
@@ -202,23 +208,24 @@ class Outgoing:
             wire["again"] = True
         return wire or None
 
-    def _set_deadline(self, future: asyncio.Future[Any], message_id: int, deadline: float) -> bool:
-        """Let *future* fail at *deadline*; return whether that is not now."""
-        if deadline <= self._loop.time():
-            self._session.forget_one(message_id)
-            self.failed(future, _out_of_time(self._peer()).of_call(Outcome.NOT_SENT))
-            return False
-        timer = self._loop.call_at(deadline, self._expire, future, message_id)
-        future.add_done_callback(lambda _: timer.cancel())
-        return True
+    def _refusal(self, size: int, deadline: float | None) -> RemoteException | None:
+        """Return why a request of this size cannot be sent now, or ``None``."""
+        if deadline is not None and deadline <= self._loop.time():
+            return _out_of_time(self._peer()).of_call(Outcome.NOT_SENT)
+        if self._outbox.paused and not self._outbox.has_room(size):
+            return self._no_room()
+        return None
 
-    def _expire(self, future: asyncio.Future[Any], message_id: int) -> None:
-        sent = message_id < self._outbox.first_unsent()
-        outcome = Outcome.MAYBE_EXECUTED if sent else Outcome.NOT_SENT
-        self.failed(future, _out_of_time(self._peer()).of_call(outcome))
+    def _expire(self, future: asyncio.Future[Any]) -> None:
+        # Even what still waits for the peer to read will be sent.
+        self.failed(future, _out_of_time(self._peer()).of_call(Outcome.MAYBE_EXECUTED))
 
     def _send_one_way(
-        self, future: asyncio.Future[Any], content: Any, wire: dict[str, Any] | None
+        self,
+        future: asyncio.Future[Any],
+        content: Any,
+        wire: dict[str, Any] | None,
+        deadline: float | None,
     ) -> None:
         """Send a request without a reply; *future* is done when the transport has taken it."""
         message_id = self._session.next_id
@@ -228,12 +235,13 @@ class Outgoing:
             reply: asyncio.Future[Any] = self._loop.create_future()
             reply.add_done_callback(lambda reply: reply.cancelled() or reply.exception())
             data = self._session.request(content, reply)
-        self._counters.calls_out += 1
-        if self._outbox.paused and not self._outbox.has_room(len(data)):
-            self._session.forget_one(message_id)
-            self.failed(future, self._no_room())
+        refusal = self._refusal(len(data), deadline)
+        if refusal is not None:
+            self._session.take_back(message_id)
+            self.failed(future, refusal)
             return
         self._outbox.send(data, message_id)
+        self._counters.calls_out += 1
         self._loop.call_soon(self._check_left, future, message_id)
 
     def _check_left(self, future: asyncio.Future[Any], message_id: int) -> None:

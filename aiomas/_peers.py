@@ -28,7 +28,17 @@ from aiomas.exceptions import (
 from aiomas.rpc import RpcClient
 
 Dial = Callable[[Address], Awaitable[RpcClient]]
-Waiter = tuple[asyncio.Future[Any], Any, CallOptions | None, contextvars.Context]
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class _Waiting:
+    """A call that was made while there is no connection."""
+
+    future: asyncio.Future[Any]
+    content: Any
+    options: CallOptions | None
+    context: contextvars.Context  # that of whoever made it
+    timer: asyncio.TimerHandle | None = None
 
 
 class Pool:
@@ -141,8 +151,8 @@ class Peer:
         self._loop = loop
         self._attempt: asyncio.Task[RpcClient] | None = None
         self._interested = 0
-        # Calls made while there is no connection, in their order, and whose they are.
-        self._waiting: deque[Waiter] = deque()
+        # In the order in which they were made.
+        self._waiting: deque[_Waiting] = deque()
         self._retries = Retries(self._send_once, loop)
 
     @property
@@ -166,19 +176,19 @@ class Peer:
             return connection.channel.send(content, options)
         self._check_not_closed()
         future: asyncio.Future[Any] = self._loop.create_future()
+        call = _Waiting(future, content, options, contextvars.copy_context())
         deadline = deadline_of(self._loop, options, self._pool.call_timeout)
         if deadline is not None:
-            timer = self._loop.call_at(deadline, self._expire, future)
-            future.add_done_callback(lambda _: timer.cancel())
+            call.timer = self._loop.call_at(deadline, self._expire, future)
             # From now on, not from when there is a connection.
-            options = dataclasses.replace(options or CallOptions(), deadline=deadline)
-        self._waiting.append((future, content, options, contextvars.copy_context()))
+            call.options = dataclasses.replace(options or CallOptions(), deadline=deadline)
+        self._waiting.append(call)
         self._start_attempt()  # which may succeed before it returns, where tasks start eagerly
         return future
 
     def _expire(self, future: asyncio.Future[Any]) -> None:
         """Fail a call whose time was up before there was a connection."""
-        if not future.done() and any(waiter[0] is future for waiter in self._waiting):
+        if not future.done():
             text = f"DeadlineExceeded: there was no connection to {self.peer} in time"
             future.set_exception(DeadlineExceeded(self.peer, text).of_call(Outcome.NOT_SENT))
 
@@ -213,7 +223,7 @@ class Peer:
 
     def fail_own_calls(self, error: ConnectionLost) -> None:
         """Fail all calls that wait for a connection, but those that are part of a request."""
-        own = [call for call, _, _, context in self._waiting if not is_serving(context)]
+        own = [call.future for call in self._waiting if not is_serving(call.context)]
         fail_all(own, copy_error(error).of_call(Outcome.NOT_SENT))
 
     def _check_not_closed(self) -> None:
@@ -237,12 +247,15 @@ class Peer:
         self.connection = connection
         connection.channel.on_closed(lambda: self._disconnected(connection))
         while self._waiting:
-            future, content, options, context = self._waiting.popleft()
-            if not future.done():
+            call = self._waiting.popleft()
+            if call.timer is not None:
+                call.timer.cancel()
+            if not call.future.done():
+                send = connection.channel.send_for
                 try:
-                    context.run(connection.channel.send_for, future, content, options)
+                    call.context.run(send, call.future, call.content, call.options)
                 except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets it
-                    future.set_exception(exc)
+                    call.future.set_exception(exc)
         return connection
 
     def _attempt_ended(self, attempt: asyncio.Task[RpcClient]) -> None:
@@ -263,9 +276,12 @@ class Peer:
                 # Whoever calls expects what a lost connection raises, whatever it was that failed.
                 cause, error = error, ConnectionLost(f"No connection to {self.peer}: {error}")
                 error.__cause__ = cause
-            waiting = [waiter[0] for waiter in self._waiting]
+            waiting = list(self._waiting)
             self._waiting.clear()
-            fail_all(waiting, error.of_call(Outcome.NOT_SENT))
+            fail_all([call.future for call in waiting], error.of_call(Outcome.NOT_SENT))
+            for call in waiting:
+                if call.timer is not None:
+                    call.timer.cancel()
         self._pool.keep(self, active=self.connection is not None)
 
     def _disconnected(self, connection: RpcClient) -> None:

@@ -182,6 +182,11 @@ class Session(Generic[W]):
             del self._pending[message_id]
         return ids
 
+    def take_back(self, message_id: int) -> None:
+        """Undo the last request, whose frame was not sent: its id is that of the next one."""
+        self._pending.pop(message_id, None)
+        self.next_id = message_id
+
     def forget_one(self, message_id: int) -> list[int]:
         """Forget a request, if it has no reply yet; return its id then."""
         return [] if self._pending.pop(message_id, None) is None else [message_id]

@@ -426,8 +426,8 @@ class ChannelProtocol(asyncio.Protocol):
         if self.session.state is not State.OPEN:
             return
         abandoned = self.session.close()
-        self.outgoing.fail(abandoned, self._closed_by_us())
         self.outbox.close()
+        self.outgoing.fail(abandoned, self._closed_by_us())
         self._transport.close()
         self._abort_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
 

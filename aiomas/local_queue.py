@@ -292,6 +292,10 @@ class LocalQueueTransport(asyncio.Transport):
         """Return false: there are no half-closed connections here."""
         return False
 
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return zeros: there is no buffer."""
+        return 0, 0
+
     def get_write_buffer_size(self) -> int:
         """Return 0: whatever was written is on its way."""
         return 0

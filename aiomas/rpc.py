@@ -269,7 +269,7 @@ class Proxy:
         if not isinstance(other, Proxy):
             return NotImplemented
         return (
-            self._channel is other._channel
+            self._channel == other._channel
             and self._path == other._path
             and self._options == other._options
         )

@@ -256,12 +256,19 @@ async def dialling(codec: str) -> AsyncIterator[tuple[Callee, RawServer, str]]:
         yield Callee(container), server, f"tcp://127.0.0.1:{server.port}/0"
 
 
-async def test_dialling_container_sends_nothing_before_validate_aid(codec: str) -> None:
+async def test_dialling_container_asks_for_the_extensions_and_then_for_the_agent(
+    codec: str,
+) -> None:
     async with dialling(codec) as (agent, server, url), asyncio.TaskGroup() as tasks:
         connecting = tasks.create_task(agent.container.connect(url))
         async with server.accept() as peer:
-            assert_says(codec, await peer.frame(), "validate_aid")
-            await peer.send(FRAMES[codec]["agent exists"])
+            kind, ref, (path, (hello,), kwargs) = read_independently(codec, await peer.frame())
+            assert (kind, ref, path, kwargs) == (0, 0, "aiomas/hello", {})
+            assert hello["url"] == agent.container.base_url
+            old = OldContainer(codec, peer)
+            await old.send("exception", ref)
+            assert await old.expect("validate_aid") == 1  # nothing was sent in between
+            await old.send("agent exists", 1)
             proxy = await connecting
             assert url in str(proxy)
             assert "CalleeProxy" in str(proxy)
@@ -357,7 +364,10 @@ async def test_dialling_container_gets_a_proxy_for_a_service_in_a_result(codec: 
             assert await talking == 4
 
 
-async def test_dialling_container_gives_up_when_the_peer_hangs_up(codec: str) -> None:
+@pytest.mark.parametrize("answered", [True, False], ids=["after_the_hello", "at_the_hello"])
+async def test_dialling_container_gives_up_when_the_peer_hangs_up(
+    codec: str, answered: bool
+) -> None:
     async with dialling(codec) as (agent, server, url), asyncio.TaskGroup() as tasks:
 
         async def talk() -> None:
@@ -366,7 +376,11 @@ async def test_dialling_container_gives_up_when_the_peer_hangs_up(codec: str) ->
 
         talking = tasks.create_task(talk())
         async with server.accept() as peer:
-            assert_says(codec, await peer.frame(), "validate_aid")
+            if answered:
+                old = OldContainer(codec, peer)
+                await old.expect("validate_aid")
+            else:
+                await peer.frame()
         await talking
 
 

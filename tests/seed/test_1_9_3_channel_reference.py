@@ -217,7 +217,7 @@ async def test_section_1_9_3_request_parameters():
         pending = client.send("ohai")
         arrived = await server.recv()
         request = Request(
-            content=arrived.content, message_id=arrived.message_id, protocol=arrived._protocol
+            content=arrived.content, message_id=arrived.message_id, protocol=arrived.source
         )
         await request.reply("cya")
 

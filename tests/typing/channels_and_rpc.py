@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, assert_type
+from typing import Any, Protocol, assert_type
 
 import aiomas
 from aiomas import channel, local_queue, rpc
@@ -39,7 +39,21 @@ class Spam:
         return value
 
 
+class Counter:
+    @rpc.expose(idempotent=True)
+    def count(self) -> int:
+        call = aiomas.current_call()
+        assert_type(call, rpc.Call)
+        assert_type(call.time_left(), float | None)
+        assert_type(call.deadline, float | None)
+        assert_type(call.peer_url, str | None)
+        assert_type(call.path, str)
+        assert_type(call.one_way, bool)
+        return 1
+
+
 # An exposed function keeps its type.
+assert_type(Counter().count(), int)
 assert_type(Spam().add(1), int)
 Spam().add("1")  # type: ignore[arg-type]
 assert_type(Spam.static("x"), str)
@@ -92,3 +106,36 @@ async def calls() -> None:
     assert_type(client.remote.sub.where(), asyncio.Future[Any])
     client.on_connection_reset(lambda error: error.args)
     assert_type(await client.close(), None)
+
+
+class Market(Protocol):
+    """What callers see of an agent."""
+
+    async def bid(self, price: float) -> bool: ...
+
+
+async def options(market: Market, proxy: Proxy) -> None:
+    # A proxy with options has the type of the one without.
+    assert_type(aiomas.with_options(market, timeout=2.0), Market)
+    assert_type(await aiomas.with_options(market, retries=3, one_way=True).bid(7), bool)
+    assert_type(aiomas.with_options(proxy.bid, timeout=1), Proxy)
+    aiomas.with_options(proxy, timeout="1")  # type: ignore[arg-type]
+    aiomas.with_options(proxy, 1)  # type: ignore[call-arg]
+    aiomas.with_options(proxy, tries=1)  # type: ignore[call-arg]
+
+
+async def limits() -> None:
+    few = aiomas.Limits(max_requests=10, write_timeout=None, heartbeat=0.5)
+    await channel.open_connection("path", limits=few, extensions=True)
+    await channel.start_server("path", lambda _: None, limits=few, tracebacks=False)
+    await rpc.open_connection("path", limits=few, tracebacks=False, extensions=True)
+    await rpc.start_server("path", Spam(), limits=few, tracebacks=False)
+    aiomas.Limits(10)  # type: ignore[call-arg]
+    aiomas.Limits(max_requests="10")  # type: ignore[arg-type]
+    few.max_frame = 1  # type: ignore[misc]
+
+
+def outcomes(error: aiomas.AiomasError) -> None:
+    assert_type(error.outcome, aiomas.Outcome | None)
+    if error.outcome is not None:
+        assert_type(error.outcome.has_not_run, bool)

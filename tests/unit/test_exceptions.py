@@ -16,15 +16,21 @@ from aiomas.exceptions import (
     ConnectTimeout,
     ContainerClosedError,
     ContainerDied,
+    DeadlineExceeded,
     DecodeError,
+    HandshakeError,
+    Outcome,
+    Overloaded,
+    PeerUnresponsive,
     ProtocolError,
     RemoteException,
+    RemoteLookupError,
     SerializationError,
     SpawnError,
 )
 
 
-@pytest.mark.parametrize("name", exceptions.__all__)
+@pytest.mark.parametrize("name", sorted({*exceptions.__all__} - {"Outcome"}))
 def test_every_exception_derives_from_aiomas_error(name):
     assert issubclass(getattr(exceptions, name), AiomasError)
 
@@ -43,6 +49,13 @@ def test_every_exception_derives_from_aiomas_error(name):
         (ContainerDied, ConnectionError),
         (ProtocolError, ConnectionLost),
         (ProtocolError, RuntimeError),
+        (HandshakeError, ConnectionLost),
+        (PeerUnresponsive, ConnectionLost),
+        (RemoteLookupError, RemoteException),
+        (RemoteLookupError, LookupError),
+        (Overloaded, RemoteException),
+        (DeadlineExceeded, RemoteException),
+        (DeadlineExceeded, TimeoutError),
         (ConnectTimeout, TimeoutError),
     ],
 )
@@ -99,3 +112,21 @@ def test_errors_of_a_cluster_can_be_copied_and_pickled():
         assert (str(again), again.index, again.exit_code) == ("it died", 3, -9)
         again = make(spawn)
         assert (str(again), again.spawned) == ("it failed", ["a proxy"])
+
+
+def test_the_outcome_says_whether_a_call_may_be_repeated_without_harm():
+    assert [outcome for outcome in Outcome if outcome.has_not_run] == ["not_sent", "not_executed"]
+
+
+def test_an_error_has_no_outcome_unless_it_is_that_of_a_call():
+    assert ConnectionLost("gone").outcome is None
+    error = ConnectionLost("gone")
+    assert error.of_call(Outcome.NOT_SENT) is error
+    assert error.outcome == "not_sent"
+
+
+def test_the_outcome_survives_copying_and_pickling():
+    error = Overloaded("peer", "too much").of_call(Outcome.NOT_EXECUTED)
+    for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(again) is Overloaded
+        assert (again.origin, again.outcome) == ("peer", Outcome.NOT_EXECUTED)

@@ -9,9 +9,11 @@ import pytest
 
 from aiomas import codecs, rpc
 from aiomas._current import Call, serving
+from aiomas._dispatch import Dispatcher
 from aiomas._loopback import Loopback
+from aiomas._terms import Terms
 from aiomas.exceptions import ContainerClosedError, RemoteException, SerializationError
-from aiomas.rpc import Dispatcher, Proxy, add_object_serializer
+from aiomas.rpc import PathsOnly, Proxy, add_object_serializer
 
 CODECS = [codecs.JSON, codecs.MsgPack, codecs.MsgPackBlosc]
 
@@ -55,9 +57,11 @@ class Home:
     def __init__(self, codec=codecs.JSON) -> None:
         self.keeper = Keeper()
         self.loopback = Loopback(
-            codec(), Dispatcher(self.keeper.router), "here", asyncio.get_running_loop()
+            codec(), Dispatcher(self.keeper.router), "here", asyncio.get_running_loop(), Terms()
         )
-        add_object_serializer(self.loopback.codec, lambda: self.keeper.router, self.loopback)
+        add_object_serializer(
+            self.loopback.codec, lambda: self.keeper.router, PathsOnly(self.loopback)
+        )
         self.remote = Proxy(self.loopback, "")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,7 +58,7 @@ class World:
         self.server.close()
         await self.pool.close()
         for client in (*self.accepted, *self.pool.clients):
-            for task in client.dispatcher.handlers if client.dispatcher else ():
+            for task in client.dispatcher.handlers if client.dispatcher is not None else ():
                 task.cancel()
             await client.close()
 

@@ -16,12 +16,12 @@ import aiomas
 
 SURFACE = {
     "aiomas": """
-        Agent AiomasError AsyncioClock Container ExternalClock JSON MsgPack MsgPackBlosc
-        RemoteException SSLCerts agent agent_factory channel clocks codecs create_task exceptions
-        expose get_queue local_queue make_ssl_client_context make_ssl_server_context rpc run
-        serializable subproc util
+        Agent AiomasError AsyncioClock Container ExternalClock JSON Limits MsgPack MsgPackBlosc
+        Outcome RemoteException SSLCerts agent agent_factory channel clocks codecs create_task
+        current_call exceptions expose get_queue local_queue make_ssl_client_context
+        make_ssl_server_context rpc run serializable subproc util with_options
         """,
-    "aiomas.agent": "Agent Container SSLCerts url_of",
+    "aiomas.agent": "Agent Container ContainerStats SSLCerts url_of",
     "aiomas.channel": """
         Channel ChannelProtocol DEFAULT_CODEC EXCEPTION REQUEST RESULT Request Server
         open_connection start_server
@@ -34,7 +34,8 @@ SURFACE = {
         """,
     "aiomas.exceptions": """
         AddressError AgentNotFoundError AiomasError ClusterError ConnectTimeout ConnectionLost
-        ContainerClosedError ContainerDied DecodeError ProtocolError RemoteException
+        ContainerClosedError ContainerDied DeadlineExceeded DecodeError HandshakeError Outcome
+        Overloaded PeerUnresponsive ProtocolError RemoteException RemoteLookupError
         SerializationError SpawnError
         """,
     "aiomas.local_queue": """
@@ -43,8 +44,8 @@ SURFACE = {
         """,
     "aiomas.routing": "Router RoutingDict Service ServiceDict expose",
     "aiomas.rpc": """
-        Proxy Router RoutingDict RpcClient Service ServiceDict expose open_connection rpc_service
-        rpc_service_process start_server
+        Call Proxy Router RoutingDict RpcClient Service ServiceDict current_call expose
+        open_connection rpc_service rpc_service_process start_server with_options
         """,
     "aiomas.subproc": "Manager agent_factory start",
     "aiomas.testing": """

@@ -633,9 +633,11 @@ class Sender:
 
     def __init__(self) -> None:
         self.sent: list = []
+        self.options: list = []
 
-    def send(self, content):
+    def send(self, content, options=None):
         self.sent.append(content)
+        self.options.append(options)
         return asyncio.get_running_loop().create_future()
 
 
@@ -705,7 +707,7 @@ async def test_a_router_that_cannot_be_made_is_an_error_for_one_call_alone(line_
     client = await line_of(root)
     assert await client.remote.first.sub.where() == "sub"
     for _ in range(2):  # not just the first time
-        with pytest.raises(RemoteException, match="registered already"):
+        with pytest.raises(RemoteException, match="no exposed function at 'second/here'"):
             await client.remote.second.here()
     assert await client.remote.spam.echo("others go on") == "others go on"
 
@@ -826,7 +828,7 @@ async def test_a_task_that_is_cancelled_before_it_starts_is_answered(line_of):
     spam = Spam()
     client = await line_of(spam)
     transport: Any = client.channel.transport
-    dispatcher = transport._peer.get_protocol().channel._handler
+    dispatcher = transport._peer.get_protocol().intake._handler
     call = client.remote.later("x")
     while not dispatcher.handlers:  # noqa: ASYNC110 - there is no event for this
         await asyncio.sleep(0)
