@@ -112,7 +112,7 @@ def test_what_need_not_be_there_is_ignored_if_it_is_no_text(key, value):
     assert Hello.read(without(key)) == hello
 
 
-NO_TIMES = [None, "1", [], True, math.nan, math.inf, -math.inf, 10**400, -(10**400)]
+NO_TIMES: list[Any] = [None, "1", [], True, math.nan, math.inf, -math.inf, 10**400, -(10**400)]
 
 
 @pytest.mark.parametrize("clock", NO_TIMES, ids=lambda value: repr(value)[:9])

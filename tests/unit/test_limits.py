@@ -41,7 +41,7 @@ def test_each_limit_can_be_set(name):
 
 def test_limits_are_set_by_name_only():
     with pytest.raises(TypeError):
-        Limits(5)  # type: ignore[misc]
+        Limits(5)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("name", NAMES)
