@@ -209,7 +209,7 @@ def test_a_timer_that_comes_early_changes_nothing(loop, monkeypatch):
     """The timers of some loops come up to a millisecond too early."""
     call_at = loop.call_at
     monkeypatch.setattr(
-        loop, "call_at", lambda when, callback, *args: call_at(when - 0.0009, callback, *args)
+        loop, "call_at", lambda when, *args, **kw: call_at(when - 0.0009, *args, **kw)
     )
     watch = Watch(loop)
 
