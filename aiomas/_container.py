@@ -262,6 +262,7 @@ class Container:
                 ``ConnectionError``.
             OSError: no connection could be made; it is what the last attempt failed with.
             ConnectTimeout: the last attempt did not end in time.
+            DeadlineExceeded: the container answered too late; see *call_timeout* in :meth:`create`.
             AddressError: *url* is no agent URL; a ``ValueError``.
             ContainerClosedError: this container was shut down.
         """

@@ -115,7 +115,10 @@ class Dispatcher:
             result = function(*args, **kwargs)
         except BaseException as exc:
             call.active = False
-            _fail(request, exc)
+            if _has_not_started(function, exc):
+                request.refuse("bad request", f"TypeError: {exc}")
+            else:
+                _fail(request, exc)
             if isinstance(exc, _EXITS):
                 raise
             return
@@ -197,6 +200,13 @@ def _call_of(request: Any) -> Call:
 def _is_late(request: Any) -> bool:
     deadline: float | None = request.deadline
     return deadline is not None and asyncio.get_running_loop().time() >= deadline
+
+
+def _has_not_started(function: Callable[..., Any], exc: BaseException) -> bool:
+    """Whether the arguments did not fit: then the error has no frame below that of the call."""
+    is_python = inspect.isfunction(getattr(function, "__func__", function))
+    at_the_call = exc.__traceback__ is not None and exc.__traceback__.tb_next is None
+    return is_python and isinstance(exc, TypeError) and at_the_call
 
 
 def _refuse_unknown(request: Any, path: str, exc: Exception) -> None:

@@ -189,7 +189,12 @@ async def dial(
         if isinstance(addr, str | os.PathLike):
             path = os.fspath(addr)
             check_unix_path(path)
-            return (await loop.create_unix_connection(factory, path, **kwds))[1]
+            sock = await _connect_unix(path)
+            try:
+                return (await loop.create_unix_connection(factory, sock=sock, **kwds))[1]
+            except BaseException:
+                sock.close()
+                raise
         if addr is None and "sock" in kwds:
             return (await loop.create_connection(factory, **kwds))[1]
         host, port = _host_and_port(addr)
@@ -348,6 +353,26 @@ def check_unix_path(path: str) -> None:
             f"one has {size}; use a shorter directory: {path!r}"
         )
         raise AddressError(msg)
+
+
+async def _connect_unix(path: str) -> socket.socket:
+    """Return a socket that is connected; wait while the server's queue is full.
+
+    asyncio would take the answer "try again" for "it will be connected soon".
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(_FIRST_PAUSE)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _host_and_port(addr: Any) -> tuple[str | None, int]:

@@ -183,18 +183,13 @@ class Intake:
         self._reader: asyncio.Future[None] | None = None
         self._error: ConnectionLost | None = None
 
-    def limit_hit(self, size: int, unread: int) -> str | None:
-        """Return the name of the limit that a further request would break, or ``None``.
-
-        Args:
-            size: that of the request, in bytes.
-            unread: bytes of replies that the peer has not read.
-        """
+    def limit_hit(self, size: int) -> str | None:
+        """Return the name of the limit that a further request of *size* bytes breaks, if any."""
         limits = self._limits
         if self.requests >= limits.max_requests:
             return "max_requests"
-        # A single large request, of a peer that has read all, is a matter of max_frame.
-        if self.bytes + unread and self.bytes + unread + size > limits.max_request_bytes:
+        # How large a single one may be is a matter of max_frame.
+        if self.bytes and self.bytes + size > limits.max_request_bytes:
             return "max_request_bytes"
         return None
 

@@ -30,13 +30,13 @@ class Limits:
     max_nesting: int = 64
     """Levels of lists and maps in the content of a message that is accepted."""
     max_requests: int = 65_536
-    """Requests that are held: those that are being served, and those that wait for it."""
+    """Requests that are held, which are those that are being served and those that wait for it."""
     max_request_bytes: int = 64 * _MIB
-    """Bytes of these requests, and of replies that wait because the peer does not read them."""
+    """Bytes that these requests had on the wire."""
     write_high_water: int = 64 * 1024
     """Bytes in the transport's buffer above which further messages wait in ours."""
     write_cap: int = 512 * _MIB
-    """Bytes that wait in ours, at the most: then own calls fail, and replies cut the connection."""
+    """Bytes that may wait in ours; with more, own calls fail, and replies cut the connection."""
     write_timeout: float | None = 30.0
     """Seconds in which a peer has to take something of what waits; ``None`` for ever."""
     heartbeat: float | None = 10.0

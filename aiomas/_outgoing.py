@@ -292,10 +292,11 @@ def _out_of_time(origin: Any) -> DeadlineExceeded:
 
 
 def _caller() -> str:
-    """Return the part of the call stack that is not in this package."""
-    stack = [f for f in traceback.extract_stack() if not f.filename.startswith(_HERE)]
+    """Return the part of the call stack that is the user's."""
+    stack = [f for f in traceback.extract_stack() if not f.filename.startswith(_NOT_THE_USERS)]
     return "".join(traceback.format_list(stack[-_CALLERS:]))
 
 
 _CALLERS = 3  # so many lines of a stack tell where something came from
-_HERE = os.path.dirname(__file__)  # noqa: PTH120 - a string, like the file names in a stack
+# Strings, like the file names in a stack.
+_NOT_THE_USERS = (os.path.dirname(__file__), os.path.dirname(asyncio.__file__))  # noqa: PTH120

@@ -6,6 +6,7 @@ An id is never given away twice, so that nobody talks to a stranger by mistake.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import re
 from typing import Any
@@ -103,7 +104,7 @@ class Population:
             call = Call(f"agents/{aid}/on_stop", source, loop.time() + timeout, one_way=True)
             serving.set(call)
             try:
-                await agent.on_stop()
+                await _clean_up(agent)
             finally:
                 call.active = False
 
@@ -132,7 +133,7 @@ class Population:
         await handlers.drain(timeout, f"agents/{aid}/")
         if getattr(agent, "_cleans_up", False):
             async with asyncio.timeout(timeout):
-                await agent.on_stop()
+                await _clean_up(agent)
 
     def _was_here(self, aid: str) -> bool:
         return aid in self._gone or self._was_numbered(aid)
@@ -150,3 +151,9 @@ class Population:
         if self._was_here(aid):
             msg = f"the agent {aid!r} was stopped"
             raise GoneError(msg)
+
+
+async def _clean_up(agent: Any) -> None:
+    ending = agent.on_stop()
+    if inspect.isawaitable(ending):  # that of an older program may be an ordinary function
+        await ending

@@ -64,13 +64,15 @@ class Retries:
     ) -> Any:
         pause = _FIRST_PAUSE
         failure: AiomasError | None = None  # the first one that leaves open what has happened
+        last: AiomasError | None = None
         left = options.retries
         while True:
             try:
                 return await attempt
             except NotIdempotent as exc:
-                raise failure or exc from None
+                raise failure or last or exc from None
             except (ConnectionLost, Overloaded) as exc:
+                last = exc
                 if failure is None and exc.outcome not in _HAS_NOT_RUN:
                     failure = exc
                 # With "full jitter", so that many callers do not come back at the same moment.

@@ -84,7 +84,7 @@ class Session(Generic[W]):
         self._pending: dict[int, W] = {}
         self._hello_id: int | None = None  # of our own hello, while it has no answer
         self._heard = False  # whether a message has arrived
-        self._next_of_peer = 0  # the id of its next request
+        self._next_of_peer: int | None = None  # the id of its next request, after the first one
 
     @property
     def pending(self) -> Collection[W]:
@@ -120,6 +120,11 @@ class Session(Generic[W]):
             data = self._frame(CALL, message_id, (options, content))
         self.next_id = message_id + 1
         return data
+
+    def take_back(self, message_id: int) -> None:
+        """Forget the last request, which was not sent: the next one has its id."""
+        self._pending.pop(message_id, None)
+        self.next_id = message_id
 
     def hello(self, hello: Hello, waiter: W) -> bytes:
         """Return the frame of the hello, which has to be the first request; raises as `request`."""
@@ -182,11 +187,6 @@ class Session(Generic[W]):
             del self._pending[message_id]
         return ids
 
-    def take_back(self, message_id: int) -> None:
-        """Undo the last request, whose frame was not sent: its id is that of the next one."""
-        self._pending.pop(message_id, None)
-        self.next_id = message_id
-
     def forget_one(self, message_id: int) -> list[int]:
         """Forget a request, if it has no reply yet; return its id then."""
         return [] if self._pending.pop(message_id, None) is None else [message_id]
@@ -242,6 +242,7 @@ class Session(Generic[W]):
             raise _no_message(message)
 
         size = len(payload)
+        first_request = self._next_of_peer is None
         if kind in {REQUEST, CALL}:
             self._check_number(message_id)
         if kind in {RESULT, EXCEPTION} or (kind == FAILURE and self.extended):
@@ -250,14 +251,15 @@ class Session(Generic[W]):
             raise _no_message(message)
         if bad_content is not None:
             return BAD_REQUEST, message_id, bad_content, size
-        if first and kind == REQUEST and (hello := _hello.asked(content)) is not None:
+        if first_request and kind == REQUEST and (hello := _hello.asked(content)) is not None:
             return HELLO, message_id, hello, size
         return kind, message_id, content, size
 
     def _check_number(self, message_id: int) -> None:
         """Make sure that requests are numbered without gaps, where both ends know how to."""
-        if self.extended and message_id != self._next_of_peer:
-            msg = f"request {message_id}, although the next one is {self._next_of_peer}"
+        expected = self._next_of_peer or 0
+        if self.extended and message_id != expected:
+            msg = f"request {message_id}, although the next one is {expected}"
             raise ProtocolError(msg)
         self._next_of_peer = message_id + 1
 

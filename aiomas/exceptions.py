@@ -60,13 +60,13 @@ class Outcome(enum.StrEnum):
     """Whether a call that failed has run on the other side."""
 
     NOT_SENT = "not_sent"
-    """No: it never left this process."""
+    """It has not, as it never left this process."""
     NOT_EXECUTED = "not_executed"
-    """No: it arrived, and was refused before anything ran."""
+    """It has not, as it arrived and was refused before anything ran."""
     MAYBE_EXECUTED = "maybe_executed"
-    """Nobody knows: it was sent, and there was no answer."""
+    """Nobody knows, as it was sent and there was no answer, or none that says it."""
     EXECUTED = "executed"
-    """Yes, at least in part: the answer says so."""
+    """It has, at least in part, or was called with arguments that do not fit."""
 
     @property
     def has_not_run(self) -> bool:
@@ -78,7 +78,7 @@ class AiomasError(Exception):
     """Base class of all exceptions that aiomas defines."""
 
     outcome: Outcome | None = None
-    """For a call that failed: whether it has run on the other side; else ``None``."""
+    """Whether a call that failed has run on the other side; ``None`` where there was no call."""
 
     def of_call(self, outcome: Outcome) -> Self:
         """Set the :attr:`outcome` and return the exception."""

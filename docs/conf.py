@@ -32,12 +32,13 @@ default_role = "py:obj"  # `name` in a docstring links to what has that name, if
 # would need the network, and to what is private.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(_?asyncio|abc|arrow|collections|datetime|decimal|json|np|os)(\..*)?"),
-    ("py:.*", r"(socket|ssl|typing|uuid)(\..*)?"),
+    ("py:.*", r"(_?asyncio|abc|arrow|collections|datetime|decimal|enum|json|np|os)(\..*)?"),
+    ("py:.*", r"(socket|ssl|sys|typing|uuid)(\..*)?"),
     ("py:.*", r"Arrow|(loop|protocol)\..*"),  # annotations that are not imported at run time
     ("py:.*", r"aiomas\..*\b[A-Z]"),  # type variables
-    ("py:.*", r"Dispatcher|aiomas\.rpc\.Sender"),
-    ("py:.*", r"(aiomas\._\w+\.)?(SerializerOf|Cancellable|Handlers)"),
+    ("py:.*", r"Dispatcher|aiomas\.rpc\.(Objects|Sender)"),
+    ("py:.*", r"(aiomas\._\w+\.)?(CallOptions|Cancellable|Connected|Handlers|Intake)"),
+    ("py:.*", r"(aiomas\._\w+\.)?(Replier|SerializerOf|Source|Terms)"),
 ]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -57,6 +58,8 @@ def find_reexported(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     if not (hasattr(target, "__module__") and hasattr(target, "__qualname__")):
         return None
     name = f"{target.__module__}.{target.__qualname__}"
+    if name == "aiomas._limits.Limits":  # whose public place is the package itself
+        name = "aiomas.Limits"
     return env.domains["py"].resolve_xref(
         env, node["refdoc"], app.builder, node["reftype"], name, node, contnode
     )

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psutil
 import uvloop

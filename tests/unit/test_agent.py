@@ -20,7 +20,7 @@ import trustme
 import uvloop
 
 import aiomas
-from aiomas import _endpoint, codecs, local_queue, rpc
+from aiomas import _endpoint, codecs, local_queue, rpc, testing
 from aiomas.agent import Agent, Container, SSLCerts, url_of
 from aiomas.clocks import AsyncioClock, ExternalClock
 from aiomas.exceptions import (
@@ -29,6 +29,8 @@ from aiomas.exceptions import (
     ConnectionLost,
     ConnectTimeout,
     ContainerClosedError,
+    DeadlineExceeded,
+    Outcome,
     RemoteException,
     SerializationError,
 )
@@ -1485,3 +1487,47 @@ def test_a_container_that_nobody_holds_is_still_there(loop_factory, unix_path):
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
     assert not _endpoint._held
+
+
+class Counter(Agent):
+    count = 0
+
+    @aiomas.expose
+    def add(self) -> int:
+        self.count += 1
+        return self.count
+
+
+def test_connecting_to_a_container_that_answers_too_late_exceeds_the_default_deadline():
+    async def main() -> None:
+        faults = testing.Faults(seed=1)
+        async with (
+            Container.open(faults.queue("late")) as there,
+            Container.open(local_queue.get_queue("here"), call_timeout=1.0) as here,
+        ):
+            counter = Counter(there)
+            await here.connect(counter.addr)
+            faults.to_client = testing.Rates(delay=(2.0, 2.0))
+            with pytest.raises(DeadlineExceeded):
+                await here.connect(counter.addr)
+            faults.to_client = testing.Rates()
+
+    testing.run(main())
+
+
+def test_a_call_that_was_not_sent_and_may_not_be_repeated_fails_with_what_went_wrong():
+    async def main() -> None:
+        queue = local_queue.get_queue("there")
+        async with Container.open(local_queue.get_queue("here")) as here:
+            proxy = here.proxy("local://there/0")
+            call = aiomas.with_options(proxy, retries=3).add()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            async with Container.open(queue) as there:
+                counter = Counter(there)
+                with pytest.raises(ConnectionLost) as caught:
+                    await call
+                assert caught.value.outcome is Outcome.NOT_SENT
+                assert counter.count == 0
+
+    testing.run(main())

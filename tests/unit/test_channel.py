@@ -15,16 +15,19 @@ from typing import Any
 
 import pytest
 
+from aiomas import _protocol, codecs, local_queue
 from aiomas import channel as channels
-from aiomas import codecs, local_queue
-from aiomas._current import Call, serving
+from aiomas._current import Call, CallOptions, serving
 from aiomas._limits import Limits
 from aiomas._logs import LimitedLog
 from aiomas.channel import Channel, ChannelProtocol, Request, open_connection, start_server
 from aiomas.exceptions import (
     AddressError,
     ConnectionLost,
+    DeadlineExceeded,
     DecodeError,
+    Outcome,
+    Overloaded,
     ProtocolError,
     RemoteException,
     SerializationError,
@@ -37,7 +40,7 @@ CODECS = [codecs.JSON, codecs.MsgPack, codecs.MsgPackBlosc]
 @pytest.fixture(autouse=True)
 def bad_peers(monkeypatch):
     """A log of bad peers in which no other test has used up the lines that pass."""
-    monkeypatch.setattr(channels, "bad_peers", LimitedLog(channels.logger))
+    monkeypatch.setattr(_protocol, "bad_peers", LimitedLog(_protocol.logger))
 
 
 @pytest.fixture
@@ -443,7 +446,7 @@ class TestTheEnd:
             assert isinstance(error, ConnectionResetError)
 
     async def test_closing_gives_up_on_a_peer_that_does_not_read(self, unix_path, monkeypatch):
-        monkeypatch.setattr(channels, "CLOSE_TIMEOUT", 0.05)
+        monkeypatch.setattr(_protocol, "CLOSE_TIMEOUT", 0.05)
         async with Pair(unix_path) as pair:
             reader, writer = await pair.raw()
             await pair.accepted_second.wait()
@@ -874,3 +877,30 @@ async def test_a_handler_that_raises_does_not_stop_the_requests_that_wait(unix_p
     loop.set_exception_handler(None)
     with pytest.raises(ConnectionLost):
         await calls[0]
+
+
+async def test_a_call_that_comes_too_late_to_be_sent_takes_no_number():
+    async with Pair(("127.0.0.1", 0), echo) as pair:
+        channel = await pair.connect(extensions=True)
+        past = CallOptions(deadline=asyncio.get_running_loop().time() - 1)
+
+        for _ in range(2):
+            with pytest.raises(DeadlineExceeded) as caught:
+                await channel.send("late", past)
+            assert caught.value.outcome is Outcome.NOT_SENT
+
+        assert await channel.send("next") == "next"
+
+
+async def test_a_call_for_which_there_is_no_room_takes_no_number():
+    limits = Limits(write_cap=100_000)
+    async with Pair(("127.0.0.1", 0), echo) as pair:
+        channel = await pair.connect(extensions=True, limits=limits)
+        first = channel.send("x" * 10_000_000)  # more than the operating system takes at once
+        for options in (None, CallOptions(one_way=True)):
+            with pytest.raises(Overloaded) as caught:
+                await channel.send("y" * 200_000, options)
+            assert caught.value.outcome is Outcome.NOT_SENT
+
+        assert await channel.send("next") == "next"
+        assert len(await first) == 10_000_000

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from aiomas import _protocol, codecs, local_queue, rpc
 from aiomas import channel as channels
-from aiomas import codecs, local_queue, rpc
 from aiomas._current import CallOptions
 from aiomas._hello import Hello
 from aiomas._limits import Limits
@@ -43,7 +43,7 @@ def anyio_backend():
 
 @pytest.fixture(autouse=True)
 def bad_peers(monkeypatch):
-    monkeypatch.setattr(channels, "bad_peers", LimitedLog(channels.logger))
+    monkeypatch.setattr(_protocol, "bad_peers", LimitedLog(_protocol.logger))
 
 
 class Spam:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aiomas import _protocol
 from aiomas import channel as channels
 from aiomas._current import CallOptions
 from aiomas._limits import Limits
@@ -36,7 +37,7 @@ def anyio_backend():
 
 @pytest.fixture(autouse=True)
 def bad_peers(monkeypatch):
-    monkeypatch.setattr(channels, "bad_peers", LimitedLog(channels.logger))
+    monkeypatch.setattr(_protocol, "bad_peers", LimitedLog(_protocol.logger))
 
 
 class Pair:
@@ -263,9 +264,9 @@ class TestWriting:
             writer.write(message(1, n, "answer"))
         assert await asyncio.gather(*calls) == ["answer"] * len(calls)
         later = channel.send("later")
-        # Those that were refused have used up their numbers.
-        assert await read_message(reader) == [0, len(calls) + 2, "later"]
-        writer.write(message(1, len(calls) + 2, "fine"))
+        # Those that were refused have used up no numbers.
+        assert await read_message(reader) == [0, len(calls), "later"]
+        writer.write(message(1, len(calls), "fine"))
         assert await later == "fine"
 
     async def test_replies_over_the_cap_cut_the_connection(self, pair, caplog):
@@ -287,7 +288,7 @@ class TestWriting:
         assert "write_cap" in record.getMessage()
 
     async def test_a_peer_that_takes_nothing_for_too_long_is_cut(self, pair, caplog):
-        await pair.serve()
+        terms = await pair.serve()
         channel, _, _ = await pair.connect_by_hand()
         calls = await fill(channel)
         loop = asyncio.get_running_loop()
@@ -296,6 +297,7 @@ class TestWriting:
         assert loop.time() - start == pytest.approx(30, abs=1)
         assert {type(error) for error in errors} == {PeerUnresponsive}
         assert "write_timeout=30.0" in str(errors[0])
+        assert terms.counters.limits_hit == {"write_timeout": 1}
         outcomes = [error.outcome for error in errors if isinstance(error, ConnectionLost)]
         # What never left our own buffer was not sent, and nobody knows about the rest.
         assert outcomes == sorted(outcomes)

@@ -87,7 +87,7 @@ def lost() -> ConnectionLost:
 
 async def test_nothing_is_held_at_first(setting):
     assert setting.held == (0, 0)
-    assert setting.intake.limit_hit(1, 0) is None
+    assert setting.intake.limit_hit(1) is None
 
 
 async def test_requests_are_counted_until_they_are_answered(setting):
@@ -119,42 +119,29 @@ async def test_so_many_requests_may_be_here(setting):
     setting.serve()
     for _ in range(2):
         setting.put()
-    assert setting.intake.limit_hit(1, 0) is None
+    assert setting.intake.limit_hit(1) is None
 
     request = setting.put()
-    assert setting.intake.limit_hit(1, 0) == "max_requests"
+    assert setting.intake.limit_hit(1) == "max_requests"
 
     request.reply(None)
-    assert setting.intake.limit_hit(1, 0) is None
+    assert setting.intake.limit_hit(1) is None
 
 
 async def test_so_many_bytes_of_requests_may_be_here(setting):
     setting.serve()
     setting.put(size=60)
 
-    assert setting.intake.limit_hit(40, 0) is None
-    assert setting.intake.limit_hit(41, 0) == "max_request_bytes"
-
-
-async def test_replies_that_the_peer_does_not_read_count_as_well(setting):
-    setting.serve()
-    setting.put(size=20)
-
-    assert setting.intake.limit_hit(20, 60) is None
-    assert setting.intake.limit_hit(20, 61) == "max_request_bytes"
-
-
-async def test_replies_count_where_no_request_is_here(setting):
-    assert setting.intake.limit_hit(50, 50) is None
-    assert setting.intake.limit_hit(50, 51) == "max_request_bytes"
+    assert setting.intake.limit_hit(40) is None
+    assert setting.intake.limit_hit(41) == "max_request_bytes"
 
 
 async def test_a_single_large_request_is_no_matter_of_this_limit(setting):
     setting.serve()
-    assert setting.intake.limit_hit(1_000, 0) is None
+    assert setting.intake.limit_hit(1_000) is None
 
     setting.put(size=1_000)
-    assert setting.intake.limit_hit(1, 0) == "max_request_bytes"
+    assert setting.intake.limit_hit(1) == "max_request_bytes"
 
 
 async def test_requests_that_wait_count_as_well(setting):
@@ -162,7 +149,7 @@ async def test_requests_that_wait_count_as_well(setting):
         setting.put()
 
     assert setting.held == (3, 3)
-    assert setting.intake.limit_hit(1, 0) == "max_requests"
+    assert setting.intake.limit_hit(1) == "max_requests"
 
 
 async def test_a_request_that_is_received_is_no_longer_counted(setting):

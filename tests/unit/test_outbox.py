@@ -420,6 +420,19 @@ def test_held_requests_that_a_closing_transport_does_not_take_stay_unsent(
     assert outbox.held_bytes == 0
 
 
+def test_nothing_that_was_held_is_written_to_a_transport_that_is_closing(
+    setting, outbox, transport
+):
+    setting.fill()
+    outbox.send(b"x", 3)
+    transport.closing = True
+
+    transport.take()
+
+    assert transport.writes == []
+    assert outbox.first_unsent() == 3
+
+
 def test_requests_that_a_closing_outbox_has_written_are_sent(setting, outbox, transport):
     setting.fill()
     outbox.send(b"x", 3)
@@ -465,6 +478,18 @@ def test_what_we_write_ourselves_is_no_progress_of_the_peer(setting, outbox, tra
     setting.until(100.0)
 
     assert [when for when, _ in setting.given_up] == [30.0]
+
+
+def test_what_we_write_ourselves_does_not_hide_the_progress_of_the_peer(setting, outbox, transport):
+    setting.fill()
+    setting.until(20.0)
+    outbox.send(b"x" * 300)
+    outbox.close()
+    transport.take(50)
+
+    setting.until(100.0)
+
+    assert [when for when, _ in setting.given_up] == [60.0]
 
 
 def test_a_peer_that_reads_again_is_watched_no_more(setting, transport):

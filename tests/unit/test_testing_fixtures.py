@@ -118,6 +118,8 @@ BAD = """
 import asyncio
 import aiomas
 
+calls = []
+
 class Slow(aiomas.Agent):
     @aiomas.expose
     async def work(self):
@@ -125,9 +127,8 @@ class Slow(aiomas.Agent):
 
 async def call(container, addr):
     slow = await container.connect(addr)
-    call = slow.work()
+    calls.append(slow.work())
     await asyncio.sleep(0.001)
-    call.cancel()
 
 async def test_one(container):
     await call(container, Slow(container).addr)

@@ -1,0 +1,413 @@
+"""The shell that joins the parts of one end of a connection to a transport of asyncio.
+
+A session (``aiomas._session``) knows the protocol; an outbox writes; an intake holds requests of
+the peer; and there is something that looks after our own requests.  What the values mean is not
+known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from aiomas import _endpoint, _hello
+from aiomas._channel import Channel
+from aiomas._delay import Delay
+from aiomas._heartbeat import Heartbeat
+from aiomas._hello import Hello
+from aiomas._intake import Intake, Request, describe_failure
+from aiomas._limits import Limits
+from aiomas._logs import LimitedLog
+from aiomas._outbox import Outbox
+from aiomas._outgoing import Outgoing
+from aiomas._session import (
+    BAD_REPLY,
+    BAD_REQUEST,
+    CALL,
+    CANCEL,
+    EXCEPTION,
+    HELLO,
+    PING,
+    PONG,
+    REQUEST,
+    RESULT,
+    Session,
+    State,
+)
+from aiomas._terms import Terms
+from aiomas._wire import frame
+from aiomas.codecs import Codec
+from aiomas.exceptions import (
+    ConnectionLost,
+    HandshakeError,
+    Outcome,
+    PeerUnresponsive,
+    ProtocolError,
+    RemoteException,
+    SerializationError,
+)
+from aiomas.local_queue import LocalQueueTransport
+from aiomas.util import create_task
+
+logger = logging.getLogger("aiomas.channel")
+bad_peers = LimitedLog(logger)
+
+CLOSE_TIMEOUT = 10.0
+"""Seconds that a closing connection may take to send what it still holds."""
+
+
+class ChannelProtocol(asyncio.Protocol):
+    """Connects a transport with a :class:`Channel`.
+
+    Args:
+        codec: an instance of a codec, used for this connection only.
+        client_connected_cb: called with the channel when the connection was made.
+        loop: the event loop.
+        limits: the limits of the connection.
+        terms: all that this end wants of the connection; has *limits* as well.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        client_connected_cb: Callable[[Channel], Any] | None = None,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits | None = None,
+        terms: Terms | None = None,
+    ) -> None:
+        self.channel: Channel
+        self.outgoing: Outgoing
+        self.terms = terms or Terms(limits=limits or Limits())
+        codec.max_size = self.terms.limits.max_frame
+        codec.max_nesting = self.terms.limits.max_nesting
+        self.session: Session[asyncio.Future[Any]] = Session(codec, self.terms.limits)
+        self.outbox = Outbox(loop, self.terms.limits, self._stalled, self._writable)
+        self.intake = Intake(self.terms.limits, loop, self._is_open)
+        self.peer_url: str | None = None
+        """The base URL of the container at the other end, as it says itself."""
+        self._counters = self.terms.counters
+        # Characters of an error about something of any size; JSON may need 12 bytes for each.
+        self._longest_text = max(0, min(1000, (self.terms.limits.max_frame - 80) // 12))
+        self._codec = codec
+        self._client_connected_cb = client_connected_cb
+        self._loop = loop
+        self._transport: asyncio.Transport
+        self._delay = Delay()
+        self._heartbeat: Heartbeat | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._error: ConnectionLost | None = None
+
+    @property
+    def peer(self) -> Any:
+        """The address of the other end, as its transport names it."""
+        return self.channel.peer
+
+    @property
+    def extended(self) -> bool:
+        """Whether both ends have agreed on the extensions of the protocol."""
+        return self.session.extended
+
+    @property
+    def paused(self) -> bool:
+        """Whether replies wait, because the peer does not read."""
+        return self.outbox.paused
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Make the channel and announce it."""
+        self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            _endpoint.keep_alive(sock, self.terms.limits)
+        # A local queue promises an order over several connections, which batches would change;
+        # and nothing there may depend on time.
+        local = isinstance(transport, LocalQueueTransport)
+        self.outbox.attach(self._transport, self._counters, write_through=local)
+        self.outgoing = Outgoing(
+            self.session,
+            self.outbox,
+            self.terms,
+            self._loop,
+            self._is_open,
+            lambda: self.channel.peer,
+            at_once=local,
+        )
+        self.channel = Channel(self, self._codec, transport, self._loop)
+        logger.debug("Connected to %s", self.peer)
+        if self._client_connected_cb is not None:
+            result = self._client_connected_cb(self.channel)
+            if inspect.iscoroutine(result):
+                create_task(result, loop=self._loop)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody who waits for something on this connection."""
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        if self.session.state is State.CLOSING:
+            error = self._error or self._closed_by_us()
+        else:
+            error = self._error or ConnectionLost(
+                f"The connection to {self.peer} was lost" + (f": {exc}" if exc else "")
+            )
+            error.__cause__ = error.__cause__ or exc
+        logger.debug("%s", error)
+        by_peer = self.session.state is State.OPEN
+        self.outgoing.fail(self.session.lost(), error)
+        self.outgoing.stop()
+        self.outbox.discard()
+        self.intake.close(error)
+        self.channel.connection_lost(error, by_peer=by_peer)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the transport; what is no message closes this connection only."""
+        self._counters.bytes_in += len(data)
+        if self._heartbeat is not None:
+            self._heartbeat.heard()
+        try:
+            for kind, ref, content, size in self.session.feed(data):
+                if kind == REQUEST:
+                    self._requested(Request(content, ref, self, size))
+                elif kind == RESULT:
+                    if not ref.done():  # else its caller has given up
+                        ref.set_result(content)
+                else:
+                    self._received(kind, ref, content, size)
+        except ProtocolError as exc:
+            self._violated(exc)
+        except SerializationError as exc:  # not even the shortest answer fits
+            self._violated(ProtocolError(f"what cannot be answered: {exc}"))
+
+    def eof_received(self) -> bool:
+        """Let the transport close itself: nobody is there to read any more."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Hold frames back: the transport is over its high-water mark."""
+        self.outbox.pause()
+        self.intake.pause()
+
+    def resume_writing(self) -> None:
+        """Send what was held back."""
+        self.outbox.resume()
+
+    async def greet(self) -> None:
+        """Ask the peer for the extensions, and wait for its answer.
+
+        Raises:
+            HandshakeError: the peer says that the two ends do not fit together.
+            ConnectionLost: the connection ended before there was an answer.
+        """
+        hello = self._own_hello()
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        try:
+            self.outbox.send(self.session.hello(hello, answer))
+            content = await answer
+        except RemoteException:  # it knows of no extensions
+            return
+        except BaseException:
+            self._transport.abort()
+            raise
+        reason = _hello.refused(content)
+        if reason is not None:
+            self.close()
+            msg = f"{self.peer} refuses this connection: {reason}"
+            raise HandshakeError(msg)
+        peer = Hello.read(content)
+        if peer is not None:
+            self._agreed(peer)
+
+    def write(self, content: Any) -> Awaitable[None]:
+        """Serialize *content* and send it; await the result to wait until it is on its way."""
+        self.outbox.send(frame(self._codec.encode(content)))
+        return self.drained()
+
+    def reply(self, kind: int, message_id: int, content: Any) -> None:
+        """Answer a request; what cannot be sent is replaced by an error."""
+        if self._transport.is_closing():
+            return  # nobody is left who waits for it
+        if kind == EXCEPTION:
+            self._counters.errors += 1
+        try:
+            data = self.session.reply(kind, message_id, content)
+        except SerializationError as exc:
+            # Where in here it was raised is of no interest to the peer, nor is all of its text.
+            text = f"{type(exc).__name__}: {exc}"[: self._longest_text]
+            data = self.session.reply(EXCEPTION, message_id, text)
+        self._send_reply(data)
+
+    def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> None:
+        """Answer a request that has not run, or not to its end."""
+        if not self._transport.is_closing():
+            self._counters.errors += 1
+            text = text[: self._longest_text]
+            self._send_reply(self.session.failure(message_id, kind, text, outcome))
+
+    def failure_content(self, failure: BaseException | str | list[Any]) -> Any:
+        """Return what is sent for a failure of a handler."""
+        return describe_failure(failure, tracebacks=self.terms.tracebacks)
+
+    def drained(self) -> Awaitable[None]:
+        """Return an awaitable that waits while the transport is over its high-water mark."""
+        return self.outbox.drained()
+
+    def close(self) -> None:
+        """Send what is there, then close the transport; give up after ``CLOSE_TIMEOUT``."""
+        if self.session.state is not State.OPEN:
+            return
+        abandoned = self.session.close()
+        self.outbox.close()
+        self.outgoing.fail(abandoned, self._closed_by_us())
+        self._transport.close()
+        self._abort_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+
+    def cut(self, error: ConnectionLost) -> None:
+        """End the connection at once, with *error* for all who wait for something."""
+        if self._error is None:
+            self._error = error
+            self._transport.abort()
+
+    def _is_open(self) -> bool:
+        return self.session.state is State.OPEN and not self._transport.is_closing()
+
+    def _closed_by_us(self) -> ConnectionLost:
+        return ConnectionLost(f"The connection to {self.peer} was closed by this end")
+
+    def _own_hello(self) -> Hello:
+        hello = self.terms.hello.speaking(self._codec)
+        return dataclasses.replace(hello, clock=self._loop.time())
+
+    def _send_reply(self, data: bytes) -> None:
+        if self.outbox.paused and not self.outbox.has_room(len(data)):
+            cap = self.terms.limits.write_cap
+            self._counters.limits_hit["write_cap"] += 1
+            self._unresponsive(f"replies of more than write_cap={cap} bytes wait for it")
+        else:
+            self.outbox.send(data)
+
+    def _writable(self) -> None:
+        self.intake.resume()
+
+    def _requested(self, request: Request) -> None:
+        if self.session.state is not State.OPEN:  # a handler may have closed it just now
+            return
+        self._counters.calls_in += 1
+        limit = self.intake.limit_hit(request.size)
+        if limit is None:
+            self.intake.put(request, paused=self.outbox.paused)
+        else:
+            self._counters.limits_hit[limit] += 1
+            value = getattr(self.terms.limits, limit)
+            request.refuse("overloaded", f"Overloaded: the limit {limit}={value} was reached")
+
+    def _received(self, kind: int | str, ref: Any, content: Any, size: int) -> None:
+        if kind == CALL:
+            self._called(ref, content, size)
+        elif kind == CANCEL:
+            if not self.intake.drop(ref):
+                self.channel.cancelled(ref)
+        elif kind == PING:
+            self.outbox.send(self.session.pong(ref, self._loop.time()))
+        elif kind == PONG:
+            asked, answered = _hello.seconds(ref), _hello.seconds(content)
+            if asked is not None and answered is not None:
+                self._delay.calibrate(asked / 1000, answered / 1000, self._loop.time())
+        elif kind == HELLO:
+            self._greeted(ref, content)
+        elif kind == BAD_REQUEST:
+            self._counters.calls_in += 1
+            text = f"{type(content).__name__}: {content}"
+            self.failure(ref, "bad request", text, Outcome.NOT_EXECUTED)
+        elif kind == BAD_REPLY:
+            self.outgoing.undecodable(ref, content)
+        else:
+            self.outgoing.ended(cast("int", kind), ref, content)
+
+    def _called(self, message_id: int, content: Any, size: int) -> None:
+        """Take a request with options."""
+        match content:
+            case [dict() as options, content]:
+                pass
+            case _:
+                text = "TypeError: a request with options is [options, content]"
+                self.failure(message_id, "bad request", text, Outcome.NOT_EXECUTED)
+                return
+        deadline = None
+        timeout = _hello.seconds(options.get("timeout"))
+        sent = _hello.seconds(options.get("sent"))
+        if timeout is not None:
+            now = self._loop.time()
+            late = 0.0 if sent is None else self._delay.of(sent, now)
+            deadline = now + timeout - late
+        one_way, again = options.get("one_way") is True, options.get("again") is True
+        self._requested(
+            Request(content, message_id, self, size, deadline, one_way=one_way, again=again)
+        )
+
+    def _greeted(self, message_id: int, peer: Hello) -> None:
+        """Answer the hello of the peer."""
+        own = self._own_hello()
+        objection = own.objection(peer)
+        if objection is None:
+            extended = own.fits(peer)
+            self.outbox.send(self.session.welcome(message_id, own, extended=extended))
+            self._agreed(peer)
+        else:
+            bad_peers.warning("Refusing the connection of %s: %s", self.peer, objection)
+            self._error = HandshakeError(f"{self.peer} was refused: {objection}")
+            self.outbox.send(self.session.reply(RESULT, message_id, _hello.refusal(objection)))
+            self.close()
+
+    def _agreed(self, peer: Hello) -> None:
+        if not self.session.extended:
+            return
+        self.peer_url = peer.url
+        self._delay.of(peer.clock, self._loop.time())
+        limits = self.terms.limits
+        local = isinstance(self._transport, LocalQueueTransport)
+        if limits.heartbeat is not None and not local and self._is_open():
+            self._heartbeat = Heartbeat(
+                self._loop,
+                limits.heartbeat,
+                limits.heartbeat_misses,
+                ask=lambda: self.outbox.send(self.session.ping(self._loop.time())),
+                # Then it cannot get our question; and write_timeout watches over it.
+                excused=lambda: self.outbox.paused and limits.write_timeout is not None,
+                lost=self._silent,
+            )
+
+    def _silent(self) -> None:
+        limits = self.terms.limits
+        self._counters.limits_hit["heartbeat"] += 1
+        self._unresponsive(
+            f"nothing was heard of it for {limits.heartbeat_misses} times heartbeat="
+            f"{limits.heartbeat} s; if one of its functions blocks its event loop for so long, let "
+            f"it run in asyncio.to_thread(), or choose a longer heartbeat in Limits"
+        )
+
+    def _stalled(self, reason: str) -> None:
+        self._counters.limits_hit["write_timeout"] += 1
+        self._unresponsive(reason)
+
+    def _unresponsive(self, reason: str) -> None:
+        bad_peers.warning("Cutting the connection to %s: %s", self.peer, reason)
+        self.cut(PeerUnresponsive(f"The connection to {self.peer} was cut: {reason}"))
+
+    def _violated(self, exc: ProtocolError) -> None:
+        error = ProtocolError(f"The peer {self.peer} sent {exc}")
+        error.__cause__ = exc.__cause__
+        if "max_frame" in str(exc):
+            self._counters.limits_hit["max_frame"] += 1
+        bad_peers.warning("Closing the connection to %s, which sent %s", self.peer, exc)
+        if self.session.last_words is None:
+            self.cut(error)
+        else:
+            self._error = error
+            self.outbox.send(self.session.last_words)
+            self.close()
