@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hmac
+import math
 from typing import Any
 
 from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc
@@ -39,7 +40,7 @@ class Hello:
     """
 
     url: str | None = None
-    token: str | None = None
+    token: str | None = dataclasses.field(default=None, repr=False)
     codec: str = ""
     serializers: tuple[str, ...] = ()
     version: int = VERSION
@@ -64,7 +65,7 @@ class Hello:
                 "codec": str(codec),
                 "serializers": [*serializers],
             }:
-                url, token, clock = (content.get(key) for key in ("url", "token", "clock"))
+                url, token = content.get("url"), content.get("token")
                 return cls(
                     url=url if isinstance(url, str) else None,
                     token=token if isinstance(token, str) else None,
@@ -72,7 +73,7 @@ class Hello:
                     serializers=tuple(map(str, serializers)),
                     version=version,
                     extensions=tuple(map(str, extensions)),
-                    clock=clock if isinstance(clock, int | float) else 0.0,
+                    clock=seconds(content.get("clock")) or 0.0,
                 )
         return None
 
@@ -81,11 +82,10 @@ class Hello:
         if (self.codec, self.serializers) != (peer.codec, peer.serializers):
             return (
                 f"codecs and extra_serializers have to be the same at both ends: the one that "
-                f"was dialled has {self.codec} with {list(self.serializers)}, the one that "
-                f"dials has {peer.codec} with {list(peer.serializers)}"
+                f"was dialled has {_described(self)}, the one that dials has {_described(peer)}"
             )
         if self.token is not None and not hmac.compare_digest(
-            self.token.encode(), (peer.token or "").encode()
+            _bytes_of(self.token), _bytes_of(peer.token or "")
         ):
             return "this container belongs to a cluster, and the peer has not shown its token"
         return None
@@ -93,6 +93,17 @@ class Hello:
     def fits(self, peer: Hello) -> bool:
         """Whether both know the extensions."""
         return peer.version >= VERSION and set(EXTENSIONS) <= set(peer.extensions)
+
+
+def seconds(value: Any) -> float | None:
+    """Return a time that a peer has sent, or ``None`` if that is no time."""
+    if type(value) not in {int, float}:
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def question(hello: Hello) -> tuple[str, tuple[Any], dict[str, Any]]:
@@ -153,5 +164,15 @@ def _foreign_answer(foreign: Codec, codec: Codec, message_id: int, content: Any)
     hello = asked(content)
     if hello is None:
         return foreign.encode([2, message_id, f"HandshakeError: {reason}{foreign.name}"])
-    reason += f"{hello.codec} with {list(hello.serializers)}"
+    reason += _described(hello)
     return foreign.encode([1, message_id, refusal(reason)])
+
+
+def _described(hello: Hello) -> str:
+    """Return codec and serializers, however odd or long what a peer has sent is."""
+    name = hello.codec if hello.codec.isprintable() else ascii(hello.codec)
+    return f"{name:.100} with {list(hello.serializers)!s:.2000}"
+
+
+def _bytes_of(token: str) -> bytes:
+    return token.encode(errors="surrogatepass")  # JSON can carry anything

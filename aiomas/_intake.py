@@ -228,7 +228,7 @@ class Intake:
         if self._reader is not None or self._handler is not None:
             msg = f"Somebody else receives the requests of {description}"
             raise RuntimeError(msg)
-        if not self._waiting:
+        while not self._waiting:  # the caller may give up before we go on
             if self._error is not None:
                 raise copy_error(self._error)
             self._reader = self._loop.create_future()
@@ -250,7 +250,8 @@ class Intake:
         """Hand over no more; who waits for a request gets *error*."""
         self._error = error
         if self._handler is not None:
-            self._waiting.clear()
+            while self._waiting:
+                self._waiting.popitem()[1].release()
         if self._reader is not None and not self._reader.done():
             self._reader.set_exception(error)
 

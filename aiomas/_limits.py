@@ -11,6 +11,7 @@ import math
 __all__ = ["Limits"]
 
 _MIB = 1024 * 1024
+_LARGEST_FRAME = 2**32 - 1  # bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +21,8 @@ class Limits:
     They hold for each connection, and each end has its own.
 
     Raises:
-        ValueError: a limit is not positive; the message names it.
+        TypeError: a limit is no number; the message names it.
+        ValueError: a limit is not positive, or too large; the message names it.
     """
 
     max_frame: int = 16 * _MIB
@@ -58,3 +60,6 @@ class Limits:
             if not (value > 0 and math.isfinite(value)):
                 msg = f"Limits.{field.name} must be positive and finite, got {value!r}"
                 raise ValueError(msg)
+        if self.max_frame > _LARGEST_FRAME:
+            msg = f"Limits.max_frame is over what a header can say, {_LARGEST_FRAME} bytes"
+            raise ValueError(msg)

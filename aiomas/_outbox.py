@@ -110,10 +110,9 @@ class Outbox:
         """
         if self._lost_first is not None:
             return self._lost_first
-        for _, request_id in self._held:
-            if request_id is not None:
-                return request_id
-        return math.inf if self._batch_first is None else self._batch_first
+        if self._batch_first is not None:
+            return self._batch_first
+        return next((number for _, number in self._held if number is not None), math.inf)
 
     def pause(self) -> None:
         """Hold frames back: the transport is over its high-water mark."""
@@ -126,6 +125,7 @@ class Outbox:
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+        self.flush()  # a transport may notice only later that it is over its mark
         while self._held and not (self.paused or self._transport.is_closing()):
             self._release()
         if not self.paused:
@@ -136,7 +136,7 @@ class Outbox:
         """Return an awaitable that waits while the transport is over its high-water mark."""
         if self.paused and self._drain_waiter is None:
             self._drain_waiter = self._loop.create_future()
-        return Waiting(self._drain_waiter)
+        return Waiting(self._drain_waiter if self.paused else None)
 
     def on_room(self, callback: Callable[[], None]) -> None:
         """Call ``callback()`` when all that is held back has left, or is lost."""

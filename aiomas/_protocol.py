@@ -11,10 +11,9 @@ import asyncio
 import dataclasses
 import inspect
 import logging
-import math
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 from aiomas import _endpoint, _hello
 from aiomas._channel import Channel
@@ -93,8 +92,8 @@ class ChannelProtocol(asyncio.Protocol):
         self.peer_url: str | None = None
         """The base URL of the container at the other end, as it says itself."""
         self._counters = self.terms.counters
-        # Characters of an error about something of any size; JSON may need 6 bytes for each.
-        self._longest_text = max(0, min(1000, (self.terms.limits.max_frame - 50) // 6))
+        # Characters of an error about something of any size; JSON may need 12 bytes for each.
+        self._longest_text = max(0, min(1000, (self.terms.limits.max_frame - 80) // 12))
         self._codec = codec
         self._client_connected_cb = client_connected_cb
         self._loop = loop
@@ -182,6 +181,8 @@ class ChannelProtocol(asyncio.Protocol):
                     self._received(kind, ref, content, size)
         except ProtocolError as exc:
             self._violated(exc)
+        except SerializationError as exc:  # not even the shortest answer fits
+            self._violated(ProtocolError(f"what cannot be answered: {exc}"))
 
     def eof_received(self) -> bool:
         """Let the transport close itself: nobody is there to read any more."""
@@ -245,6 +246,7 @@ class ChannelProtocol(asyncio.Protocol):
         """Answer a request that has not run, or not to its end."""
         if not self._transport.is_closing():
             self._counters.errors += 1
+            text = text[: self._longest_text]
             self._send_reply(self.session.failure(message_id, kind, text, outcome))
 
     def failure_content(self, failure: BaseException | str | list[Any]) -> Any:
@@ -313,8 +315,9 @@ class ChannelProtocol(asyncio.Protocol):
         elif kind == PING:
             self.outbox.send(self.session.pong(ref, self._loop.time()))
         elif kind == PONG:
-            if type(content) is int:
-                self._delay.calibrate(ref / 1000, content / 1000, self._loop.time())
+            asked, answered = _hello.seconds(ref), _hello.seconds(content)
+            if asked is not None and answered is not None:
+                self._delay.calibrate(asked / 1000, answered / 1000, self._loop.time())
         elif kind == HELLO:
             self._greeted(ref, content)
         elif kind == BAD_REQUEST:
@@ -336,10 +339,11 @@ class ChannelProtocol(asyncio.Protocol):
                 self.failure(message_id, "bad request", text, Outcome.NOT_EXECUTED)
                 return
         deadline = None
-        timeout, sent = options.get("timeout"), options.get("sent")
-        if _is_number(timeout):
+        timeout = _hello.seconds(options.get("timeout"))
+        sent = _hello.seconds(options.get("sent"))
+        if timeout is not None:
             now = self._loop.time()
-            late = self._delay.of(sent, now) if _is_number(sent) else 0.0
+            late = 0.0 if sent is None else self._delay.of(sent, now)
             deadline = now + timeout - late
         one_way, again = options.get("one_way") is True, options.get("again") is True
         self._requested(
@@ -407,7 +411,3 @@ class ChannelProtocol(asyncio.Protocol):
             self._error = error
             self.outbox.send(self.session.last_words)
             self.close()
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return type(value) in {int, float} and math.isfinite(value)

@@ -404,7 +404,7 @@ def test_a_result_that_looks_like_an_answer_to_a_hello_does_not_end_the_extensio
     assert extended.client.extended
 
 
-def test_a_hello_is_the_first_message_or_an_ordinary_request(pair):
+def test_a_hello_is_the_first_request_or_an_ordinary_one(pair):
     [first, second] = read(
         pair.server, pair.client.request("ohai", "me") + pair.client.hello(pair.hello, "hello")
     )
@@ -412,6 +412,16 @@ def test_a_hello_is_the_first_message_or_an_ordinary_request(pair):
     assert first[0] == REQUEST
     assert second[:2] == (REQUEST, 1)
     assert second[2][0] == _hello.PATH
+
+
+def test_a_hello_may_come_after_a_reply(pair):
+    """The end that was dialled may have made a request as soon as it could."""
+    pair.server.request("ohai", "me")
+    reply = pair.client.reply(RESULT, 0, "cya")
+
+    events = read(pair.server, reply + pair.client.hello(pair.hello, "hello"))
+
+    assert [event[0] for event in events] == [RESULT, HELLO]
 
 
 def test_a_second_hello_is_an_ordinary_request(extended):
