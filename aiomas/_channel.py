@@ -138,7 +138,7 @@ class Channel:
         return await self._intake.get(repr(self))
 
     def serve(
-        self, handler: Callable[[Request], None], cancel: Callable[[int], Any] | None = None
+        self, handler: Callable[[Request], Any], cancel: Callable[[int], Any] | None = None
     ) -> None:
         """Pass all requests to *handler* from now on, and those first that wait already.
 

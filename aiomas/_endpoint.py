@@ -23,7 +23,6 @@ from typing import Any, Self, TypeVar, cast
 
 from aiomas import local_queue
 from aiomas._address import Address, IpcAddress, LocalAddress, TcpAddress
-from aiomas._limits import Limits
 from aiomas.exceptions import AddressError, ConnectTimeout, ContainerClosedError, HandshakeError
 from aiomas.local_queue import LocalQueue
 
@@ -250,32 +249,6 @@ async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what
             raise error
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def keep_alive(sock: socket.socket, limits: Limits) -> None:
-    """Let the operating system notice that the machine at the other end has vanished.
-
-    It asks a silent peer for a sign of life (RFC 9293, section 3.8.4), and gives up data that the
-    peer does not acknowledge (RFC 5482), at about the same time as our own limits would.
-    """
-    interval = limits.heartbeat or Limits().heartbeat
-    assert interval is not None  # noqa: S101 - that is the default
-    patience = 0.0  # the system's own
-    if limits.write_timeout is not None:
-        patience = max(interval * limits.heartbeat_misses, limits.write_timeout)
-    for name, value in (
-        ("TCP_KEEPIDLE", max(1, round(interval))),
-        ("TCP_KEEPALIVE", max(1, round(interval))),  # its name on macOS
-        ("TCP_KEEPINTVL", max(1, round(interval))),
-        ("TCP_KEEPCNT", limits.heartbeat_misses),
-        ("TCP_USER_TIMEOUT", round(patience * 1000)),  # in milliseconds
-    ):
-        option = getattr(socket, name, None)
-        if option is not None:
-            with contextlib.suppress(OSError):  # the peer has ended the connection already
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def socket_address(address: Address) -> SocketAddress:

@@ -177,7 +177,7 @@ class Intake:
         self._loop = loop
         self._is_open = is_open
         self._paused = False
-        self._handler: Callable[[Request], None] | None = None
+        self._handler: Callable[[Request], Any] | None = None
         self._waiting: OrderedDict[int, Request] = OrderedDict()
         self._keys = itertools.count()
         self._reader: asyncio.Future[None] | None = None
@@ -240,7 +240,7 @@ class Intake:
         request.release()  # from now on it is the business of whoever takes it
         return request
 
-    def serve(self, handler: Callable[[Request], None]) -> None:
+    def serve(self, handler: Callable[[Request], Any]) -> None:
         """Pass all requests to *handler* from now on, and those first that wait already."""
         self._handler = handler
         if self._waiting:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from aiomas._futures import Waiting
 from aiomas._limits import Limits
+from aiomas._sockets import bytes_acknowledged
 from aiomas._stats import Counters
 
 _BATCH = 32  # frames that leave in one write at the most
@@ -191,6 +192,11 @@ class Outbox:
             self._stalled = self._loop.call_at(due, self._check_progress, due, self._taken())
 
     def _taken(self) -> int:
+        sock = self._transport.get_extra_info("socket")
+        # With TLS, there is another transport below ours, whose buffer we cannot see.
+        acknowledged = None if sock is None else bytes_acknowledged(sock)
+        if acknowledged is not None:
+            return acknowledged
         return self._written - self._transport.get_write_buffer_size()
 
     def _check_progress(self, due: float, taken: int) -> None:

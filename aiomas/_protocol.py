@@ -15,7 +15,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from aiomas import _endpoint, _hello
+from aiomas import _hello, _sockets
 from aiomas._channel import Channel
 from aiomas._delay import Delay
 from aiomas._heartbeat import Heartbeat
@@ -123,7 +123,7 @@ class ChannelProtocol(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
-            _endpoint.keep_alive(sock, self.terms.limits)
+            _sockets.keep_alive(sock, self.terms.limits)
         # A local queue promises an order over several connections, which batches would change;
         # and nothing there may depend on time.
         local = isinstance(transport, LocalQueueTransport)

@@ -627,7 +627,7 @@ async def answer(request: Request, content):
 
 
 async def drained(channel: Channel):
-    await channel._protocol.drained()
+    await channel._protocol.drained()  # type: ignore[attr-defined]
 
 
 UNREADABLE = {

@@ -95,7 +95,7 @@ class Site:
 
     async def close(self) -> None:
         for channel in (*self.dialled, *self.served):
-            channel.transport.abort()
+            channel.transport.abort()  # type: ignore[attr-defined]
             await channel.wait_closed()
         for writer in self.writers:
             writer.transport.abort()
@@ -263,7 +263,7 @@ def serializer_of(cls):
 class TestRefusing:
     @pytest.mark.parametrize(("ours", "theirs"), TWO_CODECS, ids=lambda codec: codec.name)
     async def test_another_codec(self, site, unix_path, ours, theirs, caplog):
-        served = []
+        served: list = []
         await site.serve(unix_path, served.append, codec=theirs)
         with caplog.at_level(logging.INFO), pytest.raises(HandshakeError) as caught:
             await site.connect(unix_path, codec=ours, extensions=True)
@@ -400,7 +400,7 @@ class TestSilence:
     async def test_a_closed_connection_is_not_watched(self, site, unix_path):
         client, *_ = await silent_peer(site, unix_path)
         await client.close()
-        heartbeat = client._protocol._heartbeat
+        heartbeat = client._protocol._heartbeat  # type: ignore[attr-defined]
         assert heartbeat is not None
         assert heartbeat._timer.cancelled()
 

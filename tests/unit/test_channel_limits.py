@@ -77,7 +77,7 @@ class Pair:
 
     async def close(self) -> None:
         for channel in (*self.clients, *self.served):
-            channel.transport.abort()
+            channel.transport.abort()  # type: ignore[attr-defined]
             await channel.wait_closed()
         for writer in self.writers:
             writer.transport.abort()
@@ -115,7 +115,7 @@ async def turns(count: int = 10) -> None:
 async def fill(channel: Channel) -> list[asyncio.Future]:
     """Send to a peer that does not read until something waits in our own buffer."""
     calls = []
-    while not channel._protocol.outbox.held_bytes:
+    while not channel._protocol.outbox.held_bytes:  # type: ignore[attr-defined]
         calls.append(channel.send(MUCH))
         await asyncio.sleep(0)
     return calls
@@ -301,7 +301,7 @@ class TestWriting:
         assert terms.counters.limits_hit == {"write_timeout": 1}
         outcomes = [error.outcome for error in errors if isinstance(error, ConnectionLost)]
         # What never left our own buffer was not sent, and nobody knows about the rest.
-        assert outcomes == sorted(outcomes)
+        assert outcomes == sorted(outcomes)  # type: ignore[type-var]
         assert set(outcomes) == {Outcome.MAYBE_EXECUTED, Outcome.NOT_SENT}
         (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
         assert "write_timeout" in record.getMessage()
@@ -376,11 +376,11 @@ class TestWriting:
         await pair.serve(echo, heartbeat=None)
         client = await pair.connect(heartbeat=1.0, write_timeout=100.0)
         served = pair.served[0]
-        served.transport.pause_reading()  # type: ignore[attr-defined]
+        served.transport.pause_reading()
         calls = await fill(client)
         await asyncio.sleep(50)
         assert client.is_open
-        served.transport.resume_reading()  # type: ignore[attr-defined]
+        served.transport.resume_reading()
         assert await asyncio.gather(*calls) == [MUCH] * len(calls)
 
     async def test_the_high_water_mark_is_a_parameter(self, pair):
@@ -389,7 +389,7 @@ class TestWriting:
         for _ in range(50):
             channel.send(MUCH).cancel()
             await asyncio.sleep(0)
-        assert 1_000_000 < channel.transport.get_write_buffer_size() < 1_500_000  # type: ignore[attr-defined]
+        assert 1_000_000 < channel.transport.get_write_buffer_size() < 1_500_000
         assert channel._protocol.paused
 
 

@@ -98,7 +98,7 @@ class Spam:
     def __init__(self) -> None:
         self.part = Part()
         self.other = Part()  # has a router, but is no part of ours
-        self.proxy = Proxy(Any, "somewhere")
+        self.proxy = Proxy(Any, "somewhere")  # type: ignore[arg-type]
         self.log: list = []
         self.hold = asyncio.Event()
         self.cancelled: list = []

@@ -106,13 +106,13 @@ def nothing_is_left_of(channel: Channel) -> bool:
 async def outcomes_of(calls) -> list:
     errors = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(error, BaseException) for error in errors)
-    return [error.outcome for error in errors]
+    return [error.outcome for error in errors]  # type: ignore[union-attr]
 
 
 async def fill(channel: Channel) -> list[asyncio.Future]:
     """Send to a peer that does not read until some calls wait in our own buffer."""
     calls = []
-    while len(channel._protocol.outbox._held) < 3:
+    while len(channel._protocol.outbox._held) < 3:  # type: ignore[attr-defined]
         calls.append(channel.send(MUCH))
         await asyncio.sleep(0)
     return calls
@@ -217,7 +217,7 @@ class TestDeadlines:
         call.cancel()
         await asyncio.sleep(1)
         assert nothing_is_left_of(channel)
-        timers = [t for t in channel.loop._timeline._timers if not t[-1].cancelled()]  # type: ignore[attr-defined]
+        timers = [t for t in channel.loop._timeline._timers if not t[-1].cancelled()]
         assert [t for t in timers if t[0] > 500] == []
 
 
@@ -400,7 +400,7 @@ class TestOutcomes:
         errors = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(error) for error in errors] == [ProtocolError] * 2
         assert errors[0] is not errors[1]
-        assert errors[0].outcome is MAYBE
+        assert errors[0].outcome is MAYBE  # type: ignore[union-attr]
 
     async def test_a_heartbeat_that_was_missed_leaves_it_open(self, line):
         channel = await line.connect(heartbeat=1.0)

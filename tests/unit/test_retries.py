@@ -64,7 +64,7 @@ class Attempts:
             raise result.error
         future = loop.create_future()
         if isinstance(result, Exception):
-            loop.call_soon(lambda: future.done() or future.set_exception(result))
+            loop.call_soon(lambda: future.done() or future.set_exception(result))  # type: ignore[func-returns-value]
         elif result is not None:
             loop.call_soon(future.set_result, result)
         return future
@@ -128,7 +128,7 @@ class TestAttempts:
 
     async def test_the_pauses_are_random(self, monkeypatch):
         drawn: list = []
-        monkeypatch.setattr(random, "uniform", lambda *bounds: drawn.append(bounds) or 0.01)
+        monkeypatch.setattr(random, "uniform", lambda *bounds: drawn.append(bounds) or 0.01)  # type: ignore[func-returns-value]
         attempts = Attempts(lost(), lost(), "fine")
         await attempts.call()
         assert drawn == [(0, 0.05), (0, 0.1)]

@@ -912,7 +912,7 @@ class TestOptions:
             with_options(Proxy(sender, "a"), retries=-1)
         for retries in (1.5, "1"):
             with pytest.raises(TypeError, match="retries"):
-                with_options(Proxy(sender, "a"), retries=retries)
+                with_options(Proxy(sender, "a"), retries=retries)  # type: ignore[arg-type]
 
     async def test_a_call_has_so_much_time(self, unix_path):
         async with Line(unix_path) as line:
