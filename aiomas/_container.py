@@ -488,7 +488,7 @@ class Container:
         caller = asyncio.current_task()
         if caller is not None:  # it may be serving a call of this very agent
             self._handlers.leave(caller)
-        await self._population.remove(agent, aid, self._handlers, timeout)
+        await self._population.remove(agent, aid, self._handlers, self._local, timeout)
 
     def _make_loopback(self) -> Loopback:
         codec = make_codec(

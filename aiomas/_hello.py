@@ -80,9 +80,9 @@ class Hello:
         """Return why this end and *peer* cannot talk to each other, or ``None``."""
         if (self.codec, self.serializers) != (peer.codec, peer.serializers):
             return (
-                f"codecs and extra_serializers have to be the same at both ends: here "
-                f"{self.codec} with {list(self.serializers)}, there "
-                f"{peer.codec} with {list(peer.serializers)}"
+                f"codecs and extra_serializers have to be the same at both ends: the one that "
+                f"was dialled has {self.codec} with {list(self.serializers)}, the one that "
+                f"dials has {peer.codec} with {list(peer.serializers)}"
             )
         if self.token is not None and not hmac.compare_digest(
             self.token.encode(), (peer.token or "").encode()

@@ -51,6 +51,7 @@ class Outbox:
         self._write_through = False
         self._batch: list[bytes] = []
         self._batch_first: int | None = None  # the first request in there
+        self._lost_first: float | None = None  # the first one that was never written
         self._held: deque[tuple[bytes, int | None]] = deque()  # frames and ids of requests
         self._drain_waiter: asyncio.Future[None] | None = None
         self._stalled: asyncio.TimerHandle | None = None
@@ -96,14 +97,19 @@ class Outbox:
     def flush(self) -> None:
         """Write what this turn of the loop has brought."""
         batch = self._batch
-        if batch:
+        if batch and not self._transport.is_closing():
             data = batch[0] if len(batch) == 1 else b"".join(batch)
             batch.clear()
             self._batch_first = None
             self._write(data)
 
     def first_unsent(self) -> float:
-        """Return the lowest id of a request that was not written yet; infinity if there is none."""
+        """Return the lowest id of a request that was not written yet; infinity if there is none.
+
+        Once the connection has ended it is that of those that never will be.
+        """
+        if self._lost_first is not None:
+            return self._lost_first
         for _, request_id in self._held:
             if request_id is not None:
                 return request_id
@@ -120,7 +126,7 @@ class Outbox:
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
-        while self._held and not self.paused:
+        while self._held and not (self.paused or self._transport.is_closing()):
             self._release()
         if not self.paused:
             self._wake()
@@ -141,13 +147,14 @@ class Outbox:
     def close(self) -> None:
         """Hand all that is here to the transport, which is about to be closed."""
         self.flush()
-        if self._held:
+        if self._held and not self._transport.is_closing():
             self._write(b"".join([data for data, _ in self._held]))
             self._held.clear()
             self.held_bytes = 0
 
     def discard(self) -> None:
         """Forget all that is here: the connection has ended."""
+        self._lost_first = self.first_unsent()
         self.paused = False
         self._batch.clear()
         self._held.clear()
@@ -158,10 +165,9 @@ class Outbox:
         self._wake()
 
     def _write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._written += len(data)
-            self._counters.bytes_out += len(data)
-            self._transport.write(data)
+        self._written += len(data)
+        self._counters.bytes_out += len(data)
+        self._transport.write(data)
 
     def _release(self) -> None:
         """Write held frames, about as many as the transport takes in one go."""

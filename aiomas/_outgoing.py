@@ -7,7 +7,6 @@ costs far less than watching each of the futures.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -167,30 +166,25 @@ class Outgoing:
             self._counters.errors += 1
             future.set_exception(error)
 
-    def fail(
-        self, calls: Mapping[int, asyncio.Future[Any]], error: ConnectionLost, *, ended: bool
-    ) -> None:
-        """Fail some calls with errors like *error*, which say whether the calls have left.
-
-        Args:
-            calls: the calls, by their ids.
-            error: why.
-            ended: whether the connection has ended; else, what waits to be written still leaves.
-        """
-        unsent = self._outbox.first_unsent() if ended else math.inf
+    def fail(self, calls: Mapping[int, asyncio.Future[Any]], error: ConnectionLost) -> None:
+        """Fail calls of a connection that ends, with errors that say which of them have left."""
+        unsent = self._outbox.first_unsent()
         for message_id, future in calls.items():
             outcome = Outcome.NOT_SENT if message_id >= unsent else Outcome.MAYBE_EXECUTED
             self.failed(future, copy_error(error).of_call(outcome))
 
     def fail_own(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, but those that are part of serving a request."""
-        calls = self._session.waiters()
-        own = {i: future for i, future in calls.items() if not is_call_of_handler(future)}
-        self.fail(own, error, ended=False)
+        calls = self._session.waiters().values()
+        self._abandon([call for call in calls if not is_call_of_handler(call)], error)
 
     def fail_all(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply."""
-        self.fail(self._session.waiters(), error, ended=False)
+        self._abandon(self._session.waiters().values(), error)
+
+    def _abandon(self, calls: Iterable[asyncio.Future[Any]], error: ConnectionLost) -> None:
+        for call in calls:  # those that still wait for the peer to read will be sent
+            self.failed(call, copy_error(error).of_call(Outcome.MAYBE_EXECUTED))
 
     def stop(self) -> None:
         """Look after nothing any more: the connection has ended."""
@@ -223,7 +217,7 @@ class Outgoing:
         return None
 
     def _expire(self, future: asyncio.Future[Any]) -> None:
-        # If its frame still waits to be written, it leaves later, and nothing there holds it back.
+        # Even what still waits for the peer to read will be sent.
         self.failed(future, _out_of_time(self._peer()).of_call(Outcome.MAYBE_EXECUTED))
 
     def _send_one_way(

@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import logging
 import re
+from collections.abc import Coroutine
 from typing import Any
 
 from aiomas._current import Call, Source, serving
@@ -39,6 +40,7 @@ class Population:
         self._next = 0
         self._gone: set[str] = set()  # names that were chosen; numbers are known by their order
         self._ends: dict[str, asyncio.Task[None]] = {}
+        self._over = False  # whether all agents have to end
 
     def add(self, agent: object, aid: str | None) -> str:
         """Take in an agent and return its id: *aid*, or the next number.
@@ -69,26 +71,35 @@ class Population:
         self.agents.dict[aid] = agent
         return aid
 
-    async def remove(self, agent: Any, aid: str, handlers: Handlers, timeout: float) -> None:
+    async def remove(
+        self, agent: Any, aid: str, handlers: Handlers, source: Source, timeout: float
+    ) -> None:
         """End *agent*, and wait until it has ended.
 
         Args:
             agent: the agent.
             aid: its id.
             handlers: all that runs in the container.
+            source: stands for the caller of its clean-up function.
             timeout: seconds that its running calls have, and then its clean-up.
+
+        Raises:
+            TimeoutError: the clean-up took longer; or whatever else it raises.
         """
         if self.agents.dict.get(aid) is agent:
             del self.agents[aid]
             if not self._was_numbered(aid):
                 self._gone.add(aid)
-            end = asyncio.get_running_loop().create_task(self._end(agent, aid, handlers, timeout))
-            self._ends[aid] = end
-            end.add_done_callback(lambda _: self._ends.pop(aid))
-        running = self._ends.get(aid)
-        if running is not None:
-            await asyncio.wait({running})  # which does not cancel it if we are cancelled
-            running.result()
+            if not self._over:  # else it cleans up with all others
+                self._begin(aid, self._end(agent, aid, handlers, source, timeout))
+        end = self._ends.get(aid)
+        if end is None or end is asyncio.current_task():  # it is over, or calls us itself
+            return
+        await asyncio.wait({end})  # which does not cancel it if we are cancelled
+        if end.cancelled():
+            msg = f"on_stop() of {agent!r} was cancelled when its container was shut down"
+            raise TimeoutError(msg)
+        end.result()
 
     async def end_all(self, source: Source, timeout: float) -> None:
         """Let all agents clean up that want to; their errors are logged.
@@ -97,23 +108,12 @@ class Population:
             source: stands for the caller of their clean-up functions.
             timeout: seconds that they have.
         """
-        loop = asyncio.get_running_loop()
-
-        async def clean_up(aid: str, agent: Any) -> None:
-            # While the container shuts down, only calls that serve others are made.
-            call = Call(f"agents/{aid}/on_stop", source, loop.time() + timeout, one_way=True)
-            serving.set(call)
-            try:
-                await _clean_up(agent)
-            finally:
-                call.active = False
-
-        tasks = {
-            asyncio.create_task(clean_up(aid, agent)): agent
-            for aid, agent in list(self.agents.dict.items())
-            if getattr(agent, "_cleans_up", False)
-        }
-        tasks.update(dict.fromkeys(self._ends.values()))
+        self._over = True
+        # Whoever has stopped one of the former gets its error.
+        tasks: dict[asyncio.Task[None], Any] = dict.fromkeys(self._ends.values())
+        for aid, agent in list(self.agents.dict.items()):
+            if getattr(agent, "_cleans_up", False):
+                tasks[self._begin(aid, _clean_up(agent, aid, source, timeout))] = agent
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=timeout)
@@ -122,18 +122,26 @@ class Population:
         if late:
             await asyncio.wait(late, timeout=timeout)
         for task, agent in tasks.items():
-            if agent is None:  # whoever stops it gets the error
+            if agent is None:
                 continue
             if not task.done() or task.cancelled():
                 logger.warning("on_stop() of %r took more than timeout=%s s", agent, timeout)
             elif task.exception() is not None:
                 logger.error("on_stop() of %r failed", agent, exc_info=task.exception())
 
-    async def _end(self, agent: Any, aid: str, handlers: Handlers, timeout: float) -> None:
+    def _begin(self, aid: str, end: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(end)
+        self._ends[aid] = task
+        task.add_done_callback(lambda _: self._ends.pop(aid))
+        return task
+
+    async def _end(
+        self, agent: Any, aid: str, handlers: Handlers, source: Source, timeout: float
+    ) -> None:
         await handlers.drain(timeout, f"agents/{aid}/")
         if getattr(agent, "_cleans_up", False):
             async with asyncio.timeout(timeout):
-                await _clean_up(agent)
+                await _clean_up(agent, aid, source, timeout)
 
     def _was_here(self, aid: str) -> bool:
         return aid in self._gone or self._was_numbered(aid)
@@ -153,7 +161,14 @@ class Population:
             raise GoneError(msg)
 
 
-async def _clean_up(agent: Any) -> None:
-    ending = agent.on_stop()
-    if inspect.isawaitable(ending):  # that of an older program may be an ordinary function
-        await ending
+async def _clean_up(agent: Any, aid: str, source: Source, timeout: float) -> None:
+    # While the container shuts down, only calls that serve others are made.
+    until = asyncio.get_running_loop().time() + timeout
+    call = Call(f"agents/{aid}/on_stop", source, until, one_way=True)
+    serving.set(call)
+    try:
+        ending = agent.on_stop()
+        if inspect.isawaitable(ending):  # that of an older program may be an ordinary function
+            await ending
+    finally:
+        call.active = False

@@ -160,7 +160,7 @@ class ChannelProtocol(asyncio.Protocol):
             error.__cause__ = error.__cause__ or exc
         logger.debug("%s", error)
         by_peer = self.session.state is State.OPEN
-        self.outgoing.fail(self.session.lost(), error, ended=True)
+        self.outgoing.fail(self.session.lost(), error)
         self.outgoing.stop()
         self.outbox.discard()
         self.intake.close(error)
@@ -260,8 +260,8 @@ class ChannelProtocol(asyncio.Protocol):
         if self.session.state is not State.OPEN:
             return
         abandoned = self.session.close()
-        self.outgoing.fail(abandoned, self._closed_by_us(), ended=False)
         self.outbox.close()
+        self.outgoing.fail(abandoned, self._closed_by_us())
         self._transport.close()
         self._abort_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
 

@@ -67,6 +67,7 @@ class Retries:
         failure: AiomasError | None = None  # the first one that leaves open what has happened
         last: AiomasError | None = None
         left = options.retries
+        again = dataclasses.replace(options, retries=0, again=True)
         while True:
             try:
                 return await (attempt or self._send(content, again))

@@ -311,7 +311,7 @@ def with_options(
             growing, random pauses, within *timeout*.  Needs the proxy of a container.
 
     Raises:
-        TypeError: *proxy* is no proxy.
+        TypeError: *proxy* is no proxy, or *retries* no whole number.
         ValueError: *timeout* is not positive, or *retries* is negative.
     """
     if not isinstance(proxy, Proxy):
@@ -320,6 +320,9 @@ def with_options(
     if timeout is not None and not timeout > 0:
         msg = f"timeout is a positive number of seconds, got {timeout!r}"
         raise ValueError(msg)
+    if retries is not None and not isinstance(retries, int):
+        msg = f"retries is a whole number of repetitions, got {retries!r}"
+        raise TypeError(msg)
     if retries is not None and retries < 0:
         msg = f"retries is a number of repetitions, got {retries!r}"
         raise ValueError(msg)

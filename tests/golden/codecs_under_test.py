@@ -63,3 +63,18 @@ def read_independently(codec: str, frame: bytes) -> Any:
     import msgpack
 
     return msgpack.unpackb(payload, strict_map_key=False)
+
+
+def write_independently(codec: str, message: Any) -> bytes:
+    """Return the frame of *message* as a library that is not ours writes it."""
+    if codec == "JSON":
+        payload = json.dumps(message).encode()
+    else:
+        import msgpack
+
+        payload = msgpack.packb(message)
+    if codec == "MsgPackBlosc":
+        import blosc
+
+        payload = blosc.compress(payload, 8)
+    return struct.pack("!L", len(payload)) + payload

@@ -82,3 +82,46 @@ class RawServer:
             sock, _ = await asyncio.get_running_loop().sock_accept(self._socket)
         with sock:
             yield RawPeer(sock)
+
+
+class RawEnd(asyncio.Protocol):
+    """One end of a connection of any kind, also in virtual time; keeps all that it was sent."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.lost = asyncio.Event()
+        self._frames: asyncio.Queue[bytes] = asyncio.Queue()
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while len(self._received) >= 4:
+            size = 4 + struct.unpack("!L", self._received[:4])[0]
+            if len(self._received) < size:
+                break
+            frame, self._received = self._received[:size], self._received[size:]
+            self.frame_received(frame)
+
+    def frame_received(self, frame: bytes) -> None:
+        """Take the next frame, with its header."""
+        self._frames.put_nowait(frame)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set()
+
+    def send(self, data: bytes) -> None:
+        """Send *data* as it is."""
+        self.transport.write(data)
+
+    async def frame(self) -> bytes:
+        """Return the next frame, with its header."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._frames.get()
+
+    def is_done(self) -> bool:
+        """Whether all that came was taken."""
+        return self._frames.empty() and not self._received

@@ -116,7 +116,7 @@ class Worker(Agent):
         return object()
 
     @aiomas.expose
-    async def stop(self):
+    async def stop_all(self):
         await self.container.shutdown(as_coro=True)
         self.log.append("stopped")
 
@@ -129,8 +129,9 @@ async def call_hold_and_hang_up(worker: Worker) -> asyncio.Task:
 
     Others have their calls cancelled when they are gone.
     """
-    address = worker.container._server.sockets  # none for a local queue
-    addr = address[0].getsockname() if address else aiomas.get_queue("q0")
+    server = worker.container._server
+    assert server is not None
+    addr = server.sockets[0].getsockname() if server.sockets else aiomas.get_queue("q0")
     serializers = [aiomas.util.arrow_serializer]
     client = await rpc.open_connection(addr, extra_serializers=serializers)
     call = getattr(client.remote.agents, "0").hold(1)
@@ -522,7 +523,8 @@ class TestConnecting:
             channel.serve(lambda request: request.reply("A"))
 
         one = await world.add()
-        serializers = [aiomas.util.arrow_serializer, lambda: (object, str, str)]  # a container's
+        # Those of a container.
+        serializers: list = [aiomas.util.arrow_serializer, lambda: (object, str, str)]
         async with await aiomas.channel.start_server(
             world.unix_path, accept, extra_serializers=serializers
         ) as server:
@@ -990,7 +992,7 @@ class TestShutdown:
     async def test_a_handler_can_await_it(self, world, inside):
         one, other = await world.add(), await world.add()
         proxy = await (one if inside else other).container.connect(one.addr)
-        call = proxy.stop()
+        call = proxy.stop_all()
         async with asyncio.timeout(5):
             with pytest.raises(ConnectionResetError):
                 await call
@@ -1001,7 +1003,7 @@ class TestShutdown:
         proxy = await world.connect(other, one)
         held = proxy.hold("held")
         await one.holding.wait()
-        calls = [proxy.stop() for _ in range(3)]
+        calls = [proxy.stop_all() for _ in range(3)]
         await turns(10)
         one.let_go.set()
         async with asyncio.timeout(5):

@@ -265,7 +265,7 @@ class TestWriting:
             writer.write(message(1, n, "answer"))
         assert await asyncio.gather(*calls) == ["answer"] * len(calls)
         later = channel.send("later")
-        # Those that were refused have used up no numbers.
+        # Those that were refused have used up no numbers, which have no gaps.
         assert await read_message(reader) == [0, len(calls), "later"]
         writer.write(message(1, len(calls), "fine"))
         assert await later == "fine"

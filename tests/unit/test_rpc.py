@@ -14,10 +14,25 @@ import pytest
 
 from aiomas import channel as channels
 from aiomas import codecs, local_queue, rpc, util
-from aiomas._current import is_serving
+from aiomas._current import CallOptions, is_serving
 from aiomas.channel import Channel
-from aiomas.exceptions import ConnectionLost, RemoteException, SerializationError
-from aiomas.rpc import Proxy, Router, RoutingDict, RpcClient, Service, ServiceDict, expose
+from aiomas.exceptions import (
+    ConnectionLost,
+    DeadlineExceeded,
+    RemoteException,
+    SerializationError,
+)
+from aiomas.rpc import (
+    Proxy,
+    Router,
+    RoutingDict,
+    RpcClient,
+    Service,
+    ServiceDict,
+    current_call,
+    expose,
+    with_options,
+)
 
 CODECS = [codecs.JSON, codecs.MsgPack, codecs.MsgPackBlosc]
 
@@ -838,3 +853,105 @@ async def test_a_task_that_is_cancelled_before_it_starts_is_answered(line_of):
         await call
     assert await client.remote.echo("at once again") == "at once again"
     assert dispatcher._not_started == 0
+
+
+class TestOptions:
+    async def test_a_call_without_options_has_none(self, sender):
+        Proxy(sender, "a")()
+        assert sender.options == [None]
+
+    async def test_they_go_with_each_call_of_the_new_proxy_alone(self, sender):
+        remote = Proxy(sender, "")
+        patient = with_options(remote, timeout=2.0)
+        patient.a.b(1)
+        patient.a.b(2)
+        remote.a.b(3)
+        assert sender.options == [CallOptions(timeout=2.0)] * 2 + [None]
+        assert sender.sent == [("a/b", (n,), {}) for n in (1, 2, 3)]
+
+    async def test_they_can_be_set_for_a_single_function(self, sender):
+        remote = Proxy(sender, "")
+        with_options(remote.a, timeout=2)(1)
+        remote.a(2)
+        assert sender.options == [CallOptions(timeout=2), None]
+
+    async def test_what_is_not_given_stays_as_it_is(self, sender):
+        proxy = with_options(Proxy(sender, "a"), timeout=2.0, retries=3)
+        with_options(proxy, one_way=True)()
+        with_options(proxy, timeout=5.0)()
+        with_options(proxy, retries=0)()
+        with_options(with_options(proxy, one_way=True), one_way=False)()
+        with_options(proxy)()
+        assert sender.options == [
+            CallOptions(timeout=2.0, retries=3, one_way=True),
+            CallOptions(timeout=5.0, retries=3),
+            CallOptions(timeout=2.0),
+            CallOptions(timeout=2.0, retries=3),
+            CallOptions(timeout=2.0, retries=3),
+        ]
+
+    async def test_proxies_with_other_options_are_not_equal(self, sender):
+        proxy = Proxy(sender, "a")
+        assert with_options(proxy, timeout=2) == with_options(proxy, timeout=2)
+        assert with_options(proxy, timeout=2) != with_options(proxy, timeout=3)
+        assert with_options(proxy, timeout=2) != proxy
+        assert hash(with_options(proxy, timeout=2)) == hash(with_options(proxy, timeout=2))
+
+    @pytest.mark.parametrize("thing", [None, "proxy", print, Spam], ids=str)
+    def test_only_proxies_have_them(self, thing):
+        with pytest.raises(TypeError, match="takes a proxy"):
+            with_options(thing, timeout=2)
+
+    @pytest.mark.parametrize("timeout", [0, -1, -0.5, float("nan")])
+    async def test_a_timeout_is_positive(self, sender, timeout):
+        with pytest.raises(ValueError, match="timeout"):
+            with_options(Proxy(sender, "a"), timeout=timeout)
+
+    async def test_repetitions_are_a_whole_number_of_them(self, sender):
+        with pytest.raises(ValueError, match="retries"):
+            with_options(Proxy(sender, "a"), retries=-1)
+        for retries in (1.5, "1"):
+            with pytest.raises(TypeError, match="retries"):
+                with_options(Proxy(sender, "a"), retries=retries)
+
+    async def test_a_call_has_so_much_time(self, unix_path):
+        async with Line(unix_path) as line:
+            with pytest.raises(DeadlineExceeded):
+                await with_options(line.remote, timeout=0.01).later(1)
+            assert await with_options(line.remote, timeout=60).echo(1) == 1
+
+    async def test_a_handler_knows_what_its_caller_wants(self, unix_path):
+        service = Curious()
+        async with Line(unix_path, service) as line:
+            client = await line.connect(extensions=True)
+            loop = asyncio.get_running_loop()
+            before = loop.time()
+            await with_options(client.remote, timeout=60).ask()
+            await with_options(client.remote, one_way=True).ask()
+            await client.remote.ask()
+            first, second, third = service.calls
+            assert before + 59 < first.deadline <= loop.time() + 60
+            assert [call.one_way for call in service.calls] == [False, True, False]
+            assert [call.path for call in service.calls] == ["ask"] * 3
+            assert second.deadline is third.deadline is third.time_left() is None
+            assert 0 < first.time_left() <= 60
+            assert first.peer_url is None
+            assert "'ask'" in repr(first)
+        with pytest.raises(LookupError, match="current_call"):
+            current_call()
+
+
+class Curious:
+    router = Service()
+
+    def __init__(self) -> None:
+        self.calls: list = []
+
+    @expose
+    def ask(self):
+        self.calls.append(current_call())
+
+
+@pytest.fixture
+async def sender():
+    return Sender()
