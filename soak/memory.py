@@ -6,15 +6,15 @@ import statistics
 from typing import NamedTuple
 
 BOUND = 4096.0
-"""KiB/min by which a process may grow in the second half of a run, by the line of best fit.
+"""KiB/min by which a process may grow in the second half of a run (line of best fit).
 
 Messages that are under way let the memory go up and down by some 12 MiB, which gives the slope over
-five minutes (60 samples) a standard error of about 1 MiB/min.  With 30,000 calls a minute, a leak of
-150 bytes for each of them is found.
+five minutes (60 samples) a standard error of about 1 MiB/min.  With 30,000 calls a minute, a leak
+of 150 bytes for each of them is found.
 """
 
 MEANINGFUL = 300.0
-"""Seconds of a run below which that is only printed: there it says more about chance."""
+"""Seconds of a run below which that is only printed, as chance has too much to say."""
 
 
 class Sample(NamedTuple):
