@@ -6,6 +6,7 @@ What a call looks like on the wire, and how a reply gets back, is the business o
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
 import sys
@@ -15,10 +16,11 @@ from typing import Any
 
 from aiomas._current import Call, serving
 from aiomas._handlers import Handlers
+from aiomas._logs import LimitedLog
 from aiomas.exceptions import Outcome
 from aiomas.routing import GoneError, Router, is_idempotent, not_found
 
-logger = logging.getLogger(__name__)
+troubles = LimitedLog(logging.getLogger("aiomas.rpc"))
 
 _EAGER = sys.version_info >= (3, 12)
 _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
@@ -41,6 +43,7 @@ class Dispatcher:
         self._resolve = root.resolve
         # By the ids of their requests.
         self._running: dict[int, tuple[asyncio.Task[None], Any]] = {}
+        self._context = contextvars.Context()  # for timers, as in Outgoing
         self._refusal: str | None = None
         self._not_started = 0
 
@@ -146,7 +149,7 @@ class Dispatcher:
         self.handlers.add(task, call.path)
         task.add_done_callback(partial(self._ended, request, awaitable, call))
         if call.deadline is not None:
-            timer = loop.call_at(call.deadline, _expire, call, task)
+            timer = loop.call_at(call.deadline, _expire, call, task, context=self._context)
             task.add_done_callback(lambda _: timer.cancel())
 
     def _ended(self, request: Any, awaitable: Any, call: Call, task: asyncio.Task[None]) -> None:
@@ -216,7 +219,7 @@ def _refuse_unknown(request: Any, path: str, exc: Exception) -> None:
     """Say the same to the peer, whatever the reason is why it can call nothing at *path*."""
     text = str(exc) if isinstance(exc, GoneError) else not_found(path)
     if not isinstance(exc, GoneError) and str(exc) != text:
-        logger.error("The router of %.200r could not be made", path, exc_info=exc)
+        troubles.warning("The router of %.200r could not be made", path, exc_info=exc)
     request.refuse("lookup", f"LookupError: {text}")
 
 
@@ -230,5 +233,6 @@ def _fail(request: Any, exc: BaseException) -> None:
     if exc.__traceback__ is not None:
         exc = exc.with_traceback(exc.__traceback__.tb_next)
     if request.one_way and not isinstance(exc, asyncio.CancelledError):
-        logger.error("A one-way call of %s failed", request.content[0], exc_info=exc)
+        # Nobody waits for an answer, or not any more.
+        troubles.warning("A call of %s failed", request.content[0], exc_info=exc)
     request.fail(exc)

@@ -23,8 +23,10 @@ class LimitedLog:
         self._passed = 0
         self._left_out = 0
 
-    def warning(self, message: str, *args: object) -> None:
-        """Log a warning, unless there were too many lately."""
+    def warning(
+        self, message: str, *args: object, exc_info: BaseException | None = None
+    ) -> None:
+        """Log a warning (and the traceback of an exception), unless there were too many lately."""
         now = time.monotonic()
         if now >= self._until:
             self._until = now + self._period
@@ -34,6 +36,6 @@ class LimitedLog:
                 self._left_out = 0
         if self._passed < self._burst:
             self._passed += 1
-            self._logger.warning(message, *args)
+            self._logger.warning(message, *args, exc_info=exc_info)
         else:
             self._left_out += 1

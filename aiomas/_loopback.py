@@ -7,6 +7,7 @@ never runs in its caller's stack; and errors look as if they came from another c
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable
 from functools import partial
 from typing import Any
@@ -66,6 +67,7 @@ class Loopback:
         self._terms = terms
         self._pending: dict[asyncio.Future[Any], int] = {}
         self._next_id = 0
+        self._context = contextvars.Context()  # for timers, as in Outgoing
         self._open = True
         self._closing: ConnectionLost | None = None  # for calls that serve no request
 
@@ -103,7 +105,7 @@ class Loopback:
             if is_serving():
                 mark_call_of_handler(future)
             if deadline is not None:
-                timer = self._loop.call_at(deadline, self._expire, future)
+                timer = self._loop.call_at(deadline, self._expire, future, context=self._context)
                 future.add_done_callback(lambda _: timer.cancel())
         self._loop.call_soon(self._deliver, data, request)
         return future

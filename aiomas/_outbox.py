@@ -121,7 +121,12 @@ class Outbox:
         self._watch()
 
     def resume(self) -> None:
-        """Send what was held back."""
+        """Send what was held back, in a moment: the transport is not done with its own writing."""
+        self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._transport.is_closing():
+            return  # or has ended, so that nothing is here any more
         self.paused = False
         if self._stalled is not None:
             self._stalled.cancel()

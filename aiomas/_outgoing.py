@@ -7,6 +7,7 @@ costs far less than watching each of the futures.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -84,6 +85,8 @@ class Outgoing:
         self._peer = peer
         self._at_once = at_once
         self._sweeper: asyncio.TimerHandle | None = None
+        # For timers: a cancelled one stays in the loop for a while, and would hold its caller's.
+        self._context = contextvars.Context()
         # In asyncio's debug mode: what was sent, and where, for the errors of calls.
         self._sent: dict[asyncio.Future[Any], str] = {}
 
@@ -134,12 +137,12 @@ class Outgoing:
             self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
             future.add_done_callback(self._sent.pop)
         if deadline is not None:
-            timer = self._loop.call_at(deadline, self._expire, future)
+            timer = self._loop.call_at(deadline, self._expire, future, context=self._context)
             future.add_done_callback(lambda _: timer.cancel())
         if self._at_once:
             future.add_done_callback(partial(self._given_up, message_id))
         elif self._sweeper is None:
-            self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+            self._sweeper = self._loop.call_later(_SWEEP, self._sweep, context=self._context)
 
     def ended(self, kind: int, future: asyncio.Future[Any], content: Any) -> None:
         """Take a reply that is no result: raise it where *future* is awaited."""
@@ -271,7 +274,7 @@ class Outgoing:
         self._sweeper = None
         self._tell(self._session.forget(asyncio.Future.done))
         if self._session.pending:
-            self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+            self._sweeper = self._loop.call_later(_SWEEP, self._sweep, context=self._context)
 
     def _tell(self, given_up: Iterable[int]) -> None:
         if self._session.extended and self._is_open():

@@ -153,6 +153,7 @@ class Peer:
         self._interested = 0
         # In the order in which they were made.
         self._waiting: deque[_Waiting] = deque()
+        self._context = contextvars.Context()  # for timers, as in Outgoing
         self._retries = Retries(self._send_once, loop)
 
     @property
@@ -179,7 +180,7 @@ class Peer:
         call = _Waiting(future, content, options, contextvars.copy_context())
         deadline = deadline_of(self._loop, options, self._pool.call_timeout)
         if deadline is not None:
-            call.timer = self._loop.call_at(deadline, self._expire, future)
+            call.timer = self._loop.call_at(deadline, self._expire, future, context=self._context)
             # From now on, not from when there is a connection.
             call.options = dataclasses.replace(options or CallOptions(), deadline=deadline)
         self._waiting.append(call)

@@ -212,7 +212,8 @@ class ChannelProtocol(asyncio.Protocol):
         except RemoteException:  # it knows of no extensions
             return
         except BaseException:
-            self._transport.abort()
+            if self.session.state is not State.CLOSED:
+                self._transport.abort()
             raise
         reason = _hello.refused(content)
         if reason is not None:

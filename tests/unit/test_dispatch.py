@@ -345,7 +345,7 @@ class TestOneWay:
         peer.call(name, one_way=True)
         await turns()
         (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
-        assert record.getMessage() == f"A one-way call of {name} failed"
+        assert record.getMessage() == f"A call of {name} failed"
         assert record.exc_info is not None
         assert "boom" in str(record.exc_info[1])
         assert record.name.startswith("aiomas.")
@@ -611,7 +611,7 @@ async def test_time_that_is_up_before_the_task_begins_is_a_matter_of_the_deadlin
     timers: list = []
     # uvloop runs timers that are due before the first step of tasks, asyncio's own loop after it.
 
-    def call_at(_, *timer):
+    def call_at(_, *timer, context):
         timers.append(timer)
         return Timer()
 

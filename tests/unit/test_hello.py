@@ -169,8 +169,8 @@ def test_another_codec_or_list_of_serializers_is_refused_with_both(peer):
     reason = own.objection(peer)
 
     assert reason is not None
-    assert f"here json with {list(own.serializers)}" in reason
-    assert f"there {peer.codec} with {list(peer.serializers)}" in reason
+    assert f"was dialled has json with {list(own.serializers)}" in reason
+    assert f"dials has {peer.codec} with {list(peer.serializers)}" in reason
 
 
 def test_an_odd_or_endless_name_makes_no_odd_or_endless_text():

@@ -49,6 +49,8 @@ class Transport(asyncio.Transport):
         self.buffered -= min(int(min(size, self.buffered)), self.buffered)
         if self.buffered <= HIGH / 4 and self.outbox.paused:
             self.outbox.resume()
+            loop = self.outbox._loop
+            loop.run_until_complete(asyncio.sleep(0))
 
     def written(self) -> bytes:
         """Return what was written since the last time."""
@@ -693,3 +695,24 @@ def test_nothing_is_left_at_the_end_of_the_connection(setting, outbox, transport
     assert setting.writable == []  # there is nobody to whom replies could go
     setting.until(100.0)
     assert setting.given_up == []
+
+
+def test_nothing_is_written_while_the_transport_is_writing_itself(setting):
+    # It would not be prepared for an error of ours in the middle of its own work.
+    setting.fill()
+    setting.outbox.send(b"held")
+    setting.transport.buffered = 0
+    setting.outbox.resume()
+    assert setting.transport.writes == []
+    setting.turn()
+    assert setting.transport.written() == b"held"
+
+
+def test_who_closes_the_connection_meanwhile_is_left_alone(setting):
+    setting.fill()
+    setting.outbox.send(b"held")
+    setting.outbox.resume()
+    setting.transport.closing = True
+    setting.turn()
+    assert setting.transport.writes == []
+    assert setting.outbox.first_unsent() == math.inf
