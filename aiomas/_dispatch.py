@@ -97,7 +97,7 @@ class Dispatcher:
         self, request: Any, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> None:
         self._not_started -= 1
-        if request.source.paused:  # those before us wait for that, so we have to
+        if request.source.holding:  # those before us wait for that, so we have to
 
             async def run() -> Any:
                 return function(*args, **kwargs)
@@ -166,7 +166,7 @@ class Dispatcher:
                 request.refuse("cancelled", "CancelledError: cancelled before it was started")
 
     async def _serve(self, request: Any, awaitable: Awaitable[Any], call: Call) -> None:
-        while request.source.paused:
+        while request.source.holding:
             # Those before us in this turn of the loop have replied more than the peer reads.
             await request.source.drained()
         call.started = True
@@ -219,7 +219,7 @@ def _refuse_unknown(request: Any, path: str, exc: Exception) -> None:
     """Say the same to the peer, whatever the reason is why it can call nothing at *path*."""
     text = str(exc) if isinstance(exc, GoneError) else not_found(path)
     if not isinstance(exc, GoneError) and str(exc) != text:
-        troubles.warning("The router of %.200r could not be made", path, exc_info=exc)
+        troubles.error("The router of %.200r could not be made", path, exc_info=exc)
     request.refuse("lookup", f"LookupError: {text}")
 
 
@@ -234,5 +234,5 @@ def _fail(request: Any, exc: BaseException) -> None:
         exc = exc.with_traceback(exc.__traceback__.tb_next)
     if request.one_way and not isinstance(exc, asyncio.CancelledError):
         # Nobody waits for an answer, or not any more.
-        troubles.warning("A call of %s failed", request.content[0], exc_info=exc)
+        troubles.error("A call of %s failed", request.content[0], exc_info=exc)
     request.fail(exc)

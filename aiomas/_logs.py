@@ -23,10 +23,17 @@ class LimitedLog:
         self._passed = 0
         self._left_out = 0
 
-    def warning(
-        self, message: str, *args: object, exc_info: BaseException | None = None
-    ) -> None:
-        """Log a warning (and the traceback of an exception), unless there were too many lately."""
+    def warning(self, message: str, *args: object) -> None:
+        """Log a warning, unless there were too many lines lately."""
+        if self._may_pass():
+            self._logger.warning(message, *args)
+
+    def error(self, message: str, *args: object, exc_info: BaseException) -> None:
+        """Log an error with its traceback, unless there were too many lines lately."""
+        if self._may_pass():
+            self._logger.error(message, *args, exc_info=exc_info)
+
+    def _may_pass(self) -> bool:
         now = time.monotonic()
         if now >= self._until:
             self._until = now + self._period
@@ -34,8 +41,8 @@ class LimitedLog:
             if self._left_out:
                 self._logger.warning("%s more like the following were left out", self._left_out)
                 self._left_out = 0
-        if self._passed < self._burst:
-            self._passed += 1
-            self._logger.warning(message, *args, exc_info=exc_info)
-        else:
+        if self._passed >= self._burst:
             self._left_out += 1
+            return False
+        self._passed += 1
+        return True

@@ -46,7 +46,7 @@ class Loopback:
         terms: the container's terms.
     """
 
-    paused = False
+    holding = False
     """Whether replies have to wait: they never do in here."""
     extended = True
     """Whether the other end knows the extensions: it is ourselves."""

@@ -66,6 +66,11 @@ class Outbox:
         self._write_through = write_through
         transport.set_write_buffer_limits(high=self._limits.write_high_water)
 
+    @property
+    def holding(self) -> bool:
+        """Whether what is sent now waits here, because of what the peer has not read."""
+        return self.paused or bool(self._held)
+
     def has_room(self, size: int) -> bool:
         """Whether *size* bytes more are below the cap."""
         return self.held_bytes + size <= self._limits.write_cap
@@ -77,7 +82,7 @@ class Outbox:
             data: the frame.
             request_id: the id of the request in it, if it is one; they only ever grow.
         """
-        if self.paused:
+        if self.holding:
             self._held.append((data, request_id))
             self.held_bytes += len(data)
             return
@@ -122,15 +127,18 @@ class Outbox:
 
     def resume(self) -> None:
         """Send what was held back, in a moment: the transport is not done with its own writing."""
-        self._loop.call_soon(self._go_on)
-
-    def _go_on(self) -> None:
-        if self._transport.is_closing():
-            return  # or has ended, so that nothing is here any more
         self.paused = False
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+        if self._held or self._batch:
+            self._loop.call_soon(self._go_on)
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.paused or self._transport.is_closing():
+            return  # or has ended, so that nothing is here any more
         self.flush()  # a transport may notice only later that it is over its mark
         while self._held and not (self.paused or self._transport.is_closing()):
             self._release()
@@ -140,9 +148,10 @@ class Outbox:
 
     def drained(self) -> Awaitable[None]:
         """Return an awaitable that waits while the transport is over its high-water mark."""
-        if self.paused and self._drain_waiter is None:
+        holding = self.holding
+        if holding and self._drain_waiter is None:
             self._drain_waiter = self._loop.create_future()
-        return Waiting(self._drain_waiter if self.paused else None)
+        return Waiting(self._drain_waiter if holding else None)
 
     def on_room(self, callback: Callable[[], None]) -> None:
         """Call ``callback()`` when all that is held back has left, or is lost."""

@@ -215,7 +215,7 @@ class Outgoing:
         """Return why a request of this size cannot be sent now, or ``None``."""
         if deadline is not None and deadline <= self._loop.time():
             return _out_of_time(self._peer()).of_call(Outcome.NOT_SENT)
-        if self._outbox.paused and not self._outbox.has_room(size):
+        if self._outbox.holding and not self._outbox.has_room(size):
             return self._no_room()
         return None
 

@@ -115,8 +115,13 @@ class ChannelProtocol(asyncio.Protocol):
 
     @property
     def paused(self) -> bool:
-        """Whether replies wait, because the peer does not read."""
+        """Whether the transport is over its high-water mark."""
         return self.outbox.paused
+
+    @property
+    def holding(self) -> bool:
+        """Whether replies wait, because the peer does not read."""
+        return self.outbox.holding
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make the channel and announce it."""
@@ -285,7 +290,7 @@ class ChannelProtocol(asyncio.Protocol):
         return dataclasses.replace(hello, clock=self._loop.time())
 
     def _send_reply(self, data: bytes) -> None:
-        if self.outbox.paused and not self.outbox.has_room(len(data)):
+        if self.outbox.holding and not self.outbox.has_room(len(data)):
             cap = self.terms.limits.write_cap
             self._counters.limits_hit["write_cap"] += 1
             self._unresponsive(f"replies of more than write_cap={cap} bytes wait for it")
@@ -301,7 +306,7 @@ class ChannelProtocol(asyncio.Protocol):
         self._counters.calls_in += 1
         limit = self.intake.limit_hit(request.size)
         if limit is None:
-            self.intake.put(request, paused=self.outbox.paused)
+            self.intake.put(request, paused=self.outbox.holding)
         else:
             self._counters.limits_hit[limit] += 1
             value = getattr(self.terms.limits, limit)

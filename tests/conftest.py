@@ -27,6 +27,8 @@ import hypothesis
 import psutil
 import pytest
 
+from aiomas import _dispatch, _protocol
+
 LOOPS = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
     "debug": ("asyncio", {"use_uvloop": False, "debug": True}),
@@ -115,6 +117,14 @@ def unix_path(temporary_folder: Path) -> Iterator[str]:
     """A path for a Unix socket: in a folder of its own, and short (`tmp_path` may not be)."""
     with tempfile.TemporaryDirectory(dir=temporary_folder, prefix="s") as folder:
         yield f"{folder}/sock"
+
+
+@pytest.fixture(autouse=True)
+def full_logs() -> None:
+    """Let the limit of log lines hold for each test, not for all of them together."""
+    for log in (_dispatch.troubles, _protocol.bad_peers):
+        log._until = 0.0
+        log._left_out = 0
 
 
 @pytest.fixture(autouse=True)

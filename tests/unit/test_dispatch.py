@@ -46,11 +46,11 @@ class Peer:
         self._next_id = 0
 
     @property
-    def paused(self) -> bool:
+    def holding(self) -> bool:
         return not self.readable.is_set()
 
     def drained(self) -> Awaitable[Any]:
-        return asyncio.ensure_future(self.readable.wait()) if self.paused else Waiting(None)
+        return asyncio.ensure_future(self.readable.wait()) if self.holding else Waiting(None)
 
     def reply(self, kind, message_id, content) -> None:
         assert not (self.extended and message_id in self.answers)
@@ -579,7 +579,7 @@ class LateService:
 
 
 class LateSource:
-    paused = False
+    holding = False
     extended = True
     peer = peer_url = None
 

@@ -50,7 +50,8 @@ class Transport(asyncio.Transport):
         if self.buffered <= HIGH / 4 and self.outbox.paused:
             self.outbox.resume()
             loop = self.outbox._loop
-            loop.run_until_complete(asyncio.sleep(0))
+            if not loop.is_running():
+                loop.run_until_complete(asyncio.sleep(0))
 
     def written(self) -> bytes:
         """Return what was written since the last time."""
