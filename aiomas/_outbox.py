@@ -18,6 +18,7 @@ from aiomas._sockets import bytes_acknowledged
 from aiomas._stats import Counters
 
 _BATCH = 32  # frames that leave in one write at the most
+_OVERHEAD = 200  # bytes of memory that a frame takes beside its own
 _LATE = 1.0  # seconds; a timer that is later than that comes from a blocked event loop
 
 
@@ -73,7 +74,8 @@ class Outbox:
 
     def has_room(self, size: int) -> bool:
         """Whether *size* bytes more are below the cap."""
-        return self.held_bytes + size <= self._limits.write_cap
+        taken = self.held_bytes + len(self._held) * _OVERHEAD
+        return taken + size <= self._limits.write_cap
 
     def send(self, data: bytes, request_id: int | None = None) -> None:
         """Send a frame with others of this turn of the loop, or once the transport takes more.

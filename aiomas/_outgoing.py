@@ -124,13 +124,8 @@ class Outgoing:
     ) -> None:
         message_id = self._session.next_id
         data = self._session.request(content, future, wire)
-        refusal = self._refusal(len(data), deadline)
-        if refusal is not None:
-            self._session.take_back(message_id)
-            self.failed(future, refusal)
+        if not self._submit(future, message_id, data, deadline):
             return
-        self._outbox.send(data, message_id)
-        self._counters.calls_out += 1
         if is_serving():
             mark_call_of_handler(future)
         if self._loop.get_debug():
@@ -211,13 +206,21 @@ class Outgoing:
             wire["again"] = True
         return wire or None
 
-    def _refusal(self, size: int, deadline: float | None) -> RemoteException | None:
-        """Return why a request of this size cannot be sent now, or ``None``."""
+    def _submit(
+        self, future: asyncio.Future[Any], message_id: int, data: bytes, deadline: float | None
+    ) -> bool:
+        """Send the frame of the last request; or let *future* fail, and return ``False``."""
         if deadline is not None and deadline <= self._loop.time():
-            return _out_of_time(self._peer()).of_call(Outcome.NOT_SENT)
-        if self._outbox.holding and not self._outbox.has_room(size):
-            return self._no_room()
-        return None
+            refusal: RemoteException = _out_of_time(self._peer()).of_call(Outcome.NOT_SENT)
+        elif self._outbox.holding and not self._outbox.has_room(len(data)):
+            refusal = self._no_room()
+        else:
+            self._outbox.send(data, message_id)
+            self._counters.calls_out += 1
+            return True
+        self._session.take_back(message_id)
+        self.failed(future, refusal)
+        return False
 
     def _expire(self, future: asyncio.Future[Any]) -> None:
         # Even what still waits for the peer to read will be sent.
@@ -238,14 +241,8 @@ class Outgoing:
             reply: asyncio.Future[Any] = self._loop.create_future()
             reply.add_done_callback(lambda reply: reply.cancelled() or reply.exception())
             data = self._session.request(content, reply)
-        refusal = self._refusal(len(data), deadline)
-        if refusal is not None:
-            self._session.take_back(message_id)
-            self.failed(future, refusal)
-            return
-        self._outbox.send(data, message_id)
-        self._counters.calls_out += 1
-        self._loop.call_soon(self._check_left, future, message_id)
+        if self._submit(future, message_id, data, deadline):
+            self._loop.call_soon(self._check_left, future, message_id)
 
     def _check_left(self, future: asyncio.Future[Any], message_id: int) -> None:
         if future.done():

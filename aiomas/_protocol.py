@@ -319,7 +319,9 @@ class ChannelProtocol(asyncio.Protocol):
             if not self.intake.drop(ref):
                 self.channel.cancelled(ref)
         elif kind == PING:
-            self.outbox.send(self.session.pong(ref, self._loop.time()))
+            # Who does not read what there is for him needs no further sign of life.
+            if self._is_open() and not self.outbox.holding:
+                self.outbox.send(self.session.pong(ref, self._loop.time()))
         elif kind == PONG:
             asked, answered = _hello.seconds(ref), _hello.seconds(content)
             if asked is not None and answered is not None:
