@@ -319,13 +319,9 @@ class ChannelProtocol(asyncio.Protocol):
             if not self.intake.drop(ref):
                 self.channel.cancelled(ref)
         elif kind == PING:
-            # Who does not read what there is for him needs no further sign of life.
-            if self._is_open() and not self.outbox.holding:
-                self.outbox.send(self.session.pong(ref, self._loop.time()))
+            self._pinged(ref)
         elif kind == PONG:
-            asked, answered = _hello.seconds(ref), _hello.seconds(content)
-            if asked is not None and answered is not None:
-                self._delay.calibrate(asked / 1000, answered / 1000, self._loop.time())
+            self._ponged(ref, content)
         elif kind == HELLO:
             self._greeted(ref, content)
         elif kind == BAD_REQUEST:
@@ -336,6 +332,16 @@ class ChannelProtocol(asyncio.Protocol):
             self.outgoing.undecodable(ref, content)
         else:
             self.outgoing.ended(cast("int", kind), ref, content)
+
+    def _pinged(self, ping_id: int) -> None:
+        # Who does not read what there is for him needs no further sign of life.
+        if self._is_open() and not self.outbox.holding:
+            self.outbox.send(self.session.pong(ping_id, self._loop.time()))
+
+    def _ponged(self, ping_id: int, content: Any) -> None:
+        asked, answered = _hello.seconds(ping_id), _hello.seconds(content)
+        if asked is not None and answered is not None:
+            self._delay.calibrate(asked / 1000, answered / 1000, self._loop.time())
 
     def _called(self, message_id: int, content: Any, size: int) -> None:
         """Take a request with options."""
