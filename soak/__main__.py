@@ -19,6 +19,7 @@ from soak.caller import Caller
 from soak.faults import Faults
 from soak.ledger import Expectations
 from soak.load import KINDS
+from soak.logs import is_ours
 from soak.memory import Sample
 from soak.site import Child, Site, rss
 from soak.worker import LIFE, state
@@ -161,6 +162,7 @@ class Collector(logging.Handler):
         super().__init__(logging.ERROR)
         self.messages: list[str] = []
         self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        self.addFilter(is_ours)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(self.format(record))

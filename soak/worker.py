@@ -16,6 +16,7 @@ import uvloop
 
 import aiomas
 from soak.ledger import Ledger
+from soak.logs import is_ours
 
 LIMITS = aiomas.Limits(
     max_frame=4 << 20,
@@ -145,6 +146,7 @@ async def main(folder: Path, addr: Any, certificates: list[str] | None) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR)  # what is written there is held against us
+    logging.getLogger().handlers[0].addFilter(is_ours)
     configuration = json.loads(sys.argv[1])
     factory = uvloop.new_event_loop if configuration["uvloop"] else asyncio.new_event_loop
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=factory) as runner:
