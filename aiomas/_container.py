@@ -19,7 +19,7 @@ from aiomas._dispatch import Dispatcher
 from aiomas._endpoint import Server, SocketAddress, advertised, retry, socket_address
 from aiomas._handlers import Handlers
 from aiomas._hello import Hello
-from aiomas._limits import Limits
+from aiomas._limits import Limits, check_seconds
 from aiomas._loopback import Loopback
 from aiomas._objects import AgentObjects, AgentProxy
 from aiomas._peers import Pool
@@ -204,6 +204,7 @@ class Container:
         if clock is not None and not callable(getattr(clock, "utcnow", None)):
             msg = f"clock must be a BaseClock, got {clock!r}"
             raise TypeError(msg)
+        check_seconds("call_timeout", call_timeout)
         loop = loop or util.current_loop()
         connect_kwargs = {
             "codec": codec,
@@ -360,11 +361,9 @@ class Container:
     async def _await_shutdown(self, timeout: float) -> None:
         if self._shutdown is None:
             self._shutdown = self._loop.create_task(self._do_shutdown(timeout))
-        caller = asyncio.current_task()
-        if caller is not None and not self._shutdown.done():
-            # It may be serving a call, for the end of which we would wait while it waits for ours.
-            self._handlers.leave(caller)
-        await asyncio.wait({self._shutdown})  # which does not cancel it if we are cancelled
+        # We may be serving a call, for the end of which it would wait while we wait for its end.
+        with self._handlers.not_waiting_for(asyncio.current_task()):
+            await asyncio.wait({self._shutdown})  # which does not cancel it if we are cancelled
         if not self._shutdown.cancelled():
             self._shutdown.result()
 
@@ -485,10 +484,9 @@ class Container:
         return self._population.add(agent, aid)
 
     async def _remove(self, agent: Any, aid: str, timeout: float) -> None:
-        caller = asyncio.current_task()
-        if caller is not None:  # it may be serving a call of this very agent
-            self._handlers.leave(caller)
-        await self._population.remove(agent, aid, self._handlers, self._local, timeout)
+        # We may be serving a call of this very agent.
+        with self._handlers.not_waiting_for(asyncio.current_task()):
+            await self._population.remove(agent, aid, self._handlers, self._local, timeout)
 
     def _make_loopback(self) -> Loopback:
         codec = make_codec(

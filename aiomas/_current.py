@@ -46,7 +46,7 @@ class Source(Protocol):
 class Call:
     """A call that is being served; :func:`current_call` returns the one of the current task."""
 
-    __slots__ = ("_source", "active", "deadline", "expired", "one_way", "path", "started")
+    __slots__ = ("_source", "active", "deadline", "ending", "expired", "one_way", "path", "started")
 
     def __init__(self, path: str, source: Source, deadline: float | None, *, one_way: bool) -> None:
         self.path = path
@@ -58,6 +58,7 @@ class Call:
         self.active = True
         """Whether it is still being served."""
         self.started = False
+        self.ending = False
         self.expired = False
         self._source = source
 

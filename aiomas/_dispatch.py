@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 import inspect
 import logging
 import sys
@@ -26,6 +27,26 @@ _EAGER = sys.version_info >= (3, 12)
 _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
 
 
+@dataclasses.dataclass(eq=False, slots=True)
+class _Running:
+    """A call whose coroutine function is running."""
+
+    task: asyncio.Task[None]
+    request: Any
+    call: Call
+
+    def cancel(self, reason: str) -> None:
+        """Cancel it, once: then it may take its time to clean up."""
+        if not self.call.ending:
+            self.call.ending = True
+            self.task.cancel(reason)
+
+    def expire(self) -> None:
+        """Cancel it because the caller's time is up."""
+        self.call.expired = not self.call.ending
+        self.cancel("the caller's time is up")
+
+
 class Dispatcher:
     """Serves the calls that come over one connection.
 
@@ -42,7 +63,7 @@ class Dispatcher:
         self._root = root
         self._resolve = root.resolve
         # By the ids of their requests.
-        self._running: dict[int, tuple[asyncio.Task[None], Any]] = {}
+        self._running: dict[int, _Running] = {}
         self._context = contextvars.Context()  # for timers, as in Outgoing
         self._refusal: str | None = None
         self._not_started = 0
@@ -57,14 +78,14 @@ class Dispatcher:
     def cancel(self, message_id: int) -> None:
         """Cancel a call, if it is still running: its caller has given up."""
         if message_id in self._running:
-            task, request = self._running[message_id]
-            request.one_way = True  # nobody is left who would take a reply
-            task.cancel("the caller has given up")
+            running = self._running[message_id]
+            running.request.one_way = True  # nobody is left who would take a reply
+            running.cancel("the caller has given up")
 
     def cancel_all(self) -> None:
         """Cancel all calls that are running: their caller is gone."""
-        for task, _ in list(self._running.values()):
-            task.cancel("the connection to the caller was lost")
+        for running in list(self._running.values()):
+            running.cancel("the connection to the caller was lost")
 
     def __call__(self, request: Any) -> None:
         """Serve a request (of a channel, or one like it)."""
@@ -144,16 +165,18 @@ class Dispatcher:
         else:
             self._not_started += 1
             task = loop.create_task(coro)
+        running = _Running(task, request, call)
         if request.source.extended:  # others never cancel, and may choose their ids in bad faith
-            self._running[request.message_id] = task, request
+            self._running[request.message_id] = running
         self.handlers.add(task, call.path)
         task.add_done_callback(partial(self._ended, request, awaitable, call))
         if call.deadline is not None:
-            timer = loop.call_at(call.deadline, _expire, call, task, context=self._context)
+            timer = loop.call_at(call.deadline, running.expire, context=self._context)
             task.add_done_callback(lambda _: timer.cancel())
 
     def _ended(self, request: Any, awaitable: Any, call: Call, task: asyncio.Task[None]) -> None:
-        if self._running.get(request.message_id, (None,))[0] is task:
+        running = self._running.get(request.message_id)
+        if running is not None and running.task is task:
             del self._running[request.message_id]
         if not call.started:  # do what a task would have done that was cancelled before that
             if not _EAGER:
@@ -194,11 +217,6 @@ class Dispatcher:
             call.active = False
 
 
-def _expire(call: Call, task: asyncio.Task[None]) -> None:
-    call.expired = True
-    task.cancel("the caller's time is up")
-
-
 def _call_of(request: Any) -> Call:
     return Call(request.content[0], request.source, request.deadline, one_way=request.one_way)
 
@@ -234,5 +252,6 @@ def _fail(request: Any, exc: BaseException) -> None:
         exc = exc.with_traceback(exc.__traceback__.tb_next)
     if request.one_way and not isinstance(exc, asyncio.CancelledError):
         # Nobody waits for an answer, or not any more.
-        troubles.error("A call of %s failed", request.content[0], exc_info=exc)
+        path = request.content[0]
+        troubles.error("A call of %s failed", path, exc_info=exc, subject=path)
     request.fail(exc)

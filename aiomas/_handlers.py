@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
+_PATHS = 5  # that are named in a log line
 _END_TIMEOUT = 10.0  # seconds that a cancelled task gets to clean up
 
 
@@ -36,11 +38,18 @@ class Handlers:
         for task in self._paths.keys() - self._leaving:
             task.cancel()
 
-    def leave(self, task: asyncio.Task[Any]) -> None:
-        """Do not wait for *task* in :meth:`drain`: it waits for the end of that itself."""
+    @contextlib.contextmanager
+    def not_waiting_for(self, task: asyncio.Task[Any] | None) -> Iterator[None]:
+        """Within the block :meth:`drain` does not wait for *task*, which waits for that itself."""
+        if task not in self._paths:
+            yield
+            return
         self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
         self._ended(task)
+        try:
+            yield
+        finally:
+            self._leaving.discard(task)
 
     async def drain(self, timeout: float, prefix: str = "") -> None:
         """Wait until all calls have been served, and cancel those that take too long.
@@ -58,13 +67,16 @@ class Handlers:
                 break
             await asyncio.wait(self._ends_of(late), timeout=left)
         for task in late:
-            logger.warning(
-                "Cancelling a call of %s, which has not ended within timeout=%s s",
-                self._paths[task],
-                timeout,
-            )
             task.cancel()
         if late:
+            paths = sorted({self._paths[task] for task in late})
+            logger.warning(
+                "Cancelled %s calls, which have not ended within timeout=%s s: %s%s",
+                len(late),
+                timeout,
+                ", ".join(paths[:_PATHS]),
+                ", ..." if len(paths) > _PATHS else "",
+            )
             await asyncio.wait(self._ends_of(late), timeout=_END_TIMEOUT)
 
     def _below(self, prefix: str) -> set[asyncio.Task[None]]:

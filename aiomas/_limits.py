@@ -11,6 +11,25 @@ import math
 __all__ = ["Limits"]
 
 _MIB = 1024 * 1024
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Make sure that *value* is ``None`` or a positive number.
+
+    Raises:
+        TypeError: it is no number; the message has its *name*.
+        ValueError: it is not positive and finite.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"{name} is a number of seconds or None, got {value!r}"
+        raise TypeError(msg)
+    if not (value > 0 and math.isfinite(value)):
+        msg = f"{name} is a positive number of seconds, got {value!r}"
+        raise ValueError(msg)
+
+
 _LARGEST_FRAME = 2**32 - 1  # bytes
 
 
@@ -32,7 +51,7 @@ class Limits:
     max_requests: int = 65_536
     """Requests that are held, which are those that are being served and those that wait for it."""
     max_request_bytes: int = 64 * _MIB
-    """Bytes that these requests had on the wire."""
+    """Bytes that these requests had on the wire; their values may take many times that."""
     write_high_water: int = 64 * 1024
     """Bytes in the transport's buffer above which further messages wait in ours."""
     write_cap: int = 512 * _MIB

@@ -107,7 +107,8 @@ class Loopback:
             if deadline is not None:
                 timer = self._loop.call_at(deadline, self._expire, future, context=self._context)
                 future.add_done_callback(lambda _: timer.cancel())
-        self._loop.call_soon(self._deliver, data, request)
+        # What the caller's context holds would not travel to another container, either.
+        self._loop.call_soon(self._deliver, data, request, context=self._context)
         return future
 
     def fail_own_calls(self, error: ConnectionLost) -> None:

@@ -37,7 +37,7 @@ class AgentProxy(Proxy):
     def __repr__(self) -> str:
         return f"{self._class_name}Proxy({self._url!r})"
 
-    def _with(self, options: CallOptions) -> AgentProxy:
+    def _with(self, options: CallOptions | None) -> AgentProxy:
         return AgentProxy(self._channel, self._path, self._class_name, self._url, options)
 
 
@@ -53,6 +53,13 @@ class Connection(Sender, Protocol):
         """The base URL of the other end."""
 
 
+class Dialler(Sender, Protocol):
+    """What sends calls to an address."""
+
+    def check_not_closing(self) -> None:
+        """Raise :class:`~aiomas.exceptions.ContainerClosedError` if our container is closing."""
+
+
 class CallsBack:
     """Sends calls over the connection on which a proxy has come; when that is gone, by dialling.
 
@@ -61,7 +68,7 @@ class CallsBack:
         peer: dials the agent's URL.
     """
 
-    def __init__(self, channel: Channel, peer: Sender) -> None:
+    def __init__(self, channel: Channel, peer: Dialler) -> None:
         self._channel = channel
         self._peer = peer
 
@@ -79,6 +86,7 @@ class CallsBack:
 
     def send(self, content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply."""
+        self._peer.check_not_closing()
         if self._channel.is_open and not (options is not None and options.retries):
             return self._channel.send(content, options)
         return self._peer.send(content, options)
@@ -94,7 +102,7 @@ class AgentObjects:
     """
 
     def __init__(
-        self, container: Any, connection: Connection, dial: Callable[[Address], Sender]
+        self, container: Any, connection: Connection, dial: Callable[[Address], Dialler]
     ) -> None:
         self._container = container
         self._connection = connection

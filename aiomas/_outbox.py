@@ -51,6 +51,7 @@ class Outbox:
         self._counters: Counters
         self._written = 0  # bytes
         self._write_through = False
+        self._closed = False
         self._batch: list[bytes] = []
         self._batch_first: int | None = None  # the first request in there
         self._lost_first: float | None = None  # the first one that was never written
@@ -84,6 +85,8 @@ class Outbox:
             data: the frame.
             request_id: the id of the request in it, if it is one; they only ever grow.
         """
+        if self._closed:
+            return  # nobody is left who waits for it
         if self.holding:
             self._held.append((data, request_id))
             self.held_bytes += len(data)
@@ -105,7 +108,7 @@ class Outbox:
     def flush(self) -> None:
         """Write what this turn of the loop has brought."""
         batch = self._batch
-        if batch and not self._transport.is_closing():
+        if batch and not self._is_closing():
             data = batch[0] if len(batch) == 1 else b"".join(batch)
             batch.clear()
             self._batch_first = None
@@ -139,10 +142,10 @@ class Outbox:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self.paused or self._transport.is_closing():
+        if self.paused or self._is_closing():
             return  # or has ended, so that nothing is here any more
         self.flush()  # a transport may notice only later that it is over its mark
-        while self._held and not (self.paused or self._transport.is_closing()):
+        while self._held and not (self.paused or self._is_closing()):
             self._release()
         if not self.paused:
             self._wake()
@@ -164,10 +167,11 @@ class Outbox:
     def close(self) -> None:
         """Hand all that is here to the transport, which is about to be closed."""
         self.flush()
-        if self._held and not self._transport.is_closing():
+        if self._held and not self._is_closing():
             self._write(b"".join([data for data, _ in self._held]))
             self._held.clear()
             self.held_bytes = 0
+        self._closed = True
 
     def discard(self) -> None:
         """Forget all that is here: the connection has ended."""
@@ -180,6 +184,9 @@ class Outbox:
             self._stalled.cancel()
             self._stalled = None
         self._wake()
+
+    def _is_closing(self) -> bool:
+        return self._closed or self._transport.is_closing()
 
     def _write(self, data: bytes) -> None:
         self._written += len(data)

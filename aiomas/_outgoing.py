@@ -34,6 +34,7 @@ from aiomas.exceptions import (
     Overloaded,
     RemoteException,
     RemoteLookupError,
+    ShuttingDown,
 )
 
 
@@ -49,6 +50,7 @@ _KINDS: Mapping[str, type[RemoteException]] = {
     "overloaded": Overloaded,
     "deadline": DeadlineExceeded,
     "not idempotent": NotIdempotent,
+    "refused": ShuttingDown,
 }
 
 

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import weakref
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -34,7 +34,6 @@ Dial = Callable[[Address], Awaitable[RpcClient]]
 class _Waiting:
     """A call that was made while there is no connection."""
 
-    future: asyncio.Future[Any]
     content: Any
     options: CallOptions | None
     context: contextvars.Context  # that of whoever made it
@@ -152,7 +151,7 @@ class Peer:
         self._attempt: asyncio.Task[RpcClient] | None = None
         self._interested = 0
         # In the order in which they were made.
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: OrderedDict[asyncio.Future[Any], _Waiting] = OrderedDict()
         self._context = contextvars.Context()  # for timers, as in Outgoing
         self._retries = Retries(self._send_once, loop)
 
@@ -169,21 +168,20 @@ class Peer:
         return self._send_once(content, options)
 
     def _send_once(self, content: Any, options: CallOptions | None) -> asyncio.Future[Any]:
-        closing = self._pool.closing
-        if closing is not None and not is_serving():
-            raise copy_error(closing).of_call(Outcome.NOT_SENT)
+        self.check_not_closing()
         connection = self.connection
         if connection is not None and connection.channel.is_open:
             return connection.channel.send(content, options)
         self._check_not_closed()
         future: asyncio.Future[Any] = self._loop.create_future()
-        call = _Waiting(future, content, options, contextvars.copy_context())
+        call = _Waiting(content, options, contextvars.copy_context())
         deadline = deadline_of(self._loop, options, self._pool.call_timeout)
         if deadline is not None:
             call.timer = self._loop.call_at(deadline, self._expire, future, context=self._context)
             # From now on, not from when there is a connection.
             call.options = dataclasses.replace(options or CallOptions(), deadline=deadline)
-        self._waiting.append(call)
+        self._waiting[future] = call
+        future.add_done_callback(self._given_up)
         self._start_attempt()  # which may succeed before it returns, where tasks start eagerly
         return future
 
@@ -192,6 +190,16 @@ class Peer:
         if not future.done():
             text = f"DeadlineExceeded: there was no connection to {self.peer} in time"
             future.set_exception(DeadlineExceeded(self.peer, text).of_call(Outcome.NOT_SENT))
+
+    def check_not_closing(self) -> None:
+        """Raise an error if our container makes no more calls, other than to serve requests.
+
+        Raises:
+            ContainerClosedError: that is so.
+        """
+        closing = self._pool.closing
+        if closing is not None and not is_serving():
+            raise copy_error(closing).of_call(Outcome.NOT_SENT)
 
     async def connect(self) -> RpcClient:
         """Return the open connection, or make one.
@@ -224,8 +232,16 @@ class Peer:
 
     def fail_own_calls(self, error: ConnectionLost) -> None:
         """Fail all calls that wait for a connection, but those that are part of a request."""
-        own = [call.future for call in self._waiting if not is_serving(call.context)]
+        own = [future for future, call in self._waiting.items() if not is_serving(call.context)]
         fail_all(own, copy_error(error).of_call(Outcome.NOT_SENT))
+
+    def _given_up(self, future: asyncio.Future[Any]) -> None:
+        """Forget a call that has ended before there was a connection."""
+        call = self._waiting.pop(future, None)
+        if call is not None and call.timer is not None:
+            call.timer.cancel()
+        if not (self._interested or self._waiting):
+            self.cancel()
 
     def _check_not_closed(self) -> None:
         if self._pool.closed:
@@ -248,15 +264,16 @@ class Peer:
         self.connection = connection
         connection.channel.on_closed(lambda: self._disconnected(connection))
         while self._waiting:
-            call = self._waiting.popleft()
+            future, call = self._waiting.popitem(last=False)
+            future.remove_done_callback(self._given_up)
             if call.timer is not None:
                 call.timer.cancel()
-            if not call.future.done():
+            if not future.done():
                 send = connection.channel.send_for
                 try:
-                    call.context.run(send, call.future, call.content, call.options)
+                    call.context.run(send, future, call.content, call.options)
                 except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets it
-                    call.future.set_exception(exc)
+                    future.set_exception(exc)
         return connection
 
     def _attempt_ended(self, attempt: asyncio.Task[RpcClient]) -> None:
@@ -277,12 +294,7 @@ class Peer:
                 # Whoever calls expects what a lost connection raises, whatever it was that failed.
                 cause, error = error, ConnectionLost(f"No connection to {self.peer}: {error}")
                 error.__cause__ = cause
-            waiting = list(self._waiting)
-            self._waiting.clear()
-            fail_all([call.future for call in waiting], error.of_call(Outcome.NOT_SENT))
-            for call in waiting:
-                if call.timer is not None:
-                    call.timer.cancel()
+            fail_all(self._waiting, error.of_call(Outcome.NOT_SENT))
         self._pool.keep(self, active=self.connection is not None)
 
     def _disconnected(self, connection: RpcClient) -> None:

@@ -60,6 +60,9 @@ bad_peers = LimitedLog(logger)
 CLOSE_TIMEOUT = 10.0
 """Seconds that a closing connection may take to send what it still holds."""
 
+LINGER_TIMEOUT = 1.0
+"""Seconds in which a peer may end a connection by itself that we have closed."""
+
 
 class ChannelProtocol(asyncio.Protocol):
     """Connects a transport with a :class:`Channel`.
@@ -70,6 +73,7 @@ class ChannelProtocol(asyncio.Protocol):
         loop: the event loop.
         limits: the limits of the connection.
         terms: all that this end wants of the connection; has *limits* as well.
+        accepting: whether this is the end that was dialled.
     """
 
     def __init__(
@@ -80,13 +84,16 @@ class ChannelProtocol(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
         limits: Limits | None = None,
         terms: Terms | None = None,
+        accepting: bool = True,
     ) -> None:
         self.channel: Channel
         self.outgoing: Outgoing
         self.terms = terms or Terms(limits=limits or Limits())
         codec.max_size = self.terms.limits.max_frame
         codec.max_nesting = self.terms.limits.max_nesting
-        self.session: Session[asyncio.Future[Any]] = Session(codec, self.terms.limits)
+        self.session: Session[asyncio.Future[Any]] = Session(
+            codec, self.terms.limits, accepting=accepting
+        )
         self.outbox = Outbox(loop, self.terms.limits, self._stalled, self._writable)
         self.intake = Intake(self.terms.limits, loop, self._is_open)
         self.peer_url: str | None = None
@@ -99,7 +106,9 @@ class ChannelProtocol(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport
         self._delay = Delay()
+        self._asking = False  # for a pong
         self._heartbeat: Heartbeat | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
         self._error: ConnectionLost | None = None
 
@@ -151,8 +160,9 @@ class ChannelProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who waits for something on this connection."""
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
+        for timer in (self._close_timer, self._abort_timer):
+            if timer is not None:
+                timer.cancel()
         if self._heartbeat is not None:
             self._heartbeat.stop()
         if self.session.state is State.CLOSING:
@@ -236,13 +246,15 @@ class ChannelProtocol(asyncio.Protocol):
 
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         """Answer a request; what cannot be sent is replaced by an error."""
-        if self._transport.is_closing():
+        if not self._is_open():
             return  # nobody is left who waits for it
         if kind == EXCEPTION:
             self._counters.errors += 1
         try:
             data = self.session.reply(kind, message_id, content)
         except SerializationError as exc:
+            if kind != EXCEPTION:
+                self._counters.errors += 1
             # Where in here it was raised is of no interest to the peer, nor is all of its text.
             text = f"{type(exc).__name__}: {exc}"[: self._longest_text]
             data = self.session.reply(EXCEPTION, message_id, text)
@@ -250,7 +262,7 @@ class ChannelProtocol(asyncio.Protocol):
 
     def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> None:
         """Answer a request that has not run, or not to its end."""
-        if not self._transport.is_closing():
+        if self._is_open():
             self._counters.errors += 1
             text = text[: self._longest_text]
             self._send_reply(self.session.failure(message_id, kind, text, outcome))
@@ -270,7 +282,13 @@ class ChannelProtocol(asyncio.Protocol):
         abandoned = self.session.close()
         self.outbox.close()
         self.outgoing.fail(abandoned, self._closed_by_us())
-        self._transport.close()
+        if self.session.extended and self._transport.can_write_eof():
+            # The peer will end the connection when it has read all. If we did so now, what it may
+            # have sent meanwhile would make the operating system throw that away.
+            self._transport.write_eof()
+            self._close_timer = self._loop.call_later(LINGER_TIMEOUT, self._transport.close)
+        else:
+            self._transport.close()
         self._abort_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
 
     def cut(self, error: ConnectionLost) -> None:
@@ -338,7 +356,12 @@ class ChannelProtocol(asyncio.Protocol):
         if self._is_open() and not self.outbox.holding:
             self.outbox.send(self.session.pong(ping_id, self._loop.time()))
 
+    def _ask(self) -> None:
+        self._asking = True
+        self.outbox.send(self.session.ping(self._loop.time()))
+
     def _ponged(self, ping_id: int, content: Any) -> None:
+        self._asking = False
         asked, answered = _hello.seconds(ping_id), _hello.seconds(content)
         if asked is not None and answered is not None:
             self._delay.calibrate(asked / 1000, answered / 1000, self._loop.time())
@@ -359,6 +382,8 @@ class ChannelProtocol(asyncio.Protocol):
             now = self._loop.time()
             late = 0.0 if sent is None else self._delay.of(sent, now)
             deadline = now + timeout - late
+            if self._delay.in_doubt and not self._asking:
+                self._ask()
         one_way, again = options.get("one_way") is True, options.get("again") is True
         self._requested(
             Request(content, message_id, self, size, deadline, one_way=one_way, again=again)
@@ -390,7 +415,7 @@ class ChannelProtocol(asyncio.Protocol):
                 self._loop,
                 limits.heartbeat,
                 limits.heartbeat_misses,
-                ask=lambda: self.outbox.send(self.session.ping(self._loop.time())),
+                ask=self._ask,
                 # Then it cannot get our question; and write_timeout watches over it.
                 excused=lambda: self.outbox.paused and limits.write_timeout is not None,
                 lost=self._silent,

@@ -22,6 +22,7 @@ from aiomas.exceptions import (
     Outcome,
     Overloaded,
     ProtocolError,
+    ShuttingDown,
 )
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds
@@ -67,7 +68,6 @@ class Retries:
         failure: AiomasError | None = None  # the first one that leaves open what has happened
         last: AiomasError | None = None
         left = options.retries
-        again = dataclasses.replace(options, retries=0, again=True)
         while True:
             try:
                 return await (attempt or self._send(content, again))
@@ -94,7 +94,9 @@ class Retries:
 
 def _may_pass(error: AiomasError) -> bool:
     """Whether the next attempt may do better."""
-    return isinstance(error, ConnectionLost | Overloaded) and not isinstance(error, _FINAL)
+    return isinstance(error, ConnectionLost | Overloaded | ShuttingDown) and not isinstance(
+        error, _FINAL
+    )
 
 
 _FINAL = ContainerClosedError | HandshakeError | ProtocolError

@@ -68,9 +68,10 @@ class Session(Generic[W]):
     Args:
         codec: encodes and decodes the messages.
         limits: the limits of the connection.
+        accepting: whether this is the end that was dialled, which the other one may greet.
     """
 
-    def __init__(self, codec: Codec, limits: Limits = _DEFAULTS) -> None:
+    def __init__(self, codec: Codec, limits: Limits = _DEFAULTS, *, accepting: bool = True) -> None:
         self.state = State.OPEN
         self.extended = False
         """Whether both ends have agreed on the extensions."""
@@ -78,6 +79,7 @@ class Session(Generic[W]):
         """The id of the next request; all lower ones have been given away."""
         self.last_words: bytes | None = None
         """A frame that tells the peer why it is given up, after a :class:`ProtocolError`."""
+        self._accepting = accepting
         self._codec = codec
         self._max_frame = limits.max_frame
         self._reader = FrameReader(limits.max_frame)
@@ -242,7 +244,7 @@ class Session(Generic[W]):
             raise _no_message(message)
 
         size = len(payload)
-        first_request = self._next_of_peer is None
+        may_be_hello = self._accepting and self._next_of_peer is None
         if kind in {REQUEST, CALL}:
             self._check_number(message_id)
         if kind in {RESULT, EXCEPTION} or (kind == FAILURE and self.extended):
@@ -251,7 +253,7 @@ class Session(Generic[W]):
             raise _no_message(message)
         if bad_content is not None:
             return BAD_REQUEST, message_id, bad_content, size
-        if first_request and kind == REQUEST and (hello := _hello.asked(content)) is not None:
+        if may_be_hello and kind == REQUEST and (hello := _hello.asked(content)) is not None:
             return HELLO, message_id, hello, size
         return kind, message_id, content, size
 

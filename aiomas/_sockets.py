@@ -22,17 +22,17 @@ def keep_alive(sock: socket.socket, limits: Limits) -> None:
     patience = 0.0  # the system's own
     if limits.write_timeout is not None:
         patience = max(interval * limits.heartbeat_misses, limits.write_timeout)
-    for name, value in (
-        ("TCP_KEEPIDLE", max(1, round(interval))),
-        ("TCP_KEEPALIVE", max(1, round(interval))),  # its name on macOS
-        ("TCP_KEEPINTVL", max(1, round(interval))),
-        ("TCP_KEEPCNT", limits.heartbeat_misses),
-        ("TCP_USER_TIMEOUT", round(patience * 1000)),  # in milliseconds
+    for name, value, largest in (
+        ("TCP_KEEPIDLE", max(1, round(interval)), 32_767),
+        ("TCP_KEEPALIVE", max(1, round(interval)), 32_767),  # its name on macOS
+        ("TCP_KEEPINTVL", max(1, round(interval)), 32_767),
+        ("TCP_KEEPCNT", limits.heartbeat_misses, 127),
+        ("TCP_USER_TIMEOUT", round(patience * 1000), 2**31 - 1),  # in milliseconds
     ):
         option = getattr(socket, name, None)
         if option is not None:
             with contextlib.suppress(OSError):  # the peer has ended the connection already
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+                sock.setsockopt(socket.IPPROTO_TCP, option, min(value, largest))
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 

@@ -14,6 +14,8 @@ from aiomas.exceptions import ProtocolError
 _HEADER = struct.Struct("!L")
 HEADER_SIZE = _HEADER.size
 
+_MANY = 1024  # parts of a frame
+
 
 def frame(payload: bytes) -> bytes:
     """Return *payload* as a frame."""
@@ -30,6 +32,7 @@ class FrameReader:
     def __init__(self, max_frame: int) -> None:
         self._max_frame = max_frame
         self._parts: list[bytes] = []  # of a frame that is not complete yet
+        self._compacted = 0  # so many of them stand for many small ones
         self._have = 0  # bytes in these parts
         self._need = HEADER_SIZE  # bytes after which they can be looked at again
 
@@ -44,10 +47,12 @@ class FrameReader:
             self._parts.append(data)
             self._have += len(data)
             if self._have < self._need:
+                self._compact()
                 return
             # Joining only when enough is there keeps a large frame in small pieces linear.
             data = b"".join(self._parts)
             self._parts.clear()
+            self._compacted = 0
         position, size = 0, len(data)
         self._need = HEADER_SIZE
         while size - position >= HEADER_SIZE:
@@ -67,3 +72,9 @@ class FrameReader:
         if position < size:
             self._parts.append(data[position:] if position else data)
             self._have = size - position
+
+    def _compact(self) -> None:
+        """Join small parts now and then, as each of them takes more memory than its bytes."""
+        if len(self._parts) - self._compacted >= _MANY:
+            self._parts[self._compacted :] = [b"".join(self._parts[self._compacted :])]
+            self._compacted += 1

@@ -112,7 +112,7 @@ async def dial(
 
     def factory() -> ChannelProtocol:
         instance = make_codec(codec or DEFAULT_CODEC, extra_serializers)
-        return ChannelProtocol(instance, connected, loop=loop, terms=terms)
+        return ChannelProtocol(instance, connected, loop=loop, terms=terms, accepting=False)
 
     async def greet(protocol: asyncio.BaseProtocol) -> None:
         assert isinstance(protocol, ChannelProtocol)  # noqa: S101 - for the type checker

@@ -185,6 +185,8 @@ class Codec(ABC):
         """
         if len(obj_repr) != 1 or TYPE_KEY not in obj_repr:
             return obj_repr
+        if self._failures:  # nobody will get to see the others
+            return None
         try:
             return self._deserialize(obj_repr[TYPE_KEY])
         except DecodeError as exc:

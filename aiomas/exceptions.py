@@ -12,6 +12,7 @@ Each one derives from :class:`AiomasError` and from the builtin that callers alr
     ├── ContainerDied           (ConnectionError)       a container process of a cluster ended
     ├── RemoteException                                 the other side raised while serving a call
     │   ├── RemoteLookupError   (LookupError)           it has no such agent or exposed function
+    │   ├── ShuttingDown                            its container is about to end
     │   ├── Overloaded                                  a limit was hit, there or here
     │   └── DeadlineExceeded    (TimeoutError)          the call's time was up
     ├── ConnectionLost          (ConnectionResetError)  the connection ended, or had ended already
@@ -50,6 +51,7 @@ __all__ = [
     "RemoteException",
     "RemoteLookupError",
     "SerializationError",
+    "ShuttingDown",
     "SpawnError",
 ]
 
@@ -192,6 +194,10 @@ class RemoteException(AiomasError):  # noqa: N818 - the name that aiomas users c
 
 class RemoteLookupError(RemoteException, LookupError):
     """The other side has no such agent, or no such exposed function; nothing was run."""
+
+
+class ShuttingDown(RemoteException):
+    """The other side's container is being shut down and takes no more calls."""
 
 
 class Overloaded(RemoteException):

@@ -51,6 +51,9 @@ def expose(func: F | None = None, *, idempotent: bool = False) -> F | Callable[[
     return _expose(func, idempotent=idempotent)
 
 
+_LONGEST_PATH = 4096  # characters
+
+
 def _expose(func: F, *, idempotent: bool) -> F:
     if not callable(func) and not isinstance(func, staticmethod | classmethod):
         msg = f"Only functions can be exposed, got {func!r}"
@@ -117,6 +120,8 @@ class Router:
         Raises:
             LookupError: there is no such function, or it is not exposed, or it is private.
         """
+        if len(path) > _LONGEST_PATH:
+            raise LookupError(not_found(path))
         router: Router | None = self
         *names, function_name = path.split("/")
         for name in names:

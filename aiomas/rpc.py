@@ -21,7 +21,7 @@ from aiomas._current import Call, CallOptions, current_call
 from aiomas._dispatch import Dispatcher
 from aiomas._endpoint import Server, SocketAddress
 from aiomas._handlers import Handlers
-from aiomas._limits import Limits
+from aiomas._limits import Limits, check_seconds
 from aiomas._terms import Terms
 from aiomas.channel import Channel
 from aiomas.exceptions import ConnectionLost, SerializationError
@@ -277,9 +277,12 @@ class Proxy:
     def __hash__(self) -> int:
         return hash((self._channel, self._path))
 
-    def _with(self, options: CallOptions) -> Proxy:
+    def _with(self, options: CallOptions | None) -> Proxy:
         """Return the same proxy with other options."""
         return Proxy(self._channel, self._path, options)
+
+
+_NO_OPTIONS = CallOptions()
 
 
 def with_options(
@@ -311,15 +314,13 @@ def with_options(
             growing, random pauses, within *timeout*.  Needs the proxy of a container.
 
     Raises:
-        TypeError: *proxy* is no proxy, or *retries* no whole number.
+        TypeError: *proxy* is no proxy, *timeout* no number, or *retries* no whole number.
         ValueError: *timeout* is not positive, or *retries* is negative.
     """
     if not isinstance(proxy, Proxy):
         msg = f"with_options() takes a proxy, got {proxy!r}"
         raise TypeError(msg)
-    if timeout is not None and not timeout > 0:
-        msg = f"timeout is a positive number of seconds, got {timeout!r}"
-        raise ValueError(msg)
+    check_seconds("timeout", timeout)
     if retries is not None and not isinstance(retries, int):
         msg = f"retries is a whole number of repetitions, got {retries!r}"
         raise TypeError(msg)
@@ -328,8 +329,8 @@ def with_options(
         raise ValueError(msg)
     given = {"timeout": timeout, "one_way": one_way, "retries": retries}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    options = dataclasses.replace(proxy._options or CallOptions(), **changes)  # noqa: SLF001
-    return proxy._with(options)  # type: ignore[return-value]  # noqa: SLF001
+    options = dataclasses.replace(proxy._options or _NO_OPTIONS, **changes)  # noqa: SLF001
+    return proxy._with(None if options == _NO_OPTIONS else options)  # type: ignore[return-value]  # noqa: SLF001
 
 
 class Objects(Protocol):
@@ -392,7 +393,10 @@ def add_object_serializer(codec: Any, root: Callable[[], Router | None], objects
             raise SerializationError(msg)
         own = root()
         if own is None or router.root is not own:
-            msg = f"{obj!r} is not served on this connection, so the peer could not call it"
+            msg = (
+                f"{obj!r} is not served on this connection (any more), so the peer could not call "
+                f"it"
+            )
             raise SerializationError(msg)
         return router.path
 

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
-from aiomas import Limits
+from aiomas import Limits, _dispatch, _protocol
 from aiomas.channel import Channel, ChannelProtocol
 from aiomas.codecs import (
     JSON,
@@ -205,6 +205,8 @@ class Connection:
         self, codec: str, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.client: RpcClient
+        for log in (_dispatch.troubles, _protocol.bad_peers):
+            log.clear()
         self.protocol = ChannelProtocol(
             codec_of_connection(codec),
             self._connected,

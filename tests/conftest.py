@@ -123,8 +123,7 @@ def unix_path(temporary_folder: Path) -> Iterator[str]:
 def full_logs() -> None:
     """Let the limit of log lines hold for each test, not for all of them together."""
     for log in (_dispatch.troubles, _protocol.bad_peers):
-        log._until = 0.0
-        log._left_out = 0
+        log.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -267,11 +267,11 @@ class TestObjects:
         codec = make_codec(cls, [uuid_serializer])
         inner = codec.encode(uuid.UUID(int=7))
         codec.add_serializer(complex, str, lambda _: codec.decode(inner).int)
-        data = codec.encode([0, 7, [{"__type__": [9, 0]}, 1j]])
+        data = codec.encode([0, 7, [1j, {"__type__": [9, 0]}]])
 
         message, error = codec.decode_message(data)
 
-        assert list(message[2]) == [None, 7]
+        assert list(message[2]) == [7, None]
         assert "number 9" in str(error)
 
 

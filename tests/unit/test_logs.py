@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
 
 from aiomas import _logs
 from aiomas._logs import LimitedLog
+from aiomas.testing import VirtualTimeLoop
 
 logger = logging.getLogger("aiomas.tests.logs")
 
 
-class Time:
-    """A clock that this test sets."""
-
-    now = 1000.0
+class Clock:
+    """Tells the time of the event loop, whichever it is."""
 
     def monotonic(self) -> float:
-        return self.now
+        return asyncio.get_running_loop().time()
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Time()
-    monkeypatch.setattr(_logs, "time", clock)
-    return clock
+def anyio_backend(monkeypatch):
+    monkeypatch.setattr(_logs, "time", Clock())
+    return "asyncio", {"loop_factory": VirtualTimeLoop}
 
 
 @pytest.fixture
@@ -41,12 +40,12 @@ def lines(caplog):
     return lines
 
 
-def flood(log: LimitedLog, count: int) -> None:
+def flood(log: LimitedLog, count: int, subject: str = "") -> None:
     for number in range(count):
-        log.warning("peer %s", number)
+        log.warning("peer %s", number, subject=subject)
 
 
-def test_a_line_is_a_warning_with_its_arguments_put_in(clock, caplog):
+async def test_a_line_is_a_warning_with_its_arguments_put_in(caplog):
     LimitedLog(logger).warning("%s sent %r", "peer", b"x")
 
     [record] = caplog.records
@@ -54,58 +53,75 @@ def test_a_line_is_a_warning_with_its_arguments_put_in(clock, caplog):
     assert record.getMessage() == "peer sent b'x'"
 
 
-def test_only_so_many_lines_of_a_flood_pass(clock, lines):
-    flood(LimitedLog(logger, burst=3), 100)
+async def test_an_error_has_its_traceback(caplog):
+    error = ValueError("spam")
+    LimitedLog(logger).error("%s failed", "peer", exc_info=error)
 
+    [record] = caplog.records
+    assert (record.getMessage(), record.levelno) == ("peer failed", logging.ERROR)
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+async def test_only_so_many_lines_of_a_flood_pass(lines):
+    flood(LimitedLog(logger, burst=3), 100)
     assert lines() == ["peer 0", "peer 1", "peer 2"]
 
 
-def test_the_next_line_after_the_flood_comes_with_the_number_of_those_left_out(clock, lines):
-    log = LimitedLog(logger, burst=3, period=10.0)
-    flood(log, 100)
+async def test_at_its_end_a_flood_is_counted(lines):
+    flood(LimitedLog(logger, burst=3, period=10.0), 100, "spam")
     lines()
-
-    clock.now += 10.0
-    log.warning("another")
-
-    assert lines() == ["97 more like the following were left out", "another"]
-
-
-def test_what_was_left_out_is_counted_once(clock, lines):
-    log = LimitedLog(logger, burst=3, period=10.0)
-    flood(log, 100)
-    clock.now += 10.0
-    flood(log, 4)
-    lines()
-
-    clock.now += 10.0
-    log.warning("another")
-
-    assert lines() == ["1 more like the following were left out", "another"]
+    await asyncio.sleep(9.9)
+    assert lines() == []
+    await asyncio.sleep(0.2)
+    assert lines() == ["97 more such lines about spam were left out"]
+    await asyncio.sleep(100)
+    assert lines() == []
 
 
-def test_there_are_as_many_lines_in_each_period(clock, lines):
-    log = LimitedLog(logger, burst=3, period=10.0)
-    flood(log, 3)
-    clock.now += 9.9
-    flood(log, 1)
-    assert len(lines()) == 3
-
-    clock.now += 0.1
-    flood(log, 3)
-
-    assert lines() == [
-        "1 more like the following were left out",
-        "peer 0",
-        "peer 1",
-        "peer 2",
-    ]
-
-
-def test_nothing_is_said_of_those_left_out_if_there_were_none(clock, lines):
+async def test_nothing_is_said_of_those_left_out_if_there_were_none(lines):
     log = LimitedLog(logger, burst=3, period=10.0)
     for _ in range(5):
         log.warning("once in a while")
-        clock.now += 10.0
-
+        await asyncio.sleep(10)
     assert lines() == ["once in a while"] * 5
+
+
+async def test_there_are_as_many_lines_in_each_period(lines):
+    log = LimitedLog(logger, burst=3, period=10.0)
+    flood(log, 3)
+    await asyncio.sleep(9.9)
+    flood(log, 1)
+    assert len(lines()) == 3
+    await asyncio.sleep(0.2)
+    flood(log, 3)
+    assert lines() == ["1 more such lines were left out", "peer 0", "peer 1", "peer 2"]
+
+
+async def test_a_flood_about_one_subject_hides_no_other(lines):
+    log = LimitedLog(logger, burst=1)
+    flood(log, 10, "spam")
+    flood(log, 1, "eggs")
+    assert lines() == ["peer 0", "peer 0"]
+
+
+async def test_a_flood_of_subjects_is_one(lines):
+    log = LimitedLog(logger, burst=1)
+    for number in range(2 * _logs._SUBJECTS):
+        log.warning("%s", number, subject=str(number))
+    assert len(lines()) == _logs._SUBJECTS + 1
+    assert len(log._periods) == _logs._SUBJECTS + 1
+
+
+def test_a_period_ends_also_without_the_loop_in_which_it_began(monkeypatch, lines):
+    log = LimitedLog(logger, burst=1, period=10.0)
+    now = [5.0]
+    monkeypatch.setattr("aiomas._logs.time.monotonic", lambda: now[0])
+
+    async def once() -> None:
+        flood(log, 3)
+
+    asyncio.run(once())
+    now[0] = 15.0
+    asyncio.run(once())
+    assert lines() == ["peer 0", "2 more such lines were left out", "peer 0"]

@@ -36,7 +36,7 @@ SURFACE = {
         AddressError AgentNotFoundError AiomasError ClusterError ConnectTimeout ConnectionLost
         ContainerClosedError ContainerDied DeadlineExceeded DecodeError HandshakeError Outcome
         Overloaded PeerUnresponsive ProtocolError RemoteException RemoteLookupError
-        SerializationError SpawnError
+        SerializationError ShuttingDown SpawnError
         """,
     "aiomas.local_queue": """
         LocalQueue LocalQueueServer LocalQueueTransport add_queue clear_queue_cache
