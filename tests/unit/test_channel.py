@@ -540,7 +540,7 @@ async def test_what_was_sent_before_the_end_arrives_although_the_peer_goes_on_se
         await pair.accepted_second.wait()
         served = pair.served[1]
         calls = [client.send("x" * 2_000_000) for _ in range(8)]
-        while not arrived:  # so that there are replies which the client has not read
+        while not arrived:  # noqa: ASYNC110 - so that replies are there which nobody has read
             await asyncio.sleep(0)
         closing = asyncio.create_task(client.close())
         await served.wait_closed()

@@ -400,7 +400,7 @@ class TestSilence:
         held, received = outbox.held_bytes, client._protocol.terms.counters.bytes_in
         pings = message(PING, 1234, None) * 1000
         writer.write(pings)
-        while client._protocol.terms.counters.bytes_in < received + len(pings):
+        while client._protocol.terms.counters.bytes_in < received + len(pings):  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert outbox.held_bytes == held
         for number in range(1, len(calls) + 1):
