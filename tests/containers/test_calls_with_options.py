@@ -14,6 +14,7 @@ from aiomas.exceptions import (
     DeadlineExceeded,
     Outcome,
     RemoteLookupError,
+    ShuttingDown,
 )
 
 from .world import Worker, World, cut_all, until
@@ -176,6 +177,39 @@ class TestDeadlines:
         assert caught.value.outcome is Outcome.NOT_SENT
 
 
+class Behind:
+    """An event loop whose clock has stood still for a while."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self._loop = loop
+        self._seconds = seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def time(self) -> float:
+        return self._loop.time() - self._seconds
+
+    def call_at(self, when: float, *args: Any, **kwds: Any) -> asyncio.TimerHandle:
+        return self._loop.call_at(when + self._seconds, *args, **kwds)
+
+
+@pytest.mark.parametrize("world", ["tcp", "unix"], indirect=True)
+async def test_a_caller_whose_clock_has_stood_still_is_asked_for_its_time_at_once(world):
+    one, other, proxy = await world.pair()
+    patient = aiomas.with_options(proxy, timeout=5.0)
+    assert await patient.echo(1) == 1
+    (client,) = one.container._pool.clients
+    protocol = client.channel._protocol  # type: ignore[attr-defined]
+    protocol._loop = protocol.outgoing._loop = Behind(protocol._loop, 20.0)
+    with pytest.raises(DeadlineExceeded) as caught:  # it seems to have waited for 20 s
+        await patient.echo(2)
+    assert caught.value.outcome is Outcome.NOT_EXECUTED
+    for value in range(3, 10):
+        assert await patient.echo(value) == value
+    assert other.log == [1, *range(3, 10)]
+
+
 class TestOneWay:
     async def test_it_runs_and_there_is_no_result(self, world):
         _, other, proxy = await world.pair()
@@ -275,6 +309,25 @@ class TestRetries:
         assert not call.done()
         await world.restart(other)
         assert await call == "seen"
+
+    @connections()
+    async def test_one_refused_by_a_container_that_ends_reaches_the_next_one(self, world):
+        _, other, proxy = await world.pair()
+        held = proxy.hold()
+        await other.holding.wait()
+        restarting = asyncio.create_task(world.restart(other))
+        await asyncio.sleep(1)
+        with pytest.raises(ShuttingDown) as caught:
+            await proxy.look()
+        assert caught.value.outcome is Outcome.NOT_EXECUTED
+        call = aiomas.with_options(proxy, retries=20).look()
+        await asyncio.sleep(1)
+        assert not call.done()
+        other.let_go.set()
+        again = await restarting
+        assert await call == "seen"
+        assert again.container.stats().calls_in >= 1
+        await asyncio.gather(held, return_exceptions=True)
 
     async def test_they_change_nothing_where_nothing_fails(self, world):
         _, other, proxy = await world.pair()

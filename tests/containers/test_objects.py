@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import aiomas
 from aiomas import rpc
 from aiomas.agent import url_of
-from aiomas.exceptions import Outcome, SerializationError
+from aiomas.exceptions import ContainerClosedError, Outcome, SerializationError
 
 from .world import Worker, World, cut_all, until
 
@@ -86,6 +87,23 @@ class TestAgents:
         await proxy.ask(one, "echo")
         assert one.container.stats().connections == 1
         assert other.container.stats().connections == 1
+
+    @by_connection
+    async def test_during_a_shutdown_one_is_called_to_serve_others_only(self, world):
+        one, other, proxy = await world.pair()
+        await proxy.know(one)
+        serving = proxy.hold_and_ask_known()
+        await other.holding.wait()
+        shutting_down = asyncio.create_task(other.container.shutdown(as_coro=True))
+        await asyncio.sleep(1)
+        for call in (other.known.echo, aiomas.with_options(other.known, retries=3).echo):
+            with pytest.raises(ContainerClosedError) as caught:
+                await call("own")
+            assert caught.value.outcome is Outcome.NOT_SENT
+        other.let_go.set()
+        assert await serving == "served"
+        await shutting_down
+        assert one.log == ["served"]
 
     @by_connection
     async def test_one_that_was_kept_is_dialled_when_the_connection_is_gone(self, world):

@@ -39,6 +39,13 @@ class Mortal(Worker):
         return "stopped"
 
     @aiomas.expose
+    async def stop_another_and_go_on(self) -> None:
+        await self.known.stop()
+        self.holding.set()
+        await self.let_go.wait()
+        self.log.append("went on to the end")
+
+    @aiomas.expose
     async def stop_after_a_while(self) -> None:
         self.holding.set()
         await self.let_go.wait()
@@ -406,6 +413,19 @@ class TestShutdown:
         async with asyncio.timeout(60):
             await mortal.container.shutdown(as_coro=True)
         assert mortal.log == ["on_stop", None]
+
+    async def test_who_has_stopped_another_one_and_goes_on_is_waited_for(self, world):
+        _, mortal, proxy = await mortals(world)
+        mortal.known = Mortal(mortal.container)
+        call = proxy.stop_another_and_go_on()
+        await mortal.holding.wait()
+        shutting_down = asyncio.create_task(mortal.container.shutdown(as_coro=True))
+        await asyncio.sleep(5)
+        assert not shutting_down.done()
+        mortal.let_go.set()
+        await shutting_down
+        await asyncio.gather(call, return_exceptions=True)
+        assert mortal.log == ["went on to the end", "on_stop"]
 
     async def test_a_stop_of_an_own_function_and_a_shutdown_end(self, world):
         _, mortal, proxy = await mortals(world)

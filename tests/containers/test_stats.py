@@ -105,6 +105,15 @@ async def test_errors_count_at_both_ends(world):
     assert counts(one, "errors") == [3]
 
 
+async def test_a_result_that_cannot_be_encoded_is_an_error(world):
+    one, other, proxy = await world.pair()
+    other.known = object()
+    with pytest.raises(aiomas.RemoteException, match="SerializationError"):
+        await proxy.give()
+    assert counts(one, "errors") == [1]
+    assert counts(other, "errors") == [1]
+
+
 async def test_what_is_under_way_counts_while_it_is(world):
     one, other, proxy = await world.pair()
     calls = [proxy.hold() for _ in range(5)]

@@ -50,6 +50,13 @@ class Worker(aiomas.Agent):
         return value
 
     @aiomas.expose
+    async def hold_and_ask_known(self) -> Any:
+        """Call the agent that is kept, after a while."""
+        self.holding.set()
+        await self.let_go.wait()
+        return await self.known.echo("served")
+
+    @aiomas.expose
     async def hold_shielded(self) -> None:
         async def part() -> None:
             await self.let_go.wait()

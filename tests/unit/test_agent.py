@@ -1258,6 +1258,8 @@ class TestWrongArguments:
             ({"addr": "tcp://localhost:5555"}, AddressError, "is a URL"),
             ({"addr": "\0abstract"}, AddressError, "abstract socket"),
             ({"clock": 5}, TypeError, "clock must be a BaseClock, got 5"),
+            ({"call_timeout": "5"}, TypeError, "call_timeout is a number of seconds .* got '5'"),
+            ({"call_timeout": -1}, ValueError, "call_timeout is a positive number .* got -1"),
             ({"extra_serializers": Worker}, TypeError, "is a list of functions"),
             ({"extra_serializers": [(int, int, int)]}, TypeError, "list of functions"),
             ({"codec": codecs.JSON()}, TypeError, "subclass of Codec"),

@@ -527,6 +527,28 @@ async def wait(channel):
     await channel.wait_closed()
 
 
+@pytest.mark.parametrize("address", ["tcp", "unix"], indirect=True)
+async def test_what_was_sent_before_the_end_arrives_although_the_peer_goes_on_sending(address):
+    arrived: list[int] = []
+
+    def handler(request):
+        arrived.append(len(request.content))
+        request.reply(request.content)
+
+    async with Pair(address, handler) as pair:
+        client = await pair.connect(extensions=True)
+        await pair.accepted_second.wait()
+        served = pair.served[1]
+        calls = [client.send("x" * 2_000_000) for _ in range(8)]
+        while not arrived:  # noqa: ASYNC110 - so that replies are there which nobody has read
+            await asyncio.sleep(0)
+        closing = asyncio.create_task(client.close())
+        await served.wait_closed()
+        await closing
+        assert arrived == [2_000_000] * 8
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
 class TestFlow:
     async def test_a_reply_waits_while_the_peer_does_not_read(self, unix_path):
         async with Pair(unix_path) as pair:

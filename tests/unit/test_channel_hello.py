@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aiomas import _protocol, codecs, local_queue, rpc
+from aiomas import _hello, _protocol, codecs, local_queue, rpc
 from aiomas import channel as channels
 from aiomas._current import CallOptions
 from aiomas._hello import Hello
@@ -169,6 +169,16 @@ class TestAgreeing:
         await served[0].channel.wait_closed()
         server.close()
         await server.wait_closed()
+
+    @pytest.mark.parametrize("extensions", [False, True])
+    async def test_who_has_dialled_is_not_asked(self, site, unix_path, extensions):
+        await site.serve(unix_path, echo)
+        client = await site.connect(unix_path, extensions=extensions)
+        client.serve(lambda request: request.reply("no hello"))
+        assert await client.send("accepted") == "accepted"
+        question = _hello.question(Hello().speaking(codecs.JSON()))
+        assert await site.served[0].send(question) == "no hello"
+        assert client.extended is extensions
 
     async def test_who_does_not_ask_does_not_get_them(self, site, unix_path):
         await site.serve(unix_path, echo)
@@ -380,6 +390,26 @@ class TestSilence:
         now = round(client.loop.time() * 1000)
         assert await read_message(reader) == [PONG, 1234, now]
 
+    async def test_a_ping_of_a_peer_that_does_not_read_is_not_answered(self, site, unix_path):
+        client, reader, writer = await silent_peer(site, unix_path)
+        outbox = client._protocol.outbox
+        calls = []
+        while not outbox.held_bytes:
+            calls.append(client.send("x" * 100_000))
+            await asyncio.sleep(0)
+        held, received = outbox.held_bytes, client._protocol.terms.counters.bytes_in
+        pings = message(PING, 1234, None) * 1000
+        writer.write(pings)
+        while client._protocol.terms.counters.bytes_in < received + len(pings):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert outbox.held_bytes == held
+        for number in range(1, len(calls) + 1):
+            assert (await read_message(reader))[:2] == [0, number]
+        writer.write(message(PING, 5678, None))  # from now on it reads again
+        assert (await read_message(reader))[:2] == [PONG, 5678]
+        for call in calls:
+            call.cancel()
+
     async def test_without_heartbeat_nobody_is_asked(self, site, unix_path):
         client, reader, writer = await silent_peer(site, unix_path, heartbeat=None)
         await asyncio.sleep(100_000)
@@ -405,6 +435,41 @@ class TestSilence:
         assert heartbeat._timer.cancelled()
 
 
+class TestClosing:
+    async def test_the_peer_is_told_at_once_and_ends_the_connection(self, site, unix_path):
+        client, reader, writer = await silent_peer(site, unix_path)
+        closing = asyncio.create_task(client.close())
+        assert await reader.read() == b""
+        assert not closing.done()
+        writer.close()
+        await closing
+        assert client.loop.time() < _protocol.LINGER_TIMEOUT
+
+    async def test_a_peer_that_does_not_end_it_is_not_waited_for(self, site, unix_path):
+        client, *_ = await silent_peer(site, unix_path)
+        before = client.loop.time()
+        await client.close()
+        assert client.loop.time() == pytest.approx(before + _protocol.LINGER_TIMEOUT)
+
+    async def test_nor_is_one_that_goes_on_sending(self, site, unix_path):
+        client, _, writer = await silent_peer(site, unix_path)
+        before = client.loop.time()
+        closing = asyncio.create_task(client.close())
+        for number in itertools.count():
+            if closing.done():
+                break
+            writer.write(message(0, number, "x" * 1000))
+            await asyncio.sleep(0.01)
+        assert client.loop.time() == pytest.approx(before + _protocol.LINGER_TIMEOUT, abs=0.05)
+
+    async def test_without_the_extensions_it_ends_at_once(self, site, unix_path):
+        await site.serve_by_hand(unix_path)
+        client = await site.connect(unix_path)
+        before = client.loop.time()
+        await client.close()
+        assert client.loop.time() == before
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has all of these")
 class TestTheSystem:
     @staticmethod
@@ -423,6 +488,10 @@ class TestTheSystem:
             ({"heartbeat": 0.01}, (1, 1, 3, 30_000)),
             ({"heartbeat": None}, (10, 10, 3, 30_000)),
             ({"write_timeout": None}, (10, 10, 3, 0)),
+            # More than the system can be told.
+            ({"heartbeat": 1e10, "write_timeout": 3e6}, (32_767, 32_767, 3, 2**31 - 1)),
+            ({"heartbeat": None, "write_timeout": 3e6}, (10, 10, 3, 2**31 - 1)),
+            ({"heartbeat_misses": 1000}, (10, 10, 127, 10_000_000)),
         ],
         ids=str,
     )

@@ -274,6 +274,22 @@ class TestObjects:
         assert list(message[2]) == [7, None]
         assert "number 9" in str(error)
 
+    @all_codecs
+    def test_after_a_bad_object_no_other_one_is_made(self, cls):
+        made: list[str] = []
+        codec = make_codec(cls, [uuid_serializer])
+        codec.add_serializer(complex, str, made.append)
+        bad, good = {"__type__": [0, "no identifier"]}, {"__type__": [1, "1j"]}
+        data = cls().encode([0, 7, [good, bad, *[good] * 100]])
+
+        message, error = codec.decode_message(data)
+
+        assert made == ["1j"]
+        assert tuple(message[:2]) == (0, 7)
+        assert "UUID" in str(error) or "0" in str(error)
+        codec.decode(cls().encode([good]))  # but in the next message
+        assert made == ["1j"] * 2
+
 
 class TestJSON:
     @pytest.mark.parametrize(

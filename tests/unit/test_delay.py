@@ -70,3 +70,46 @@ def test_a_long_round_trip_says_nothing(asked, received):
     delay.calibrate(asked=asked, answered=asked - 60.0, received=received)
 
     assert delay.of(sent=5.0, received=5.5) == pytest.approx(0.5)
+
+
+@CLOCKS
+def test_what_was_usual_is_forgotten_after_two_periods(offset):
+    """The clock of the peer stood still for 20 s, and nobody has told us."""
+    delay = Delay()
+    delay.of(sent=offset, received=0.0)
+    assert delay.of(sent=offset + 1.0, received=21.0) == pytest.approx(20.0)
+    assert delay.of(sent=offset + 80.0, received=100.0) == pytest.approx(20.0)
+    assert delay.of(sent=offset + 150.0, received=170.0) == pytest.approx(0.0)
+    assert delay.of(sent=offset + 151.0, received=173.0) == pytest.approx(2.0)
+
+
+@CLOCKS
+def test_within_two_periods_it_is_not(offset):
+    delay = Delay()
+    delay.of(sent=offset, received=0.0)
+    for now in range(1, 120):
+        assert delay.of(sent=offset + now - 2.0, received=now) == pytest.approx(2.0)
+
+
+@CLOCKS
+def test_a_long_delay_is_in_doubt_until_the_peer_was_asked(offset):
+    delay = Delay()
+    delay.of(sent=offset, received=0.0)
+    delay.of(sent=offset + 1.0, received=1.9)
+    assert not delay.in_doubt
+    delay.of(sent=offset + 2.0, received=3.1)
+    assert delay.in_doubt
+    delay.of(sent=offset + 4.0, received=4.0)
+    assert delay.in_doubt
+    delay.calibrate(asked=4.0, answered=offset + 5.0, received=6.0)  # even if it took long
+    assert not delay.in_doubt
+
+
+@CLOCKS
+def test_a_short_round_trip_makes_all_earlier_minima_forgotten(offset):
+    delay = Delay()
+    delay.of(sent=offset, received=0.0)
+    delay.of(sent=offset + 70.0, received=70.0)
+    delay.calibrate(asked=80.0, answered=offset + 60.0, received=80.0)
+    assert delay.of(sent=offset + 61.0, received=81.0) == pytest.approx(0.0)
+    assert delay.of(sent=offset + 121.0, received=141.0) == pytest.approx(0.0)

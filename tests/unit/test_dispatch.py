@@ -131,6 +131,16 @@ class Spam:
             return "all the same"
 
     @expose
+    async def tidy(self):
+        try:
+            await self.hold.wait()
+        except asyncio.CancelledError:
+            self.log.append("tidying up")
+            await asyncio.sleep(60)
+            self.log.append("tidy")
+            raise
+
+    @expose
     def fail(self):
         msg = "boom"
         raise ValueError(msg)
@@ -256,6 +266,31 @@ class TestCancelling:
         spam.hold.set()
         await turns()
         assert peer.answers == {other: (RESULT, "y")}
+
+    @pytest.mark.parametrize("first", ["deadline", "cancel", "lost"])
+    @pytest.mark.parametrize("second", ["cancel", "lost", "deadline"])
+    async def test_one_that_cleans_up_is_not_disturbed_again(self, peer, spam, first, second):
+        deadline_at = {first: 1.0, second: 2.0}.get("deadline")
+        number = peer.call("tidy", deadline=deadline_at)
+        await asyncio.sleep(1)
+        for how in (first, second):
+            if how == "cancel":
+                peer.dispatcher.cancel(number)
+            elif how == "lost":
+                peer.dispatcher.cancel_all()
+            await asyncio.sleep(1)
+        assert spam.log == ["tidying up"]
+        await asyncio.sleep(60)
+        assert spam.log == ["tidying up", "tidy"]
+        assert not peer.dispatcher.handlers
+
+    async def test_who_was_cancelled_before_its_time_was_up_is_not_late(self, peer):
+        number = peer.call("tidy", deadline=2.0)
+        await turns()
+        peer.dispatcher.cancel_all()
+        await asyncio.sleep(100)
+        assert peer.answers[number][0] == EXCEPTION
+        assert "CancelledError" in str(peer.answers[number][1])
 
     async def test_even_before_it_has_started(self, peer, spam):
         number = peer.call("slow", "x")

@@ -9,6 +9,7 @@ import pytest
 
 from aiomas import Limits
 from aiomas._limits import Limits as Original
+from aiomas._limits import check_seconds
 
 NAMES = [field.name for field in dataclasses.fields(Limits)]
 OPTIONAL = ["write_timeout", "heartbeat"]
@@ -82,6 +83,22 @@ def test_a_number_of_something_is_whole(name, value):
 def test_a_time_is_a_number(name, value):
     with pytest.raises(TypeError, match=rf"Limits\.{name} is a number, got"):
         Limits(**{name: value})
+
+
+class TestSeconds:
+    @pytest.mark.parametrize("value", [None, 1, 0.5, 1e10])
+    def test_are_a_positive_number_or_none(self, value):
+        check_seconds("spam", value)
+
+    @pytest.mark.parametrize("value", ["5", True, [5], b"5", 1j])
+    def test_are_nothing_else(self, value):
+        with pytest.raises(TypeError, match="spam is a number of seconds or None"):
+            check_seconds("spam", value)
+
+    @pytest.mark.parametrize("value", [0, -1, -0.5, math.nan, math.inf])
+    def test_are_not_negative_or_infinite(self, value):
+        with pytest.raises(ValueError, match="spam is a positive number"):
+            check_seconds("spam", value)
 
 
 def test_a_frame_is_no_larger_than_its_header_can_say():

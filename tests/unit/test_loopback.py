@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from aiomas._terms import Terms
 from aiomas.exceptions import ContainerClosedError, RemoteException, SerializationError
 from aiomas.rpc import PathsOnly, Proxy, add_object_serializer
 
+whose = contextvars.ContextVar("whose", default="nobody's")
 CODECS = [codecs.JSON, codecs.MsgPack, codecs.MsgPackBlosc]
 
 
@@ -43,6 +45,15 @@ class Keeper:
     @rpc.expose
     def me(self):
         return self
+
+    @rpc.expose
+    def spy(self):
+        return whose.get()
+
+    @rpc.expose
+    async def spy_later(self):
+        await asyncio.sleep(0)
+        return whose.get()
 
     @rpc.expose
     def unserializable(self):
@@ -158,6 +169,14 @@ class TestTurns:
             asyncio.get_running_loop().call_soon(count)
             await home.remote.keep(n)
             assert others == n + 1
+
+    @pytest.mark.parametrize("name", ["spy", "spy_later"])
+    async def test_a_function_does_not_see_the_callers_context(self, home, name):
+        token = whose.set("the caller's")
+        try:
+            assert await getattr(home.remote, name)() == "nobody's"
+        finally:
+            whose.reset(token)
 
     async def test_calls_start_in_their_order(self, home):
         futures = [(home.remote.later if n % 3 else home.remote.keep)(n) for n in range(100)]

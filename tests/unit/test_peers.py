@@ -251,6 +251,49 @@ class TestCalls:
         assert await kept == 2
         assert world.service.calls == [2]
 
+    async def test_of_calls_that_were_given_up_while_connecting_nothing_is_left(self, world):
+        world.gate.clear()
+        peer = world.peer
+        given_up = [call(peer, n) for n in range(1000)]
+        kept = call(peer, "kept")
+        await world.dialling.wait()
+        for future in given_up:
+            future.cancel()
+        await turns()
+        assert world.pool.waiting == 1
+        assert world.cancelled == 0
+        world.gate.set()
+        assert await kept == "kept"
+        assert world.service.calls == ["kept"]
+        assert world.dials == 1
+
+    async def test_when_all_of_them_were_given_up_so_is_the_dial(self, world):
+        world.gate.clear()
+        peer = world.peer
+        given_up = [call(peer, n) for n in range(10)]
+        await world.dialling.wait()
+        for future in given_up:
+            future.cancel()
+        await turns()
+        assert world.pool.waiting == 0
+        assert world.cancelled == 1
+        assert not world.pool._active
+        world.gate.set()
+        assert await call(peer, "next") == "next"
+        assert world.dials == 2
+
+    async def test_but_not_while_somebody_waits_for_the_connection_itself(self, world):
+        world.gate.clear()
+        peer = world.peer
+        connecting = asyncio.ensure_future(peer.connect())
+        given_up = call(peer, 1)
+        await world.dialling.wait()
+        given_up.cancel()
+        await turns()
+        assert world.cancelled == 0
+        world.gate.set()
+        assert (await connecting).channel.is_open
+
     async def test_an_argument_that_cannot_be_sent_fails_its_call_alone(self, world):
         peer = world.peer
         bad, good = call(peer, object()), call(peer, 1)

@@ -253,6 +253,20 @@ class TestWhatCannotBeCalled:
         with pytest.raises(LookupError):
             router.resolve(path)
 
+    def test_a_path_of_millions_of_slashes_is_not_looked_at(self, spam):
+        class Path(str):
+            __slots__ = ()
+
+            def split(self, *args):
+                raise AssertionError
+
+        with pytest.raises(LookupError) as caught:
+            spam.router.resolve(Path("/" * 8_000_000))
+        assert len(str(caught.value)) < 1000
+        for length in (4096, 4097):
+            with pytest.raises(LookupError):
+                spam.router.resolve("x" * length)
+
 
 class TestHierarchy:
     def test_a_root_router_has_neither_name_nor_parent(self, spam):

@@ -902,7 +902,21 @@ class TestOptions:
         with pytest.raises(TypeError, match="takes a proxy"):
             with_options(thing, timeout=2)
 
-    @pytest.mark.parametrize("timeout", [0, -1, -0.5, float("nan")])
+    async def test_without_any_the_proxy_is_the_same(self, sender):
+        proxy = Proxy(sender, "a")
+        assert with_options(proxy) == proxy
+        assert hash(with_options(proxy)) == hash(proxy)
+        assert with_options(proxy, retries=0, one_way=False) == proxy
+        assert with_options(with_options(proxy, retries=3), retries=0) == proxy
+        with_options(proxy)()
+        assert sender.options == [None]
+
+    @pytest.mark.parametrize("timeout", ["2", b"2", True, [2], 2j], ids=repr)
+    async def test_a_timeout_is_a_number(self, sender, timeout):
+        with pytest.raises(TypeError, match="timeout is a number of seconds"):
+            with_options(Proxy(sender, "a"), timeout=timeout)
+
+    @pytest.mark.parametrize("timeout", [0, -1, -0.5, float("nan"), float("inf")])
     async def test_a_timeout_is_positive(self, sender, timeout):
         with pytest.raises(ValueError, match="timeout"):
             with_options(Proxy(sender, "a"), timeout=timeout)

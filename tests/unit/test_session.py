@@ -404,6 +404,16 @@ def test_a_result_that_looks_like_an_answer_to_a_hello_does_not_end_the_extensio
     assert extended.client.extended
 
 
+def test_for_the_end_that_has_dialled_a_hello_is_an_ordinary_request(codec):
+    dialling: Session[str] = Session(codec(), accepting=False)
+    accepting: Session[str] = Session(codec())
+    hello = Hello().speaking(codec())
+
+    [(kind, message_id, content)] = read(dialling, accepting.hello(hello, "hello"))
+
+    assert (kind, message_id, content[0]) == (REQUEST, 0, _hello.PATH)
+
+
 def test_a_hello_is_the_first_request_or_an_ordinary_one(pair):
     [first, second] = read(
         pair.server, pair.client.request("ohai", "me") + pair.client.hello(pair.hello, "hello")

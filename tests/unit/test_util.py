@@ -17,7 +17,8 @@ import pytest
 
 import aiomas
 from aiomas import tls, util
-from aiomas.codecs import JSON, MsgPack
+from aiomas.codecs import JSON, MsgPack, make_codec
+from aiomas.exceptions import DecodeError
 
 
 @pytest.fixture
@@ -236,6 +237,27 @@ class TestArrowSerializer:
         data = codec.encode(arrow.get("2015-01-01"))
 
         assert data == b'{"__type__": [0, "2015-01-01T00:00:00+00:00"]}'
+
+    def test_many_dates_are_not_guessed_at_one_by_one(self, monkeypatch):
+        """``arrow.get()`` tries so many formats that a peer could keep us busy for seconds."""
+        codec = make_codec(JSON, [util.arrow_serializer])
+        date = arrow.get("2015-06-01T12:34:56.789012+02:00")
+        data = codec.encode([date] * 20_000)
+        monkeypatch.setattr(arrow, "get", None)
+
+        assert codec.decode(data) == [date] * 20_000
+
+    @pytest.mark.parametrize(
+        "bad", ["", "yesterday", "2015-13-01", "1.1.2015", "x" * 10_000, 1420070400, None, ["2015"]]
+    )
+    def test_what_is_no_iso_date_is_an_error_of_its_call(self, bad):
+        codec = make_codec(JSON, [util.arrow_serializer])
+        data = JSON().encode([0, 7, {"__type__": [0, bad]}])
+
+        message, error = codec.decode_message(data)
+
+        assert message == [0, 7, None]
+        assert type(error) is DecodeError
 
 
 class TestObjFromStr:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import example, given
@@ -97,6 +98,24 @@ def test_a_large_frame_in_small_pieces_is_joined_once():
     pieces = [stream[i : i + 64] for i in range(0, len(stream), 64)]
 
     assert read(FrameReader(MAX_FRAME), pieces) == [payload]
+
+
+def test_a_frame_in_tiny_pieces_takes_about_as_much_memory_as_its_bytes():
+    payload = bytes(range(256)) * 4096
+    stream = frame(payload) + frame(b"the next one")
+    reader = FrameReader(MAX_FRAME)
+    got: list[bytes] = []
+
+    tracemalloc.start()
+    try:
+        for position in range(0, len(stream), 2):
+            got += reader.feed(stream[position : position + 2])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert got == [payload, b"the next one"]
+    assert peak < 3.5 * len(payload)
 
 
 def test_the_size_of_the_header_is_part_of_the_format():
