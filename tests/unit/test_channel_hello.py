@@ -392,12 +392,13 @@ class TestSilence:
 
     async def test_a_ping_of_a_peer_that_does_not_read_is_not_answered(self, site, unix_path):
         client, reader, writer = await silent_peer(site, unix_path)
+        protocol: Any = client._protocol
         outbox = protocol.outbox
         calls = []
         while not outbox.held_bytes:
             calls.append(client.send("x" * 100_000))
             await asyncio.sleep(0)
-        held, received = outbox.held_bytes, client._protocol.terms.counters.bytes_in
+        held, received = outbox.held_bytes, protocol.terms.counters.bytes_in
         pings = message(PING, 1234, None) * 1000
         writer.write(pings)
         while protocol.terms.counters.bytes_in < received + len(pings):  # noqa: ASYNC110
