@@ -68,7 +68,7 @@ class Outcome(enum.StrEnum):
     MAYBE_EXECUTED = "maybe_executed"
     """Nobody knows, as it was sent and there was no answer, or none that says it."""
     EXECUTED = "executed"
-    """It has, at least in part, or was called with arguments that do not fit."""
+    """It has, at least in part."""
 
     @property
     def has_not_run(self) -> bool:

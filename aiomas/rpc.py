@@ -310,8 +310,9 @@ def with_options(
         one_way: send the call and do not wait for a reply: what the call returns is done when it
             has been written, and its result or error is dropped.
         retries: how often a call is repeated if its connection is lost, or if the other side is
-            overloaded, and its function was declared with ``@expose(idempotent=True)``; with
-            growing, random pauses, within *timeout*.  Needs the proxy of a container.
+            overloaded or shutting down, and its function was declared with
+            ``@expose(idempotent=True)``; with growing, random pauses, within *timeout*.  Needs the
+            proxy of a container.
 
     Raises:
         TypeError: *proxy* is no proxy, *timeout* no number, or *retries* no whole number.

@@ -65,8 +65,11 @@ class Stuck(aiomas.Agent):
 """
 
 DRIVER = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 from aiomas.cluster import Cluster
+
+# Whoever runs the tests in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def main(kind):
     async with Cluster(2, stop_timeout=0.5) as cluster:
