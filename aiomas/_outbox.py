@@ -185,6 +185,10 @@ class Outbox:
             self._stalled = None
         self._wake()
 
+    def all_taken(self) -> bool:
+        """Whether the peer's system has taken all that was written, as far as ours knows."""
+        return self._taken() >= self._written
+
     def _is_closing(self) -> bool:
         return self._closed or self._transport.is_closing()
 

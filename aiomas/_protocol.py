@@ -61,7 +61,7 @@ CLOSE_TIMEOUT = 10.0
 """Seconds that a closing connection may take to send what it still holds."""
 
 LINGER_TIMEOUT = 1.0
-"""Seconds in which a peer may end a connection by itself that we have closed."""
+"""Seconds in which a peer that has taken all may end a connection by itself that we have closed."""
 
 
 class ChannelProtocol(asyncio.Protocol):
@@ -286,10 +286,16 @@ class ChannelProtocol(asyncio.Protocol):
             # The peer will end the connection when it has read all. If we did so now, what it may
             # have sent meanwhile would make the operating system throw that away.
             self._transport.write_eof()
-            self._close_timer = self._loop.call_later(LINGER_TIMEOUT, self._transport.close)
+            self._close_timer = self._loop.call_later(LINGER_TIMEOUT, self._stop_lingering)
         else:
             self._transport.close()
         self._abort_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+
+    def _stop_lingering(self) -> None:
+        if self.outbox.all_taken():
+            self._transport.close()
+        else:  # it may be slow to read; CLOSE_TIMEOUT is its limit
+            self._close_timer = self._loop.call_later(LINGER_TIMEOUT, self._stop_lingering)
 
     def cut(self, error: ConnectionLost) -> None:
         """End the connection at once, with *error* for all who wait for something."""

@@ -463,6 +463,26 @@ class TestClosing:
             await asyncio.sleep(0.01)
         assert client.loop.time() == pytest.approx(before + _protocol.LINGER_TIMEOUT, abs=0.05)
 
+    async def test_a_peer_that_is_slow_to_read_gets_all_though_it_goes_on_sending(self, site):
+        server = await asyncio.start_server(
+            lambda *streams: site.streams.put_nowait(streams), "127.0.0.1", 0, limit=1000
+        )
+        site.servers.append(server)
+        welcoming = asyncio.create_task(welcome(site))
+        client = await site.connect(server.sockets[0].getsockname(), extensions=True)
+        reader, writer = await welcoming
+        site.writers.append(writer)
+        calls = [client.send("x" * 2_000_000) for _ in range(12)]
+        closing = asyncio.create_task(client.close())
+        for number in range(12):
+            assert (await read_message(reader))[:2] == [0, number + 1]
+            writer.write(message(0, number, "x" * 100_000))
+            await asyncio.sleep(0.4)
+        assert client.loop.time() > 4 * _protocol.LINGER_TIMEOUT
+        writer.close()
+        await closing
+        await asyncio.gather(*calls, return_exceptions=True)
+
     async def test_without_the_extensions_it_ends_at_once(self, site, unix_path):
         await site.serve_by_hand(unix_path)
         client = await site.connect(unix_path)
