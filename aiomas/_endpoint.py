@@ -23,6 +23,8 @@ from typing import Any, Self, TypeVar, cast
 
 from aiomas import local_queue
 from aiomas._address import Address, IpcAddress, LocalAddress, TcpAddress
+from aiomas._handshake import ListeningContext, dialling
+from aiomas._limits import Limits
 from aiomas.exceptions import AddressError, ConnectTimeout, ContainerClosedError, HandshakeError
 from aiomas.local_queue import LocalQueue
 
@@ -37,8 +39,8 @@ T = TypeVar("T")
 
 ATTEMPT_TIMEOUT = 10.0
 """Bound of a single attempt to connect, in seconds, where the caller set none."""
-HANDSHAKE_TIMEOUT = 5.0
-"""Seconds that a client has for the TLS handshake, if ``ssl_handshake_timeout`` is not given."""
+HANDSHAKE_TIMEOUT = Limits().handshake_timeout
+"""Seconds that a TLS handshake may take, if ``ssl_handshake_timeout`` is not given."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # between two attempts, in seconds
 _LOCK_TIMEOUT = 5.0  # seconds
 
@@ -148,8 +150,11 @@ async def listen(
         OSError: the address is in use, or cannot be bound.
         AddressError: *addr* is no address, or the path of a Unix socket is too long.
     """
-    if kwds.get("ssl") is not None:
+    context = kwds.get("ssl")
+    if context is not None:
         kwds.setdefault("ssl_handshake_timeout", HANDSHAKE_TIMEOUT)
+    if isinstance(context, ssl.SSLContext) and not isinstance(context, ListeningContext):
+        kwds["ssl"] = ListeningContext(context)
     if isinstance(addr, LocalQueue):
         return Server([await local_queue.create_server(factory, addr, loop=loop, **kwds)])
     if addr is None and "sock" in kwds:
@@ -200,9 +205,12 @@ async def dial(
         # None is the loopback interface here; the event loop's annotation has forgotten it.
         return (await loop.create_connection(factory, cast("str", host), port, **kwds))[1]
 
+    explain = _explaining(addr, kwds)
+
     async def attempt() -> asyncio.Protocol:
         try:
-            protocol = await connect()
+            with explain():
+                protocol = await connect()
         except (FileNotFoundError, ConnectionRefusedError, socket.gaierror) as exc:
             if exc.filename is None:  # these often do not say what was not found or refused
                 exc.filename = describe(addr)
@@ -212,6 +220,16 @@ async def dial(
         return protocol
 
     return await retry(attempt, timeout, f"connecting to {describe(addr)}")
+
+
+def _explaining(
+    addr: SocketAddress | None, kwds: dict[str, Any]
+) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Return what explains errors of TLS, if that is to be spoken; set the limit of its time."""
+    if not kwds.get("ssl"):
+        return contextlib.nullcontext
+    limit = kwds.setdefault("ssl_handshake_timeout", HANDSHAKE_TIMEOUT)
+    return functools.partial(dialling, describe(addr), kwds["ssl"], limit)
 
 
 async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str) -> T:

@@ -12,6 +12,7 @@ Each one derives from :class:`AiomasError` and from the builtin that callers alr
     ├── ContainerDied           (ConnectionError)       a container process of a cluster ended
     ├── RemoteException                                 the other side raised while serving a call
     │   ├── RemoteLookupError   (LookupError)           it has no such agent or exposed function
+    │   ├── PermissionDenied    (PermissionError)       it does not let us call this
     │   ├── Overloaded                                  a limit was hit, there or here
     │   └── DeadlineExceeded    (TimeoutError)          the call's time was up
     ├── ConnectionLost          (ConnectionResetError)  the connection ended, or had ended already
@@ -46,6 +47,7 @@ __all__ = [
     "Outcome",
     "Overloaded",
     "PeerUnresponsive",
+    "PermissionDenied",
     "ProtocolError",
     "RemoteException",
     "RemoteLookupError",
@@ -117,7 +119,8 @@ class ProtocolError(ConnectionLost, RuntimeError):
 class HandshakeError(ConnectionLost):
     """The two ends of a connection do not fit together; the message has what both have.
 
-    They have different codecs or lists of serializers, or belong to different clusters.
+    They have different codecs or lists of serializers, or belong to different clusters, or one of
+    them speaks TLS and the other does not.
     """
 
 
@@ -192,6 +195,10 @@ class RemoteException(AiomasError):  # noqa: N818 - the name that aiomas users c
 
 class RemoteLookupError(RemoteException, LookupError):
     """The other side has no such agent, or no such exposed function; nothing was run."""
+
+
+class PermissionDenied(RemoteException, PermissionError):  # noqa: N818 - says what happened
+    """The other side's *authorize* does not let us make this call; nothing was run."""
 
 
 class Overloaded(RemoteException):
