@@ -24,7 +24,6 @@ from typing import Any, Self, TypeVar, cast
 from aiomas import local_queue
 from aiomas._address import Address, IpcAddress, LocalAddress, TcpAddress
 from aiomas._handshake import ListeningContext, dialling
-from aiomas._limits import Limits
 from aiomas.exceptions import AddressError, ConnectTimeout, ContainerClosedError, HandshakeError
 from aiomas.local_queue import LocalQueue
 
@@ -39,8 +38,6 @@ T = TypeVar("T")
 
 ATTEMPT_TIMEOUT = 10.0
 """Bound of a single attempt to connect, in seconds, where the caller set none."""
-HANDSHAKE_TIMEOUT = Limits().handshake_timeout
-"""Seconds that a TLS handshake may take, if ``ssl_handshake_timeout`` is not given."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # between two attempts, in seconds
 _LOCK_TIMEOUT = 5.0  # seconds
 
@@ -128,7 +125,7 @@ class Server:
     def abort_clients(self) -> None:
         """Cut all connections of clients, where the event loop can (asyncio since Python 3.13).
 
-        Elsewhere those that have not finished their TLS handshake end after ``HANDSHAKE_TIMEOUT``.
+        Elsewhere those that have not finished their TLS handshake end after their time limit.
         """
         for server in self._listeners:
             abort = getattr(server, "abort_clients", None)
@@ -151,8 +148,6 @@ async def listen(
         AddressError: *addr* is no address, or the path of a Unix socket is too long.
     """
     context = kwds.get("ssl")
-    if context is not None:
-        kwds.setdefault("ssl_handshake_timeout", HANDSHAKE_TIMEOUT)
     if isinstance(context, ssl.SSLContext) and not isinstance(context, ListeningContext):
         kwds["ssl"] = ListeningContext(context)
     if isinstance(addr, LocalQueue):
@@ -225,10 +220,10 @@ async def dial(
 def _explaining(
     addr: SocketAddress | None, kwds: dict[str, Any]
 ) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Return what explains errors of TLS, if that is to be spoken; set the limit of its time."""
+    """Return what explains errors of TLS, if that is to be spoken."""
     if not kwds.get("ssl"):
         return contextlib.nullcontext
-    limit = kwds.setdefault("ssl_handshake_timeout", HANDSHAKE_TIMEOUT)
+    limit = kwds.get("ssl_handshake_timeout", ATTEMPT_TIMEOUT)
     return functools.partial(dialling, describe(addr), kwds["ssl"], limit)
 
 

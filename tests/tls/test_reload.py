@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import ssl
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 import aiomas
 from aiomas import SSLCerts
@@ -143,6 +145,14 @@ async def test_bad_certificates_leave_the_old_ones_serving(ca, other_ca, device,
         assert await serial_of_server(other, one) == device.certificate.serial_number
         assert await serial_of_client(one, other) == device.certificate.serial_number
         await one.container.reload_tls()  # of the old ones, which are still known
+
+
+async def test_new_contexts_check_names_as_the_old_ones_did(ca, certs):
+    elsewhere = ca.issue(sans=[x509.DNSName("elsewhere.example")])
+    async with worker(elsewhere.certs) as there, worker(certs) as here:
+        await here.container.reload_tls()
+        with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+            await here.container.connect(there.addr)
 
 
 async def test_what_cannot_be_reloaded(certs):

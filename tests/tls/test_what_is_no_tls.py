@@ -138,6 +138,13 @@ async def test_silent_connect(certs):
         assert await ended(reader) == b""
 
 
+async def test_silent_connect_to_a_bare_server(certs):
+    context = aiomas.make_ssl_server_context(*certs)
+    server = await start_server(("127.0.0.1", 0), lambda _: None, ssl=context, limits=QUICK)
+    async with server, raw(server.sockets[0].getsockname()[1]) as (reader, _):
+        assert await ended(reader) == b""
+
+
 async def test_half_a_client_hello(certs):
     context = aiomas.make_ssl_client_context(*certs)
     async with (
