@@ -248,7 +248,7 @@ def _make_context(
     context = ssl.SSLContext(protocol)
     context.minimum_version = minimum_version
     context.set_ciphers(_TLS12_CIPHERS)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.verify_mode = ssl.CERT_REQUIRED
     if strict:
         context.verify_flags |= ssl.VERIFY_X509_STRICT
