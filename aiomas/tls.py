@@ -94,7 +94,7 @@ class PeerIdentity:
     dns_names: tuple[str, ...] = ()
     """Its host names."""
     ips: tuple[str, ...] = ()
-    """Its addresses, in the form of :mod:`ipaddress`."""
+    """Its addresses, as the module ``ipaddress`` writes them."""
     serial: int
     """The serial number of its certificate; unique for each issuer."""
     subject: str
