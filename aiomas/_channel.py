@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from aiomas._outgoing import Outgoing
 from aiomas._session import Session, State
 from aiomas.codecs import Codec
 from aiomas.exceptions import ConnectionLost
+from aiomas.tls import PeerIdentity
 
 
 class Connected(Protocol):
@@ -86,6 +88,20 @@ class Channel:
     def peer_url(self) -> str | None:
         """The base URL of the container at the other end, as it says itself; else ``None``."""
         return self._protocol.peer_url
+
+    @functools.cached_property
+    def identity(self) -> PeerIdentity | None:
+        """Who is at the other end, as its certificate says, which was verified.
+
+        ``None`` for connections without TLS.
+        """
+        ssl_object = self.transport.get_extra_info("ssl_object")
+        return None if ssl_object is None else PeerIdentity.of(ssl_object)
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.transport.get_extra_info("ssl_object") is not None
 
     @property
     def pending(self) -> int:

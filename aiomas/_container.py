@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl as ssl_module
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Literal, Self, TypeVar, overload
 
 from aiomas import channel as channels
 from aiomas import rpc, util
 from aiomas._address import Address, TcpAddress, parse_url
+from aiomas._authorize import Authorize, Guard, checked
+from aiomas._certificates import Certificates, SSLContexts
 from aiomas._dispatch import Dispatcher
 from aiomas._endpoint import Server, SocketAddress, advertised, retry, socket_address
 from aiomas._handlers import Handlers
@@ -38,12 +39,11 @@ from aiomas.exceptions import (
 )
 from aiomas.routing import Service, expose
 from aiomas.rpc import Proxy, RpcClient
-from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
+from aiomas.tls import SSLCerts
 
 __all__ = ["AgentProxy", "Container"]
 
 T = TypeVar("T")
-SSLContexts = tuple[ssl_module.SSLContext, ssl_module.SSLContext]
 
 SHUTDOWN_TIMEOUT = 10.0
 """Seconds that requests which are being served have to end when a container is shut down."""
@@ -78,6 +78,8 @@ class Container:
         self._loop = loop
         self._clock = clock or AsyncioClock(loop)
         self._connect_kwargs = connect_kwargs or {}
+        self._certificates: Certificates | None = None
+        self._authorize: Authorize | None = None
         self._population = Population(self)
         self.agents = self._population.agents
         """The agents; ``agents.dict`` maps their ids to them."""
@@ -122,6 +124,7 @@ class Container:
         codec: type[Codec] | None = None,
         extra_serializers: ExtraSerializers = None,
         ssl: SSLCerts | SSLContexts | None = None,
+        authorize: Authorize | None = None,
         advertise: str | None = None,
         limits: Limits | None = None,
         call_timeout: float | None = None,
@@ -139,6 +142,7 @@ class Container:
         codec: type[Codec] | None = None,
         extra_serializers: ExtraSerializers = None,
         ssl: SSLCerts | SSLContexts | None = None,
+        authorize: Authorize | None = None,
         advertise: str | None = None,
         limits: Limits | None = None,
         call_timeout: float | None = None,
@@ -155,6 +159,7 @@ class Container:
         codec: type[Codec] | None = None,
         extra_serializers: ExtraSerializers = None,
         ssl: SSLCerts | SSLContexts | None = None,
+        authorize: Authorize | None = None,
         advertise: str | None = None,
         limits: Limits | None = None,
         call_timeout: float | None = None,
@@ -180,6 +185,12 @@ class Container:
                 :meth:`~aiomas.codecs.Codec.add_serializer`; all containers need the same list.
             ssl: certificates for TLS on all TCP connections, as an :class:`~aiomas.SSLCerts` or as
                 two contexts, for the server socket and for client sockets.
+            authorize: asked before every call that comes over TLS whether its caller may make it,
+                as ``authorize(identity, aid, method)``: the caller's
+                :class:`~aiomas.tls.PeerIdentity`, the id of the agent (``None`` for a function
+                of the container itself) and the name of its method.  Returns a bool; anything
+                else, and an exception, is a refusal.  Callers that do not come over TLS, and
+                agents of this container, are not asked for; nor is connecting to an agent.
             advertise: the host name for the agents' URLs, if it is not the one in *addr*.
             limits: the limits of each connection; :class:`~aiomas.Limits` has the defaults.
             call_timeout: seconds that a call has which an agent here makes, if it does not say so
@@ -193,6 +204,7 @@ class Container:
         Raises:
             OSError: the address is in use or cannot be bound, or a certificate cannot be read.
             AddressError: *addr* is no address.
+            ValueError: there is an *authorize* and no *ssl*, so it would never be asked.
         """
         as_coro = historic.pop("async", as_coro)
         if historic:
@@ -213,7 +225,8 @@ class Container:
             "call_timeout": call_timeout,
             "tracebacks": tracebacks,
         }
-        coro = cls._create(addr, loop, clock, connect_kwargs, ssl, advertise)
+        authorize = checked(authorize, tls=ssl is not None)
+        coro = cls._create(addr, loop, clock, connect_kwargs, ssl, authorize, advertise)
         return _run_or_return(coro, loop, as_coro=as_coro)
 
     @classmethod
@@ -373,6 +386,26 @@ class Container:
         agent = self.agents.dict.get(aid) if isinstance(aid, str) else None
         return None if agent is None else type(agent).__name__
 
+    async def reload_tls(self, certs: SSLCerts | SSLContexts | None = None) -> None:
+        """Use new certificates for connections that are made from now on.
+
+        Connections that exist live on as they are.  Certificates in files are checked first: the
+        key fits, they are valid now, as those of a server and of a client, and signed by an
+        authority in the file, and its revocation list, if there is to be one, is valid, too.
+        Contexts are taken as they are.
+
+        Args:
+            certs: as ``ssl`` in :meth:`create`; by default the same files, which are read again.
+
+        Raises:
+            OSError: the certificates are not good; then the old ones are still used.
+            ValueError: the container has no TLS, or was given contexts and no *certs* now.
+        """
+        if self._certificates is None:
+            msg = f"{self!r} was made without ssl=, there is no TLS to reload"
+            raise ValueError(msg)
+        self._certificates.reload(certs)
+
     def stats(self) -> ContainerStats:
         """Return what the container is doing, and has done since it was created."""
         channels = [client.channel for client in [*self._accepted, *self._pool.clients]]
@@ -403,14 +436,16 @@ class Container:
         clock: BaseClock | None,
         connect_kwargs: dict[str, Any],
         ssl: SSLCerts | SSLContexts | None,
+        authorize: Authorize | None,
         advertise: str | None,
     ) -> Self:
         options: dict[str, Any] = {}
-        if ssl is not None:
-            # A container on a Unix socket may still dial others over TCP.
-            server_context, connect_kwargs["ssl"] = _ssl_contexts(ssl)
-            if isinstance(addr, tuple | list):
-                options["ssl"] = server_context
+        # A container on a Unix socket may still dial others over TCP.
+        certificates = None if ssl is None else Certificates(ssl)
+        if certificates is not None and isinstance(addr, tuple | list):
+            limits = connect_kwargs["limits"] or Limits()
+            options["ssl"] = certificates.listening
+            options["ssl_handshake_timeout"] = limits.handshake_timeout
 
         def accept(channel: Channel) -> None:
             container._accept(channel)
@@ -429,6 +464,8 @@ class Container:
         try:
             address = await advertised(addr, server, advertise, tls="ssl" in options)
             container = cls(address.url, loop, clock or AsyncioClock(loop), connect_kwargs)
+            container._certificates = certificates
+            container._authorize = authorize
             container.set_server(server)
             await server.start_serving()
         except BaseException:
@@ -448,6 +485,8 @@ class Container:
     def _serve(self, channel: Channel) -> RpcClient:
         objects = AgentObjects(self, channel, self._pool.peer)
         client = RpcClient(channel, self, handlers=self._handlers, objects=objects)
+        if self._authorize is not None and channel.is_tls and client.dispatcher is not None:
+            client.dispatcher.guard = Guard(self._authorize, channel)
         if self._shutdown is not None and client.dispatcher is not None:
             client.dispatcher.refuse(_REFUSAL)
         return client
@@ -459,6 +498,10 @@ class Container:
             clients[channel] = self._serve(channel)
 
         kwargs = self._connect_kwargs
+        certificates = self._certificates
+        kwds: dict[str, Any] = {}
+        if isinstance(address, TcpAddress):
+            kwds["ssl"] = kwargs.get("ssl") if certificates is None else certificates.client
         channel = await channels.dial(
             socket_address(address),
             self._terms,
@@ -467,7 +510,7 @@ class Container:
             extra_serializers=_with_arrow(kwargs),
             extensions=True,
             connected=connected,
-            **({"ssl": kwargs.get("ssl")} if isinstance(address, TcpAddress) else {}),
+            **kwds,
         )
         return clients[channel]
 
@@ -529,20 +572,6 @@ class Container:
         if self._server is not None:
             self._server.abort_clients()  # who has not come as far as to have a channel
             await self._server.wait_closed()
-
-
-def _ssl_contexts(ssl: SSLCerts | SSLContexts) -> SSLContexts:
-    match ssl:
-        case (cafile, certfile, keyfile):
-            return (
-                make_ssl_server_context(cafile, certfile, keyfile),
-                make_ssl_client_context(cafile, certfile, keyfile),
-            )
-        case (ssl_module.SSLContext(), ssl_module.SSLContext()):
-            return ssl
-        case _:
-            msg = f"ssl must be an SSLCerts or two SSLContexts (server, client), got {ssl!r}"
-            raise TypeError(msg)
 
 
 def _with_arrow(connect_kwargs: dict[str, Any]) -> tuple[Callable[[], Any], ...]:

@@ -12,6 +12,8 @@ import dataclasses
 import weakref
 from typing import Any, Protocol
 
+from aiomas.tls import PeerIdentity
+
 __all__ = ["Call", "current_call"]
 
 
@@ -41,6 +43,10 @@ class Source(Protocol):
     @property
     def peer_url(self) -> str | None:
         """The base URL of the container at the other end, as far as known."""
+
+    @property
+    def identity(self) -> PeerIdentity | None:
+        """Who is at the other end, as its certificate says."""
 
 
 class Call:
@@ -74,6 +80,14 @@ class Call:
     def peer_url(self) -> str | None:
         """The base URL of the caller's container, as it says itself; ``None`` if it does not."""
         return self._source.peer_url
+
+    @property
+    def identity(self) -> PeerIdentity | None:
+        """Who is calling, as the caller's certificate says, which was verified.
+
+        ``None`` for calls that do not come over TLS, such as those within a container.
+        """
+        return self._source.identity
 
     def time_left(self) -> float | None:
         """Return how many seconds are left of the caller's time, or ``None`` for no limit."""

@@ -60,6 +60,8 @@ class Dispatcher:
     def __init__(self, root: Router, handlers: Handlers | None = None) -> None:
         self.handlers = Handlers() if handlers is None else handlers
         """The coroutine functions that are running."""
+        self.guard: Callable[[str], bool] | None = None
+        """Whether the peer may call what is at a path; ``None`` if it may call everything."""
         self._root = root
         self._resolve = root.resolve
         # By the ids of their requests.
@@ -99,6 +101,9 @@ class Dispatcher:
                 text = "TypeError: a call is [path, args, kwargs], a string, list and map"
                 request.refuse("bad request", text)
                 return
+        if self.guard is not None and not self.guard(path):
+            request.refuse("denied", f"PermissionError: you may not call {path!r:.300}")
+            return
         try:
             function = self._resolve(path)
         except Exception as exc:  # noqa: BLE001 - a router may be made now, with users' attributes

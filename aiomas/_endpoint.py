@@ -23,6 +23,7 @@ from typing import Any, Self, TypeVar, cast
 
 from aiomas import local_queue
 from aiomas._address import Address, IpcAddress, LocalAddress, TcpAddress
+from aiomas._handshake import ListeningContext, dialling
 from aiomas.exceptions import AddressError, ConnectTimeout, ContainerClosedError, HandshakeError
 from aiomas.local_queue import LocalQueue
 
@@ -37,8 +38,6 @@ T = TypeVar("T")
 
 ATTEMPT_TIMEOUT = 10.0
 """Bound of a single attempt to connect, in seconds, where the caller set none."""
-HANDSHAKE_TIMEOUT = 5.0
-"""Seconds that a client has for the TLS handshake, if ``ssl_handshake_timeout`` is not given."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # between two attempts, in seconds
 _LOCK_TIMEOUT = 5.0  # seconds
 
@@ -126,7 +125,7 @@ class Server:
     def abort_clients(self) -> None:
         """Cut all connections of clients, where the event loop can (asyncio since Python 3.13).
 
-        Elsewhere those that have not finished their TLS handshake end after ``HANDSHAKE_TIMEOUT``.
+        Elsewhere those that have not finished their TLS handshake end after their time limit.
         """
         for server in self._listeners:
             abort = getattr(server, "abort_clients", None)
@@ -148,8 +147,9 @@ async def listen(
         OSError: the address is in use, or cannot be bound.
         AddressError: *addr* is no address, or the path of a Unix socket is too long.
     """
-    if kwds.get("ssl") is not None:
-        kwds.setdefault("ssl_handshake_timeout", HANDSHAKE_TIMEOUT)
+    context = kwds.get("ssl")
+    if isinstance(context, ssl.SSLContext) and not isinstance(context, ListeningContext):
+        kwds["ssl"] = ListeningContext(context)
     if isinstance(addr, LocalQueue):
         return Server([await local_queue.create_server(factory, addr, loop=loop, **kwds)])
     if addr is None and "sock" in kwds:
@@ -200,9 +200,12 @@ async def dial(
         # None is the loopback interface here; the event loop's annotation has forgotten it.
         return (await loop.create_connection(factory, cast("str", host), port, **kwds))[1]
 
+    explain = _explaining(addr, kwds)
+
     async def attempt() -> asyncio.Protocol:
         try:
-            protocol = await connect()
+            with explain():
+                protocol = await connect()
         except (FileNotFoundError, ConnectionRefusedError, socket.gaierror) as exc:
             if exc.filename is None:  # these often do not say what was not found or refused
                 exc.filename = describe(addr)
@@ -212,6 +215,16 @@ async def dial(
         return protocol
 
     return await retry(attempt, timeout, f"connecting to {describe(addr)}")
+
+
+def _explaining(
+    addr: SocketAddress | None, kwds: dict[str, Any]
+) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Return what explains errors of TLS, if that is to be spoken."""
+    if not kwds.get("ssl"):
+        return contextlib.nullcontext
+    limit = kwds.get("ssl_handshake_timeout", ATTEMPT_TIMEOUT)
+    return functools.partial(dialling, describe(addr), kwds["ssl"], limit)
 
 
 async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str) -> T:

@@ -17,6 +17,7 @@ from aiomas._futures import copy_error
 from aiomas._limits import Limits
 from aiomas._session import EXCEPTION, RESULT
 from aiomas.exceptions import ConnectionLost, Outcome
+from aiomas.tls import PeerIdentity
 
 
 class Replier(Protocol):
@@ -29,6 +30,10 @@ class Replier(Protocol):
     @property
     def peer_url(self) -> str | None:
         """The base URL of the container at the other end, as far as known."""
+
+    @property
+    def identity(self) -> PeerIdentity | None:
+        """Who is at the other end, as its certificate says."""
 
     @property
     def extended(self) -> bool:

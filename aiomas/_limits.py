@@ -58,6 +58,8 @@ class Limits:
     """Bytes that may wait in ours; with more, own calls fail, and replies cut the connection."""
     write_timeout: float | None = 30.0
     """Seconds in which a peer has to take something of what waits; ``None`` for ever."""
+    handshake_timeout: float = 5.0
+    """Seconds that the TLS handshake may take, for the end that dials and for a server."""
     heartbeat: float | None = 10.0
     """Seconds of silence after which the peer is asked for a sign of life; ``None`` for never.
 
@@ -70,7 +72,8 @@ class Limits:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             optional = field.name in {"write_timeout", "heartbeat"}
-            kinds = (int, float) if optional else (int,)
+            seconds = optional or field.name == "handshake_timeout"
+            kinds = (int, float) if seconds else (int,)
             if value is None and optional:
                 continue
             if isinstance(value, bool) or not isinstance(value, kinds):

@@ -48,6 +48,8 @@ class Loopback:
 
     holding = False
     """Whether replies have to wait: they never do in here."""
+    identity = None
+    """Nobody has to show a certificate in here."""
     extended = True
     """Whether the other end knows the extensions: it is ourselves."""
 

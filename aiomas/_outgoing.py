@@ -32,6 +32,7 @@ from aiomas.exceptions import (
     DecodeError,
     Outcome,
     Overloaded,
+    PermissionDenied,
     RemoteException,
     RemoteLookupError,
     ShuttingDown,
@@ -47,6 +48,7 @@ _SWEEP = 0.25  # seconds after which it is noticed that a caller has given up
 _OUTCOMES = frozenset(Outcome)
 _KINDS: Mapping[str, type[RemoteException]] = {
     "lookup": RemoteLookupError,
+    "denied": PermissionDenied,
     "overloaded": Overloaded,
     "deadline": DeadlineExceeded,
     "not idempotent": NotIdempotent,

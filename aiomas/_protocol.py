@@ -40,7 +40,7 @@ from aiomas._session import (
     State,
 )
 from aiomas._terms import Terms
-from aiomas._wire import frame
+from aiomas._wire import TlsRecordError, frame
 from aiomas.codecs import Codec
 from aiomas.exceptions import (
     ConnectionLost,
@@ -52,6 +52,7 @@ from aiomas.exceptions import (
     SerializationError,
 )
 from aiomas.local_queue import LocalQueueTransport
+from aiomas.tls import PeerIdentity
 from aiomas.util import create_task
 
 logger = logging.getLogger("aiomas.channel")
@@ -116,6 +117,11 @@ class ChannelProtocol(asyncio.Protocol):
     def peer(self) -> Any:
         """The address of the other end, as its transport names it."""
         return self.channel.peer
+
+    @property
+    def identity(self) -> PeerIdentity | None:
+        """Who is at the other end, as its certificate says."""
+        return self.channel.identity
 
     @property
     def extended(self) -> bool:
@@ -226,7 +232,9 @@ class ChannelProtocol(asyncio.Protocol):
             content = await answer
         except RemoteException:  # it knows of no extensions
             return
-        except BaseException:
+        except BaseException as exc:
+            if type(exc) is ConnectionLost and self._is_plain_tcp():
+                exc.args = (f"{exc}; it did not answer, and perhaps expects TLS",)
             if self.session.state is not State.CLOSED:
                 self._transport.abort()
             raise
@@ -302,6 +310,14 @@ class ChannelProtocol(asyncio.Protocol):
         if self._error is None:
             self._error = error
             self._transport.abort()
+
+    def _is_plain_tcp(self) -> bool:
+        sock = self._transport.get_extra_info("socket")
+        return (
+            sock is not None
+            and sock.family in {socket.AF_INET, socket.AF_INET6}
+            and not self.channel.is_tls
+        )
 
     def _is_open(self) -> bool:
         return self.session.state is State.OPEN and not self._transport.is_closing()
@@ -445,7 +461,8 @@ class ChannelProtocol(asyncio.Protocol):
         self.cut(PeerUnresponsive(f"The connection to {self.peer} was cut: {reason}"))
 
     def _violated(self, exc: ProtocolError) -> None:
-        error = ProtocolError(f"The peer {self.peer} sent {exc}")
+        kind = HandshakeError if isinstance(exc, TlsRecordError) else ProtocolError
+        error = kind(f"The peer {self.peer} sent {exc}")
         error.__cause__ = exc.__cause__
         if "max_frame" in str(exc):
             self._counters.limits_hit["max_frame"] += 1

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from aiomas import _hello
 from aiomas._hello import Hello
 from aiomas._limits import Limits
-from aiomas._wire import FrameReader, frame
+from aiomas._wire import FrameReader, TlsRecordError, frame
 from aiomas.codecs import Codec
 from aiomas.exceptions import (
     ConnectionLost,
@@ -177,10 +177,15 @@ class Session(Generic[W]):
         Raises:
             ProtocolError: the bytes are no message; the connection is of no use any more.
         """
-        for payload in self._reader.feed(data):
-            event = self._event(payload)
-            if event is not None:
-                yield event
+        try:
+            for payload in self._reader.feed(data):
+                event = self._event(payload)
+                if event is not None:
+                    yield event
+        except TlsRecordError as exc:
+            if not exc.alert:  # what is no TLS tells a client more than a connection that just ends
+                self.last_words = self._frame(EXCEPTION, 0, "HandshakeError: there is no TLS here")
+            raise
 
     def forget(self, given_up: Callable[[W], bool]) -> list[int]:
         """Forget all requests whose waiter has *given_up*; return their ids."""

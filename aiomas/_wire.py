@@ -15,11 +15,30 @@ _HEADER = struct.Struct("!L")
 HEADER_SIZE = _HEADER.size
 
 _MANY = 1024  # parts of a frame
+# The first byte of a record of TLS, which the version follows: 3, and a number of at most 4.
+_ALERT, _HANDSHAKE = 0x15, 0x16
+_TLS_VERSIONS = range(0x0300, 0x0305)
 
 
 def frame(payload: bytes) -> bytes:
     """Return *payload* as a frame."""
     return _HEADER.pack(len(payload)) + payload
+
+
+class TlsRecordError(ProtocolError):
+    """What has come is no frame, but what TLS begins with.
+
+    Args:
+        alert: whether the peer is a server that wants TLS; else it is a client.
+    """
+
+    def __init__(self, *, alert: bool) -> None:
+        self.alert = alert
+        super().__init__(
+            "an alert of TLS: it wants TLS, which takes ssl= at this end"
+            if alert
+            else "the beginning of TLS, which this end was not made for with ssl="
+        )
 
 
 class FrameReader:
@@ -31,6 +50,8 @@ class FrameReader:
 
     def __init__(self, max_frame: int) -> None:
         self._max_frame = max_frame
+        self._unquestioned = min(max_frame, (_ALERT << 24) - 1)
+        self._begun = False  # whether a frame has come
         self._parts: list[bytes] = []  # of a frame that is not complete yet
         self._compacted = 0  # so many of them stand for many small ones
         self._have = 0  # bytes in these parts
@@ -40,6 +61,7 @@ class FrameReader:
         """Take what was received and yield all payloads that are complete by now.
 
         Raises:
+            TlsRecordError: the peer speaks TLS.
             ProtocolError: a header announces more than *max_frame* bytes.  It is raised before
                 anything is set aside for them, and after the payloads before it were yielded.
         """
@@ -57,18 +79,16 @@ class FrameReader:
         self._need = HEADER_SIZE
         while size - position >= HEADER_SIZE:
             (length,) = _HEADER.unpack_from(data, position)
-            if length > self._max_frame:
-                msg = (
-                    f"the header of a frame of {length} bytes, which is over the limit "
-                    f"max_frame={self._max_frame}"
-                )
-                raise ProtocolError(msg)
+            if length > self._unquestioned:
+                self._check(length, first=not (position or self._begun))
             end = position + HEADER_SIZE + length
             if end > size:
                 self._need = HEADER_SIZE + length
                 break
             yield data[position + HEADER_SIZE : end]
             position = end
+        if position:
+            self._begun = True
         if position < size:
             self._parts.append(data[position:] if position else data)
             self._have = size - position
@@ -78,3 +98,15 @@ class FrameReader:
         if len(self._parts) - self._compacted >= _MANY:
             self._parts[self._compacted :] = [b"".join(self._parts[self._compacted :])]
             self._compacted += 1
+
+    def _check(self, length: int, *, first: bool) -> None:
+        """Take a closer look at the header of a large frame."""
+        kind, version = length >> 24, length >> 8 & 0xFFFF
+        if first and kind in {_ALERT, _HANDSHAKE} and version in _TLS_VERSIONS:
+            raise TlsRecordError(alert=kind == _ALERT)
+        if length > self._max_frame:
+            msg = (
+                f"the header of a frame of {length} bytes, which is over the limit "
+                f"max_frame={self._max_frame}"
+            )
+            raise ProtocolError(msg)

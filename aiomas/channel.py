@@ -119,6 +119,8 @@ async def dial(
         if extensions:
             await protocol.greet()
 
+    if kwds.get("ssl"):
+        kwds.setdefault("ssl_handshake_timeout", terms.limits.handshake_timeout)
     protocol = await _endpoint.dial(factory, addr, loop, timeout=timeout, prepare=greet, **kwds)
     assert isinstance(protocol, ChannelProtocol)  # noqa: S101 - for the type checker
     return protocol.channel
@@ -154,6 +156,8 @@ async def start_server(
         AddressError: *addr* is no address.
     """
     terms = Terms(limits=limits or Limits(), tracebacks=tracebacks)
+    if kwds.get("ssl"):
+        kwds.setdefault("ssl_handshake_timeout", terms.limits.handshake_timeout)
     return await listen(
         addr,
         client_connected_cb,

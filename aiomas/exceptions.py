@@ -13,6 +13,7 @@ Each one derives from :class:`AiomasError` and from the builtin that callers alr
     ├── RemoteException                                 the other side raised while serving a call
     │   ├── RemoteLookupError   (LookupError)           it has no such agent or exposed function
     │   ├── ShuttingDown                            its container is about to end
+    │   ├── PermissionDenied    (PermissionError)       it does not let us call this
     │   ├── Overloaded                                  a limit was hit, there or here
     │   └── DeadlineExceeded    (TimeoutError)          the call's time was up
     ├── ConnectionLost          (ConnectionResetError)  the connection ended, or had ended already
@@ -47,6 +48,7 @@ __all__ = [
     "Outcome",
     "Overloaded",
     "PeerUnresponsive",
+    "PermissionDenied",
     "ProtocolError",
     "RemoteException",
     "RemoteLookupError",
@@ -119,7 +121,8 @@ class ProtocolError(ConnectionLost, RuntimeError):
 class HandshakeError(ConnectionLost):
     """The two ends of a connection do not fit together; the message has what both have.
 
-    They have different codecs or lists of serializers, or belong to different clusters.
+    They have different codecs or lists of serializers, or belong to different clusters, or one of
+    them speaks TLS and the other does not.
     """
 
 
@@ -198,6 +201,10 @@ class RemoteLookupError(RemoteException, LookupError):
 
 class ShuttingDown(RemoteException):
     """The other side's container is being shut down and takes no more calls."""
+
+
+class PermissionDenied(RemoteException, PermissionError):  # noqa: N818 - says what happened
+    """The other side's *authorize* does not let us make this call; nothing was run."""
 
 
 class Overloaded(RemoteException):

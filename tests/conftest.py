@@ -27,7 +27,7 @@ import hypothesis
 import psutil
 import pytest
 
-from aiomas import _dispatch, _protocol
+from aiomas import _authorize, _dispatch, _handshake, _protocol
 
 LOOPS = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -122,7 +122,12 @@ def unix_path(temporary_folder: Path) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def full_logs() -> None:
     """Let the limit of log lines hold for each test, not for all of them together."""
-    for log in (_dispatch.troubles, _protocol.bad_peers):
+    for log in (
+        _authorize.refusals,
+        _dispatch.troubles,
+        _handshake.bad_clients,
+        _protocol.bad_peers,
+    ):
         log.clear()
 
 

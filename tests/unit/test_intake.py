@@ -22,6 +22,7 @@ class Source:
 
     peer = "peer"
     peer_url = None
+    identity = None
 
     def __init__(self, *, extended: bool = False) -> None:
         self.extended = extended

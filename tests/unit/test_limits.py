@@ -13,7 +13,8 @@ from aiomas._limits import check_seconds
 
 NAMES = [field.name for field in dataclasses.fields(Limits)]
 OPTIONAL = ["write_timeout", "heartbeat"]
-WHOLE = [name for name in NAMES if name not in OPTIONAL]
+TIMES = [*OPTIONAL, "handshake_timeout"]
+WHOLE = [name for name in NAMES if name not in TIMES]
 MIB = 1024 * 1024
 
 
@@ -30,6 +31,7 @@ def test_the_defaults_are_those_of_the_documentation():
         "write_high_water": 64 * 1024,
         "write_cap": 512 * MIB,
         "write_timeout": 30.0,
+        "handshake_timeout": 5.0,
         "heartbeat": 10.0,
         "heartbeat_misses": 3,
     }
@@ -58,7 +60,7 @@ def test_a_limit_that_is_not_positive_is_named(name, value):
         Limits(**{name: value})
 
 
-@pytest.mark.parametrize("name", OPTIONAL)
+@pytest.mark.parametrize("name", TIMES)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0, -0.5])
 def test_a_time_that_is_none_is_named(name, value):
     with pytest.raises(ValueError, match=rf"Limits\.{name} must be positive"):
@@ -78,7 +80,7 @@ def test_a_number_of_something_is_whole(name, value):
         Limits(**{name: value})
 
 
-@pytest.mark.parametrize("name", OPTIONAL)
+@pytest.mark.parametrize("name", TIMES)
 @pytest.mark.parametrize("value", ["5", True, [5]])
 def test_a_time_is_a_number(name, value):
     with pytest.raises(TypeError, match=rf"Limits\.{name} is a number, got"):

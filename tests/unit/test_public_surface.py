@@ -35,8 +35,8 @@ SURFACE = {
     "aiomas.exceptions": """
         AddressError AgentNotFoundError AiomasError ClusterError ConnectTimeout ConnectionLost
         ContainerClosedError ContainerDied DeadlineExceeded DecodeError HandshakeError Outcome
-        Overloaded PeerUnresponsive ProtocolError RemoteException RemoteLookupError
-        SerializationError ShuttingDown SpawnError
+        Overloaded PeerUnresponsive PermissionDenied ProtocolError RemoteException
+        RemoteLookupError SerializationError ShuttingDown SpawnError
         """,
     "aiomas.local_queue": """
         LocalQueue LocalQueueServer LocalQueueTransport add_queue clear_queue_cache
@@ -52,7 +52,7 @@ SURFACE = {
         Connection Direction Fault Faults FaultyQueue Rates VirtualClock VirtualTimeLoop run
         """,
     "aiomas.testing.fixtures": "container container_options container_pair",
-    "aiomas.tls": "SSLCerts make_ssl_client_context make_ssl_server_context",
+    "aiomas.tls": "PeerIdentity SSLCerts make_ssl_client_context make_ssl_server_context",
     "aiomas.util": """
         arrow_serializer create_task current_loop make_ssl_client_context make_ssl_server_context
         obj_from_str run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 import ssl
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 
 from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
 
@@ -199,6 +202,40 @@ def test_file_names_may_be_strings_or_paths(server_certs):
 def test_certificates_are_a_named_tuple():
     assert SSLCerts("ca", "cert", "key") == ("ca", "cert", "key")
     assert SSLCerts._fields == ("cafile", "certfile", "keyfile")
+    cafile, certfile, keyfile = SSLCerts("ca", "cert", "key")
+    assert (cafile, certfile, keyfile) == ("ca", "cert", "key")
+    assert SSLCerts("ca", "cert", "key").crlfile is None
+
+
+def test_certificates_with_a_revocation_list_are_a_tuple_of_four():
+    certs = SSLCerts("ca", "cert", "key", crlfile="crl")
+    assert tuple(certs) == ("ca", "cert", "key", "crl")
+    assert (certs.keyfile, certs.crlfile) == ("key", "crl")
+    assert repr(certs).endswith("keyfile='key', crlfile='crl')")
+    assert certs == SSLCerts("ca", "cert", "key")._replace(crlfile="crl")
+    assert certs._replace(crlfile=None) == SSLCerts("ca", "cert", "key")
+    assert certs._replace(cafile="other").crlfile == "crl"
+    for same in (pickle.loads(pickle.dumps(certs)), copy.deepcopy(certs), SSLCerts._make(certs)):
+        assert same == certs
+        assert isinstance(same, SSLCerts)
+    with pytest.raises(ValueError, match="too many values"):  # rather than to forget the list
+        _, _, _ = certs
+    with pytest.raises(TypeError):
+        SSLCerts("ca", "cert")  # type: ignore[call-arg]
+
+
+def test_an_encrypted_key_is_an_error_and_no_question(server_certs, tmp_path):
+    plain = serialization.load_pem_private_key(Path(server_certs.keyfile).read_bytes(), None)
+    encrypted = tmp_path / "device.key"
+    encrypted.write_bytes(
+        plain.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(ssl.SSLError, match=r"is encrypted.*device\.key"):
+        make_ssl_server_context(*server_certs._replace(keyfile=encrypted))
 
 
 @pytest.mark.parametrize("make", [make_ssl_server_context, make_ssl_client_context])
@@ -219,3 +256,11 @@ def test_an_error_says_which_file_it_is_about(make, tmp_path):
         with pytest.raises(FileNotFoundError, match=name):
             make(*files.values())
         (tmp_path / "elsewhere").rename(file)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_1, "1.3", None])
+@pytest.mark.parametrize("make", [make_ssl_server_context, make_ssl_client_context])
+def test_another_minimum_is_an_error(server_certs, make, version):
+    with pytest.raises(ValueError, match="minimum_version must be TLSv1_2 or TLSv1_3"):
+        make(*server_certs, minimum_version=version)

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiomas._limits import Limits
-from aiomas._wire import HEADER_SIZE, FrameReader, frame
+from aiomas._wire import HEADER_SIZE, FrameReader, TlsRecordError, frame
 from aiomas.exceptions import ProtocolError
 
 MAX_FRAME = Limits().max_frame
@@ -120,3 +120,14 @@ def test_a_frame_in_tiny_pieces_takes_about_as_much_memory_as_its_bytes():
 
 def test_the_size_of_the_header_is_part_of_the_format():
     assert HEADER_SIZE == 4
+
+
+def test_a_large_frame_that_looks_like_tls_is_one_if_it_is_not_the_first():
+    header = bytes.fromhex("16 03 01 00")
+    reader = FrameReader(2**32 - 1)
+    assert list(reader.feed(bytes(4) + header)) == [b""]
+    with pytest.raises(TlsRecordError):
+        list(FrameReader(2**32 - 1).feed(header))
+    with pytest.raises(ProtocolError, match="max_frame") as caught:
+        list(FrameReader(10).feed(bytes(4) + header))
+    assert not isinstance(caught.value, TlsRecordError)
