@@ -392,15 +392,16 @@ class TestSilence:
 
     async def test_a_ping_of_a_peer_that_does_not_read_is_not_answered(self, site, unix_path):
         client, reader, writer = await silent_peer(site, unix_path)
-        outbox = client._protocol.outbox
+        protocol: Any = client._protocol
+        outbox = protocol.outbox
         calls = []
         while not outbox.held_bytes:
             calls.append(client.send("x" * 100_000))
             await asyncio.sleep(0)
-        held, received = outbox.held_bytes, client._protocol.terms.counters.bytes_in
+        held, received = outbox.held_bytes, protocol.terms.counters.bytes_in
         pings = message(PING, 1234, None) * 1000
         writer.write(pings)
-        while client._protocol.terms.counters.bytes_in < received + len(pings):  # noqa: ASYNC110
+        while protocol.terms.counters.bytes_in < received + len(pings):  # noqa: ASYNC110
             await asyncio.sleep(0)
         assert outbox.held_bytes == held
         for number in range(1, len(calls) + 1):
@@ -438,7 +439,7 @@ class TestSilence:
 class TestClosing:
     async def test_the_peer_is_told_at_once_and_ends_the_connection(self, site, unix_path):
         client, reader, writer = await silent_peer(site, unix_path)
-        closing = asyncio.create_task(client.close())
+        closing = asyncio.ensure_future(client.close())
         assert await reader.read() == b""
         assert not closing.done()
         writer.close()
@@ -454,7 +455,7 @@ class TestClosing:
     async def test_nor_is_one_that_goes_on_sending(self, site, unix_path):
         client, _, writer = await silent_peer(site, unix_path)
         before = client.loop.time()
-        closing = asyncio.create_task(client.close())
+        closing = asyncio.ensure_future(client.close())
         for number in itertools.count():
             if closing.done():
                 break
@@ -472,7 +473,7 @@ class TestClosing:
         reader, writer = await welcoming
         site.writers.append(writer)
         calls = [client.send("x" * 2_000_000) for _ in range(12)]
-        closing = asyncio.create_task(client.close())
+        closing = asyncio.ensure_future(client.close())
         for number in range(12):
             assert (await read_message(reader))[:2] == [0, number + 1]
             writer.write(message(0, number, "x" * 100_000))

@@ -81,10 +81,10 @@ class TestWhoWaitsItself:
 
         task = start(handlers, work())
         await asyncio.sleep(0)
-        before = len(task._callbacks)  # type: ignore[attr-defined]
+        before = len(task._callbacks)
         await asyncio.sleep(0)
         while not task.done():
-            assert len(task._callbacks) <= before  # type: ignore[attr-defined]
+            assert len(task._callbacks) <= before
             await asyncio.sleep(0)
         assert not handlers._leaving
         assert not handlers._ends
