@@ -41,10 +41,10 @@ class Handlers:
     @contextlib.contextmanager
     def not_waiting_for(self, task: asyncio.Task[Any] | None) -> Iterator[None]:
         """Within the block :meth:`drain` does not wait for *task*, which waits for that itself."""
-        if task not in self._paths:
+        if task is None:
             yield
             return
-        self._leaving.add(task)
+        self._leaving.add(task)  # also if it is not ours yet: it may have begun eagerly
         self._ended(task)
         try:
             yield

@@ -200,7 +200,7 @@ async def test_a_caller_whose_clock_has_stood_still_is_asked_for_its_time_at_onc
     patient = aiomas.with_options(proxy, timeout=5.0)
     assert await patient.echo(1) == 1
     (client,) = one.container._pool.clients
-    protocol: Any = client.channel._protocol
+    protocol = client.channel._protocol
     protocol._loop = protocol.outgoing._loop = Behind(protocol._loop, 20.0)
     with pytest.raises(DeadlineExceeded) as caught:  # it seems to have waited for 20 s
         await patient.echo(2)
