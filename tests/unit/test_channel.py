@@ -533,7 +533,7 @@ async def test_what_was_sent_before_the_end_arrives_although_the_peer_goes_on_se
 
     def handler(request):
         arrived.append(len(request.content))
-        request.reply(request.content)
+        request.reply("x" * 5000)  # so little that it never waits for a reader
 
     async with Pair(address, handler) as pair:
         client = await pair.connect(extensions=True)

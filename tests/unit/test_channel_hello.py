@@ -473,7 +473,7 @@ class TestClosing:
         reader, writer = await welcoming
         site.writers.append(writer)
         calls = [client.send("x" * 2_000_000) for _ in range(12)]
-        closing = asyncio.create_task(client.close())
+        closing = asyncio.ensure_future(client.close())
         for number in range(12):
             assert (await read_message(reader))[:2] == [0, number + 1]
             writer.write(message(0, number, "x" * 100_000))
