@@ -1,295 +1,133 @@
-"""What a certificate authority does, as pure functions: PEM bytes and small frozen values in and out.
+"""What a certificate authority does, as pure functions: PEM and small frozen values in and out.
 
 Create a root, issue key and certificate, read and sign a certificate signing request (CSR), renew,
 build a revocation list (CRL), inspect, check. Knows no files, prints nothing, and reads the clock
 only where `now` (a datetime with time zone) is not given. Whatever is wrong raises
 :class:`PkiError`; its message says what and where, and what to do, and never holds a passphrase.
+
+>>> root = make_root("Plant", passphrase="a secret")
+>>> authority = load_authority(root.certificate, root.key, "a secret")
+>>> device = issue(authority, "shop", parse_names(["shop.example.org", "10.0.0.3"]))
+>>> print(inspect(device.certificate).names)
+DNS:shop.example.org, IP:10.0.0.3, URI:spiffe://plant/shop
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import enum
-import ipaddress
+import secrets
 from collections.abc import Iterable
-from typing import Any, Literal
 
-KeyType = Literal["ec-p384", "ec-p256", "rsa-3072", "rsa-4096", "ed25519"]
-KEY_TYPES: tuple[KeyType, ...] = ("ec-p384", "ec-p256", "rsa-3072", "rsa-4096", "ed25519")
-"""The kinds of key that can be made; the first is the default of a CA."""
-DEVICE_KEY_TYPE: KeyType = "ec-p256"
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pki import _check, _keys, _names, _pem, _profile, _read
+from pki._check import check, check_ca, worst
+from pki._keys import encrypt_key, is_encrypted, make_key, public_key
+from pki._names import check_name, identity, parse_names
+from pki._pem import kind_of
+from pki._read import bundle, inspect, parse_serial, read_crl, read_request, split
+from pki._values import (
+    CA_KEY_TYPE,
+    DEVICE_KEY_TYPE,
+    KEY_TYPES,
+    REASONS,
+    CertificateInfo,
+    CrlInfo,
+    Finding,
+    KeyAndCertificate,
+    KeyType,
+    Names,
+    PkiError,
+    Reason,
+    Request,
+    Revocation,
+    Severity,
+)
+
+__all__ = [
+    "CA_DAYS",
+    "CA_KEY_TYPE",
+    "CRL_DAYS",
+    "DEVICE_DAYS",
+    "DEVICE_KEY_TYPE",
+    "KEY_TYPES",
+    "REASONS",
+    "Authority",
+    "CertificateInfo",
+    "CrlInfo",
+    "Finding",
+    "KeyAndCertificate",
+    "KeyType",
+    "Names",
+    "PkiError",
+    "Reason",
+    "Request",
+    "Revocation",
+    "Severity",
+    "bundle",
+    "certify",
+    "check",
+    "check_ca",
+    "check_name",
+    "encrypt_key",
+    "identity",
+    "inspect",
+    "is_encrypted",
+    "issue",
+    "kind_of",
+    "load_authority",
+    "make_crl",
+    "make_key",
+    "make_request",
+    "make_root",
+    "parse_names",
+    "parse_serial",
+    "public_key",
+    "read_crl",
+    "read_request",
+    "renew",
+    "sign",
+    "split",
+    "worst",
+]
 
 CA_DAYS = 3650
-DEVICE_DAYS = 365
-"""Default and maximum of a device's certificate."""
+"""Default for a CA."""
+DEVICE_DAYS = _profile.DEVICE_LIMIT.days
+"""Default and maximum for a device."""
 CRL_DAYS = 90
+"""Default for a revocation list."""
 
-Reason = Literal[
-    "unspecified",
-    "keyCompromise",
-    "affiliationChanged",
-    "superseded",
-    "cessationOfOperation",
-    "privilegeWithdrawn",
-]
-REASONS: tuple[Reason, ...] = (
-    "unspecified",
-    "keyCompromise",
-    "affiliationChanged",
-    "superseded",
-    "cessationOfOperation",
-    "privilegeWithdrawn",
-)
-"""Why a certificate is revoked (RFC 5280, 5.3.1, those of a device)."""
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-class PkiError(ValueError):
-    """Something that is asked for cannot be done, or what was read is not in order."""
-
-
-# --- values ---------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Names:
-    """The subject alternative names of a device, in their normal form. Make them with parse_names."""
-
-    dns: tuple[str, ...] = ()
-    """Lower case, international ones as A-labels (``xn--...``)."""
-    ips: tuple[IPAddress, ...] = ()
-    uris: tuple[str, ...] = ()
-    """In a certificate of ours exactly one: the identity."""
-
-    def as_dict(self) -> dict[str, list[str]]:
-        """For JSON: the keys ``dns``, ``ips`` and ``uris``."""
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        """For people: ``DNS:a.example, IP:10.0.0.3, URI:spiffe://ca/a``."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class KeyAndCertificate:
-    """A private key with its certificate, both PEM."""
-
-    key: bytes = dataclasses.field(repr=False)
-    certificate: bytes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Request:
-    """What a certificate signing request asks for, to be shown before it is signed."""
-
-    name: str
-    """The common name; empty if there is none."""
-    names: Names
-    key: str
-    """The kind of key, like ``ec-p256``."""
-    key_fingerprint: str
-    """SHA-256 of the public key (SubjectPublicKeyInfo), hex: to compare with the device's."""
-    ignored: tuple[str, ...]
-    """Other subject parts and extensions that it asks for, and that are not copied."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CertificateInfo:
-    """What a certificate says."""
-
-    name: str
-    """The common name."""
-    subject: str
-    """As in RFC 4514: ``CN=device,O=plant``."""
-    issuer: str
-    names: Names
-    key: str
-    """The kind of key, like ``ec-p256``."""
-    serial: str
-    """Hex, lower case, no leading zeros: as everywhere here, see parse_serial."""
-    not_before: dt.datetime
-    not_after: dt.datetime
-    fingerprint: str
-    """SHA-256 of the certificate, hex, lower case."""
-    is_ca: bool
-    key_fingerprint: str
-    """SHA-256 of the public key, hex: the same before and after a renewal."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON (times as ISO 8601 in UTC)."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Revocation:
-    """An entry of a revocation list."""
-
-    serial: str
-    """Hex, as parse_serial returns it."""
-    when: dt.datetime
-    """With time zone."""
-    reason: Reason = "unspecified"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CrlInfo:
-    """What a revocation list says."""
-
-    issuer: str
-    number: int
-    this_update: dt.datetime
-    next_update: dt.datetime
-    """From then on it is stale, and those who check it refuse every certificate of this CA."""
-    revoked: tuple[Revocation, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON (times as ISO 8601 in UTC)."""
-        raise NotImplementedError
-
-
-class Severity(enum.IntEnum):
-    """How bad a finding is; the number is the exit code of ``check``."""
-
-    GOOD = 0
-    RENEW = 1
-    BROKEN = 2
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Finding:
-    """One result of a check."""
-
-    severity: Severity
-    topic: str
-    """``chain``, ``key``, ``host``, ``expiry``, ``profile``, ``revoked`` or ``crl``."""
-    text: str
-    """What is the case and, unless it is good, what to do."""
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON: the keys ``severity`` (good, renew, broken), ``topic`` and ``text``."""
-        raise NotImplementedError
+_CA_DAYS_LIMIT = 7300
+_CRL_DAYS_LIMIT = 3650
+_CRL_NUMBER_LIMIT = 1 << 159
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Authority:
-    """A CA that can sign: certificate and private key, loaded and found to belong together.
+    """A CA that can sign: :func:`load_authority` makes it.
 
-    Load it once with load_authority and use it often: decrypting the key takes 0.1 s.
+    Load it once and use it often: decrypting its key takes a tenth of a second.
     """
 
     certificate: bytes
     """PEM."""
     name: str
-    """The same for all generations of this CA; `O` of what it signs, and in identities."""
+    """The same for all generations of a CA: `O` of what it signs, and in identities."""
     info: CertificateInfo
+    _cert: x509.Certificate = dataclasses.field(repr=False, compare=False)
+    _key: _keys.PrivateKey = dataclasses.field(repr=False, compare=False)
 
 
-# --- names ----------------------------------------------------------------------------------------
-
-
-def check_name(name: str) -> str:
-    """Return the name of a CA or of a device if it is good, stripped of nothing.
-
-    1 to 64 characters (a CA: 50) that can be a file's name: no control characters, no path
-    separators, no wildcards, no spaces at either end, not ``.`` or ``..``, no leading ``-``.
-
-    Raises:
-        PkiError: says what is wrong with it.
-    """
-    raise NotImplementedError
-
-
-def parse_names(
-    hosts: Iterable[str] = (),
-    *,
-    dns: Iterable[str] = (),
-    ips: Iterable[str] = (),
-    uris: Iterable[str] = (),
-) -> Names:
-    """Turn what a user typed into names; duplicates count once, the order stays.
-
-    `hosts` may be DNS names or addresses, mixed. An address among `dns` becomes an address.
-
-    Raises:
-        PkiError: an empty name, a control character, a wildcard other than ``*.`` before two or
-            more labels, an invalid international name, no address, no absolute URI, two URIs.
-    """
-    raise NotImplementedError
-
-
-def identity(ca_name: str, name: str) -> str:
-    """Return the identity of a device, ``spiffe://CA-NAME/NAME``.
-
-    Of the CA's name lower case letters, digits, dots, dashes and underscores stay, and what is
-    between them becomes one dash. In the device's name, other characters are percent-encoded.
-    """
-    raise NotImplementedError
-
-
-def parse_serial(text: str) -> str:
-    """Return a serial number (hex; upper case, colons, a leading ``0x`` allowed) in normal form.
-
-    Raises:
-        PkiError: it is no hexadecimal number.
-    """
-    raise NotImplementedError
-
-
-# --- keys -----------------------------------------------------------------------------------------
-
-
-def make_key(key_type: KeyType = DEVICE_KEY_TYPE, passphrase: str | None = None) -> bytes:
-    """Generate a private key and return it as PEM (PKCS#8).
-
-    With a passphrase it is encrypted with AES-256-CBC under PBKDF2-HMAC-SHA256, 600,000 rounds.
-
-    Raises:
-        PkiError: unknown type, empty passphrase.
-    """
-    raise NotImplementedError
-
-
-def encrypt_key(key: bytes, old: str | None, new: str | None) -> bytes:
-    """Return the private key with another passphrase (None: not encrypted).
-
-    Raises:
-        PkiError: it cannot be read with `old`.
-    """
-    raise NotImplementedError
-
-
-def is_encrypted(key: bytes) -> bool:
-    """Whether a private key needs a passphrase.
-
-    Raises:
-        PkiError: this is no private key in PEM.
-    """
-    raise NotImplementedError
-
-
-def public_key(key: bytes, passphrase: str | None = None) -> bytes:
-    """Return the public key (PEM) of a private key.
-
-    Raises:
-        PkiError: it cannot be read, or the passphrase is wrong, missing or not needed.
-    """
-    raise NotImplementedError
-
-
-# --- the authority --------------------------------------------------------------------------------
+# --- the CA ---------------------------------------------------------------------------------------
 
 
 def make_root(
     name: str,
     *,
-    key_type: KeyType = "ec-p384",
+    key_type: KeyType = CA_KEY_TYPE,
     days: int = CA_DAYS,
     permit_dns: Iterable[str] = (),
     permit_ips: Iterable[str] = (),
@@ -299,26 +137,70 @@ def make_root(
     """Create a root, or the next generation of one: `O` is the name, `CN` is unique.
 
     Parameters:
+        name: of 1 to 55 characters, with at least one Latin letter or digit.
         days: 1 to 7300.
         permit_dns: if given, DNS names of devices must be these or below these.
-        permit_ips: if given, addresses of devices must be in these networks (``10.0.0.0/8``) or
-            be these addresses.
+        permit_ips: if given, addresses of devices must be in these networks (``10.0.0.0/8``; of
+            both families, or the other one is forbidden) or be these addresses.
         passphrase: encrypts the private key.
 
     Raises:
         PkiError: a parameter is bad.
     """
-    raise NotImplementedError
+    check_name(name, limit=_names.CA_NAME_LIMIT, what="name of the CA")
+    _names.trust_domain(name)
+    _check_days(days, _CA_DAYS_LIMIT)
+    dns = [_names.parse_dns_constraint(text) for text in permit_dns]
+    networks = [_names.parse_ip_constraint(text) for text in permit_ips]
+    key = _keys.generate(key_type)
+    serialised = _keys.serialised(key, passphrase)
+    certificate = _profile.build_root(
+        _profile.subject(name, f"{name} {secrets.token_hex(4)}"),
+        key,
+        _profile.validity(_aware(now), days),
+        dns,
+        networks,
+    )
+    return KeyAndCertificate(serialised, _pem.pem(certificate))
 
 
 def load_authority(certificate: bytes, key: bytes, passphrase: str | None = None) -> Authority:
     """Return the CA, ready to sign.
 
     Raises:
-        PkiError: a part cannot be read, is no CA, or the two do not belong together; the passphrase
-            is wrong, missing, or not needed.
+        PkiError: a part cannot be read, it is no root, the two do not belong together; the
+            passphrase is wrong, missing, or not needed.
     """
-    raise NotImplementedError
+    cert = _pem.certificate(certificate, what="CA certificate")
+    name = _read.organisation(cert.subject)
+    usage, _ = _profile.extension(cert, x509.KeyUsage)
+    ski, _ = _profile.extension(cert, x509.SubjectKeyIdentifier)
+    is_root = (
+        _profile.is_ca(cert)
+        and usage is not None
+        and usage.key_cert_sign
+        and usage.crl_sign
+        and ski is not None
+        and cert.subject == cert.issuer
+        and name != ""
+    )
+    if not is_root:
+        msg = (
+            f"certificate of {_read.text_of(cert.subject)} is no root that this can sign with: "
+            "make one with `init`"
+        )
+        raise PkiError(msg)
+    private = _keys.load(key, passphrase)
+    if _keys.spki(private.public_key()) != _keys.spki(cert.public_key()):
+        msg = (
+            f"private key does not belong to the certificate of {_read.text_of(cert.subject)}: put "
+            "the right one of them there"
+        )
+        raise PkiError(msg)
+    return Authority(_pem.pem(cert), name, _read.info_of(cert), cert, private)
+
+
+# --- certificates of devices ----------------------------------------------------------------------
 
 
 def issue(
@@ -331,8 +213,14 @@ def issue(
     days: int = DEVICE_DAYS,
     now: dt.datetime | None = None,
 ) -> KeyAndCertificate:
-    """Make a key and its certificate in one step. As make_key and certify."""
-    raise NotImplementedError
+    """Make a key and its certificate in one step.
+
+    Parameters, errors: as :func:`make_key` and :func:`certify`.
+    """
+    key = _keys.generate(key_type)
+    serialised = _keys.serialised(key, passphrase)
+    certificate = _certify(authority, name, names, key.public_key(), days, _aware(now))
+    return KeyAndCertificate(serialised, certificate)
 
 
 def certify(
@@ -346,36 +234,102 @@ def certify(
 ) -> bytes:
     """Issue a certificate for a public key (PEM) and return it (PEM).
 
-    Without a URI in `names`, the default identity is added. It begins 5 minutes in the past, and
-    ends with the CA if that is earlier.
+    It begins 5 minutes in the past, and ends with the CA where that is earlier.
+
+    Parameters:
+        names: without a URI, the identity ``spiffe://CA-NAME/NAME`` is added.
+        days: 1 to 365.
 
     Raises:
-        PkiError: bad name; neither DNS name nor address; a name that the CA's constraints do not
-            permit; a ``spiffe:`` URI of another CA; a weak key; not 1 to 365 days; the CA has
-            expired.
+        PkiError: a bad name; neither DNS name nor address; a name that the CA's constraints do not
+            permit; a SPIFFE identity of another CA; a weak key, or the CA's own; bad `days`; the CA
+            has expired.
     """
-    raise NotImplementedError
+    key = _keys.load_public(public_key)
+    return _certify(authority, name, names, key, days, _aware(now))
+
+
+def _certify(
+    authority: Authority,
+    name: str,
+    names: Names,
+    key: _keys.PublicKey,
+    days: int,
+    now: dt.datetime,
+) -> bytes:
+    ca = authority._cert  # noqa: SLF001 (the value and its functions are one)
+    check_name(name)
+    _check_days(days, DEVICE_DAYS)
+    if _keys.spki(key) == _keys.spki(ca.public_key()):
+        msg = f"public key of {name!r} is the CA's own: make another for the device"
+        raise PkiError(msg)
+    complete = _complete(authority, name, names)
+    if problems := _check.violations(complete, name, ca):
+        msg = f"{'; '.join(problems)}: choose other names for {name!r}"
+        raise PkiError(msg)
+    subject = _profile.subject(authority.name, name)
+    between = _validity(authority, days, now)
+    cert = _profile.build_device(ca, authority._key, subject, complete, key, between)  # noqa: SLF001
+    return _pem.pem(cert)
+
+
+def _complete(authority: Authority, name: str, names: Names) -> Names:
+    """Return names as they go into a certificate, with an identity."""
+    names = parse_names(dns=names.dns, ips=map(str, names.ips), uris=names.uris)
+    if not names.dns and not names.ips:
+        msg = (
+            f"{name!r} has neither a DNS name nor an address, by which others could verify it: "
+            "give one (--dns, --ip)"
+        )
+        raise PkiError(msg)
+    own = identity(authority.name, name)
+    if not names.uris:
+        return dataclasses.replace(names, uris=(own,))
+    domain = own[: own.index("/", len("spiffe://")) + 1]
+    if names.uris[0].startswith("spiffe:") and not names.uris[0].startswith(domain):
+        msg = (
+            f"identity {names.uris[0]} is not one of this CA, whose identities begin with {domain}:"
+            f" ask for {own}, or for none, and it is added"
+        )
+        raise PkiError(msg)
+    return names
+
+
+def _validity(authority: Authority, days: int, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    ca = authority.info
+    if not ca.not_before <= now <= ca.not_after:
+        msg = (
+            f"CA {ca.subject} is valid from {ca.not_before:%Y-%m-%d %H:%M} to "
+            f"{ca.not_after:%Y-%m-%d %H:%M} UTC, and now it is {now:%Y-%m-%d %H:%M}: check the "
+            "clock, or rotate the CA"
+        )
+        raise PkiError(msg)
+    first, last = _profile.validity(now, days)
+    return max(first, ca.not_before), min(last, ca.not_after)
 
 
 def make_request(name: str, names: Names, key: bytes, passphrase: str | None = None) -> bytes:
     """Return a certificate signing request (PEM) for a private key.
 
-    `names` may lack the URI: the CA adds ``spiffe://CA-NAME/NAME`` then.
+    Parameters:
+        names: may lack the URI: the CA adds ``spiffe://CA-NAME/NAME`` then.
 
     Raises:
-        PkiError: bad name, or the key cannot be read.
+        PkiError: a bad name, no names, or the key cannot be read.
     """
-    raise NotImplementedError
-
-
-def read_request(csr: bytes) -> Request:
-    """Return what a certificate signing request (PEM) asks for.
-
-    Raises:
-        PkiError: it is malformed, its signature is wrong, it asks for names of other kinds than
-            DNS, IP and URI, for bad ones, or for more than one URI.
-    """
-    raise NotImplementedError
+    check_name(name)
+    names = parse_names(dns=names.dns, ips=map(str, names.ips), uris=names.uris)
+    if not names.dns and not names.ips:
+        msg = f"{name!r} has neither a DNS name nor an address: give one (--dns, --ip)"
+        raise PkiError(msg)
+    private = _keys.load(key, passphrase)
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+        .add_extension(_profile.alternative_names(names), critical=False)
+        .sign(private, _keys.digest_for(private))
+    )
+    return _pem.pem(request)
 
 
 def sign(
@@ -386,36 +340,51 @@ def sign(
     days: int = DEVICE_DAYS,
     now: dt.datetime | None = None,
 ) -> bytes:
-    """Sign a certificate signing request: only key and alternative names are copied.
+    """Sign a certificate signing request (PEM): only key and alternative names are copied.
+
+    Without a URI among them, the identity ``spiffe://CA-NAME/NAME`` is added.
 
     Parameters:
         name: the common name, instead of the one that the request has.
 
     Raises:
-        PkiError: as read_request and certify.
+        PkiError: as :func:`read_request` and :func:`certify`.
     """
-    raise NotImplementedError
+    loaded, key = _read.load_request(csr)
+    request = _read.request_of(loaded)
+    name = request.name if name is None else name
+    return _certify(authority, name, request.names, key, days, _aware(now))
 
 
 def renew(
     authority: Authority,
     certificate: bytes,
     *,
-    former: bytes = b"",
+    former: bytes | None = None,
     public_key: bytes | None = None,
     days: int = DEVICE_DAYS,
     now: dt.datetime | None = None,
 ) -> bytes:
-    """Return a new certificate for the key and the names of an old one.
+    """Return a new certificate (PEM) for the key and the names of an old one.
+
+    Whether the old one was revoked is for the caller to know.
 
     Parameters:
         former: former generations of the CA (PEM, any number), whose certificates are renewed too.
         public_key: a new key (PEM), instead of the old one.
 
     Raises:
-        PkiError: neither this CA nor a former one has issued it; and as certify.
+        PkiError: neither this CA nor a former one has issued it; and as :func:`certify`.
     """
-    raise NotImplementedError
+    old = _pem.certificate(certificate)
+    _check.find_issuer(old, authority.certificate + (former or b""))
+    info = _read.info_of(old)
+    key = (
+        _keys.strong(old.public_key(), what="key of the certificate")
+        if public_key is None
+        else _keys.load_public(public_key)
+    )
+    return _certify(authority, info.name, info.names, key, days, _aware(now))
 
 
 # --- revocation -----------------------------------------------------------------------------------
@@ -429,100 +398,71 @@ def make_crl(
     days: int = CRL_DAYS,
     now: dt.datetime | None = None,
 ) -> bytes:
-    """Return a revocation list (PEM), valid for some days; `number` (1, 2, ...) has to increase.
+    """Return a revocation list (PEM).
+
+    Parameters:
+        number: of the list; has to be greater than the last one's.
+        days: 1 to 3650; then it is stale, and who checks it refuses all certificates of the CA.
 
     Raises:
         PkiError: a parameter is bad, or a serial number is there twice.
     """
-    raise NotImplementedError
+    _check_days(days, _CRL_DAYS_LIMIT)
+    if not 0 < number < _CRL_NUMBER_LIMIT:
+        msg = f"number {number} of the revocation list is not positive: count from 1"
+        raise PkiError(msg)
+    time = _aware(now).replace(microsecond=0)
+    ca, key = authority._cert, authority._key  # noqa: SLF001 (the value and its functions are one)
+    ski = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    aki = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ca.subject)
+        .last_update(time - _profile.BACKDATED)
+        .next_update(time + dt.timedelta(days=days))
+        .add_extension(x509.CRLNumber(number), critical=False)
+        .add_extension(aki, critical=False)
+    )
+    seen: set[str] = set()
+    for revocation in revoked:
+        serial = parse_serial(revocation.serial)
+        if serial in seen:
+            msg = f"serial number {serial} is to be revoked twice: once is enough"
+            raise PkiError(msg)
+        seen.add(serial)
+        builder = builder.add_revoked_certificate(_entry(serial, revocation))
+    return builder.sign(key, _keys.digest_for(key)).public_bytes(Encoding.PEM)
 
 
-def read_crl(crl: bytes, ca: bytes | None = None) -> CrlInfo:
-    """Return what a revocation list says, having verified it with a CA (PEM, any number) if given.
-
-    Raises:
-        PkiError: it is malformed, or none of the CAs signed it.
-    """
-    raise NotImplementedError
-
-
-# --- looking --------------------------------------------------------------------------------------
-
-
-def kind_of(data: bytes) -> Literal["certificate", "request", "crl", "key"]:
-    """Return what a file holds, by its first PEM header.
-
-    Raises:
-        PkiError: none of these.
-    """
-    raise NotImplementedError
+def _entry(serial: str, revocation: Revocation) -> x509.RevokedCertificate:
+    if revocation.reason not in REASONS:
+        msg = f"reason {revocation.reason!r} is unknown: one of {', '.join(REASONS)}"
+        raise PkiError(msg)
+    builder = (
+        x509.RevokedCertificateBuilder()
+        .serial_number(int(serial, 16))
+        .revocation_date(_aware(revocation.when))
+    )
+    # RFC 5280, 5.3.1: no reason rather than "unspecified".
+    if revocation.reason != "unspecified":
+        reason = x509.CRLReason(x509.ReasonFlags(revocation.reason))
+        builder = builder.add_extension(reason, critical=False)
+    return builder.build()
 
 
-def inspect(certificate: bytes) -> CertificateInfo:
-    """Return what a certificate (PEM, exactly one) says.
-
-    Raises:
-        PkiError: it cannot be read.
-    """
-    raise NotImplementedError
+# --- parameters -----------------------------------------------------------------------------------
 
 
-def bundle(*parts: bytes) -> bytes:
-    """Return certificates of CAs (PEM, any number a part) as one file, each once, in this order.
-
-    Raises:
-        PkiError: a part is empty or holds anything but CA certificates.
-    """
-    raise NotImplementedError
-
-
-def split(data: bytes) -> tuple[bytes, ...]:
-    """Return the certificates of a file one by one (PEM).
-
-    Raises:
-        PkiError: it holds none, or something else.
-    """
-    raise NotImplementedError
+def _aware(time: dt.datetime | None) -> dt.datetime:
+    if time is None:
+        return dt.datetime.now(dt.UTC)
+    if time.tzinfo is None:
+        msg = f"time {time} has no time zone: give one, like datetime.now(UTC)"
+        raise PkiError(msg)
+    return time.astimezone(dt.UTC)
 
 
-def check(
-    certificate: bytes,
-    ca: bytes,
-    *,
-    key: bytes | None = None,
-    passphrase: str | None = None,
-    hosts: Iterable[str] = (),
-    crl: bytes | None = None,
-    within: dt.timedelta = dt.timedelta(days=30),
-    now: dt.datetime | None = None,
-) -> tuple[Finding, ...]:
-    """Check a device's certificate: chain, key, hosts, expiry, profile, revocation.
-
-    Never raises for what it finds in `certificate`, `ca`, `key` or `crl`: that is a finding.
-
-    Parameters:
-        ca: the CAs that it may be from (PEM, any number).
-        key: its private key; what is not given is not checked.
-        hosts: DNS names and addresses by which it must be reachable.
-        crl: revocation lists (PEM, any number).
-        within: what expires in less than this needs renewal.
-    """
-    raise NotImplementedError
-
-
-def check_ca(
-    certificate: bytes,
-    *,
-    key: bytes | None = None,
-    passphrase: str | None = None,
-    crl: bytes | None = None,
-    within: dt.timedelta = dt.timedelta(days=30),
-    now: dt.datetime | None = None,
-) -> tuple[Finding, ...]:
-    """Check a CA: key (if it is encrypted and no passphrase given: not), expiry, profile, CRL."""
-    raise NotImplementedError
-
-
-def worst(findings: Iterable[Finding]) -> Severity:
-    """Return the highest severity; GOOD if there are no findings."""
-    return max((finding.severity for finding in findings), default=Severity.GOOD)
+def _check_days(days: int, limit: int) -> None:
+    if not 1 <= days <= limit:
+        msg = f"{days} days are not possible: 1 to {limit}"
+        raise PkiError(msg)
