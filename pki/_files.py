@@ -12,10 +12,12 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = [
+    "NewFile",
     "StoreError",
     "append_line",
     "lock",
@@ -25,60 +27,94 @@ __all__ = [
     "read_private",
     "remove_unfinished",
     "write",
+    "write_together",
 ]
 
 PRIVATE = 0o600
 PUBLIC = 0o644
-LARGEST_FILE = 16 * 1024 * 1024
+LARGEST_FILE = 64 * 1024 * 1024
 """Bytes. A certificate has 1 KB; a revocation list of 100,000 certificates has 4 MB."""
 
 _UNFINISHED = ".unfinished"
 _LOCK_POLL = 0.05
 
 
-class StoreError(Exception):
+class StoreError(OSError):
     """A file or directory is not in the state that an operation needs; the message says which."""
 
 
-def write(path: Path, data: bytes, *, private: bool = False, replace: bool = False) -> None:
-    """Put *data* into the file *path*, all of it or nothing.
+class NewFile(NamedTuple):
+    """A file to be written."""
 
-    The bytes go into a new file in the same directory, which takes the place of *path* when it is
-    complete and on the disk. A crash, or a disk that is full, leaves what was there before.
+    path: Path
+    data: bytes
+    private: bool = False
+    """It has mode 0600 before the first byte is in it.
+
+    One that is not private keeps the mode of the file that it replaces; a new one has 0644, or what
+    the umask leaves of that.
+    """
+
+
+def write(path: Path, data: bytes, *, private: bool = False, replace: bool = False) -> None:
+    """Put *data* into the file *path*, all of it or nothing: `write_together` with one file."""
+    write_together([NewFile(path, data, private)], replace=replace)
+
+
+def write_together(files: Sequence[NewFile], *, replace: bool = False) -> None:
+    """Write files whose content belongs together, such as a key and its certificate.
+
+    The bytes go into new files in the same directories, which take the places of the old ones when
+    all of them are complete and on the disk. A crash, or a disk that is full, leaves the old ones;
+    only a process that is killed between two renames leaves some old and some new.
 
     Args:
-        path: a file in a directory that exists.
-        data: all of its content.
-        private: the file has mode 0600 before the first byte is in it. Without it, a file that is
-            replaced keeps its mode, and a new one has 0644 or what the umask leaves of that.
-        replace: whether *path* may exist. What is replaced keeps its owner, as far as the system
-            lets us: a key that root renews stays readable for the service that uses it.
+        files: in directories that exist.
+        replace: whether they may exist. What is replaced keeps its owner, as far as the system lets
+            us: a key that root renews stays readable for the service that uses it.
 
     Raises:
-        FileExistsError: *path* is there and *replace* is false.
+        FileExistsError: one is there, *replace* is false, and nothing was changed.
         StoreError: the file system does not keep the mode of a private file.
         OSError: anything else that goes wrong with a file.
     """
-    if not replace and os.path.lexists(path):  # said again below, where it cannot change any more
-        raise _exists(path)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
+    for file in files:
+        if not replace and os.path.lexists(file.path):  # asked again below, where nobody can cheat
+            raise _exists(file.path)
+    ready: dict[Path, Path] = {}
+    made: list[Path] = []
+    try:
+        for file in files:
+            ready[file.path] = _write_unfinished(file)
+        for path, unfinished in ready.items():
+            with _naming(path):
+                if replace:
+                    unfinished.replace(path)
+                else:
+                    _rename_to_new(unfinished, path)
+                    made.append(path)
+                _sync_directory(path.parent)
+    except BaseException:
+        for path in [*ready.values(), *made]:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _write_unfinished(file: NewFile) -> Path:
+    unfinished = file.path.with_name(f".{file.path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with _naming(path):
-        descriptor = os.open(unfinished, flags, PRIVATE if private else PUBLIC)
+    with _naming(file.path):
+        descriptor = os.open(unfinished, flags, PRIVATE if file.private else PUBLIC)
         try:
             try:
-                _take_after(path, descriptor, private=private)
-                _write_all(descriptor, data)
+                _take_after(file.path, descriptor, private=file.private)
+                _write_all(descriptor, file.data)
             finally:
                 os.close(descriptor)
-            if replace:
-                unfinished.replace(path)
-            else:
-                _rename_to_new(unfinished, path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+    return unfinished
 
 
 @contextlib.contextmanager
@@ -87,7 +123,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno is None:
+        if exc.errno is None:  # it is one of ours, with a sentence
             raise
         raise OSError(exc.errno, exc.strerror, str(path)) from exc
 
