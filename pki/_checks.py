@@ -34,11 +34,15 @@ class Wanted:
     hosts: tuple[str, ...] = ()
     """By which each device's certificate must be reachable."""
     ca: bytes | None = None
-    """What devices trust, where no such file lies beside their certificate."""
+    """What devices have to trust; by default, what lies beside their certificate."""
     crl: bytes | None = None
     """Likewise."""
     passphrase: str | None = None
     """Of the CA's key; without it, an encrypted key is not compared with its certificate."""
+
+
+Found = tuple[bytes | None, bytes | None]
+"""CAs and revocation lists."""
 
 
 class Checked(NamedTuple):
@@ -62,40 +66,42 @@ def check_path(path: Path, wanted: Wanted) -> list[Checked]:
     return checked
 
 
-def _directory(directory: Path, wanted: Wanted) -> Iterator[Checked]:
+def _directory(directory: Path, wanted: Wanted, around: Found = (None, None)) -> Iterator[Checked]:
     if (directory / INDEX).is_file():
         yield from _authority(Store(directory, allow_readable_key=True), wanted)
         return
-    wanted = _with_neighbours(directory, wanted)
+    around = _found_in(directory, around)
     children = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
     found = False
     for path in children:
         if path.is_file() and path.suffix in SUFFIXES:
             found = True
-            yield from _file(path, wanted)
+            yield from _file(path, wanted, around)
     if found:
         yield from _permissions_of_directory(directory)
     for path in children:
         if path.is_dir() and not path.is_symlink():
-            yield from _directory(path, wanted)
+            yield from _directory(path, wanted, around)
 
 
-def _with_neighbours(directory: Path, wanted: Wanted) -> Wanted:
-    """Take what lies in *directory*, or an authority below it, instead of what was given."""
+def _found_in(directory: Path, around: Found) -> Found:
+    """Return the CAs and the revocation list in *directory*, or of an authority below it."""
+    ca, crl = around
     for path in sorted(directory.glob(f"*/{INDEX}")):
         store = Store(path.parent, allow_readable_key=True)
-        wanted = dataclasses.replace(wanted, ca=store.trusted(), crl=store.crl())
+        ca, crl = store.trusted(), store.crl()
     for name in (CERTIFICATE, BUNDLE):
         if (directory / name).is_file():
-            wanted = dataclasses.replace(wanted, ca=_files.read(directory / name))
+            ca = _files.read(directory / name)
     if (directory / CRL).is_file():
-        wanted = dataclasses.replace(wanted, crl=_files.read(directory / CRL))
-    return wanted
+        crl = _files.read(directory / CRL)
+    return ca, crl
 
 
-def _file(path: Path, wanted: Wanted) -> Iterator[Checked]:
+def _file(path: Path, wanted: Wanted, around: Found = (None, None)) -> Iterator[Checked]:
     data = _files.read(path)
-    wanted = _with_neighbours(path.parent, wanted)
+    ca, crl = _found_in(path.parent, around)
+    wanted = dataclasses.replace(wanted, ca=wanted.ca or ca, crl=wanted.crl or crl)
     try:
         kind = authority.kind_of(data)
         if kind == "certificate":
@@ -122,16 +128,17 @@ def _certificate(path: Path, data: bytes, wanted: Wanted) -> list[Finding]:
         msg = f"there is no {CERTIFICATE} beside it to check it with: --cafile names one"
         return [Finding(Severity.BROKEN, "chain", msg)]
     key_file = path.with_suffix(".key")
-    return list(
-        authority.check(
-            parts[0],
-            wanted.ca,
-            key=_files.read(key_file) if key_file.is_file() else None,
-            hosts=wanted.hosts,
-            crl=wanted.crl,
-            within=wanted.within,
-        )
+    findings = authority.check(
+        parts[0],
+        wanted.ca,
+        key=_files.read(key_file) if key_file.is_file() else None,
+        hosts=wanted.hosts,
+        crl=wanted.crl,
+        within=wanted.within,
     )
+    # Lists live shorter than certificates: when one has to be renewed is decided below.
+    kept = [item for item in findings if item.topic != "crl" or item.severity is Severity.BROKEN]
+    return kept + (_crl(wanted.crl, wanted) if wanted.crl and len(kept) < len(findings) else [])
 
 
 def _key(path: Path, data: bytes) -> list[Finding]:

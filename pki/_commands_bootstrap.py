@@ -22,7 +22,7 @@ from pki.store import Store
 __all__ = ["commands"]
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""In every certificate of a test deployment: containers of one machine reach each other by these."""
+"""In every certificate of a test deployment: by these, a machine reaches itself."""
 
 MARGIN = dt.timedelta(days=30)
 """What expires sooner is renewed; what lives for less than 90 days, in its last third."""

@@ -11,7 +11,7 @@ import click
 
 from pki import _files, authority
 from pki import _terminal as terminal
-from pki._index import Entry, Root, now, status_of
+from pki._index import Entry, Index, Root, now, status_of
 from pki._layout import BUNDLE, CERTIFICATE, CRL, DEVICE_CERTIFICATE, KEY
 from pki._signer import split_crl
 from pki._terminal import Command, Passphrase, Signing
@@ -326,7 +326,7 @@ def revoke(
     serials = ", ".join(f"{entry.name} ({entry.serial})" for entry in revoked)
     text = f"Revoked: {serials}." if revoked else f"{what} was revoked before."
     terminal.report(
-        [described(store, entry) for entry in revoked],
+        [described(store, store.index(), entry) for entry in revoked],
         f"{text}\nBring {store.directory / CRL} to every machine.",
         as_json=as_json,
     )
@@ -411,12 +411,12 @@ def trust_file(store: Store) -> Path:
     return bundle if bundle.exists() else store.directory / CERTIFICATE
 
 
-def described(store: Store, entry: Entry) -> dict[str, Any]:
+def described(store: Store, index: Index, entry: Entry) -> dict[str, Any]:
     """Return all about a certificate that was issued, for JSON."""
     place = store.place(entry)
     return {
         **authority.inspect(store.issued(entry)).as_dict(),
-        "status": status_of(entry, store.index().replaced(), now()),
+        "status": status_of(entry, index.replaced(), now()),
         "revoked": entry.revoked.isoformat() if entry.revoked else None,
         "reason": entry.reason,
         "file": str(place) if place else None,
@@ -424,7 +424,7 @@ def described(store: Store, entry: Entry) -> dict[str, Any]:
 
 
 def _report(store: Store, entry: Entry, text: str, *, as_json: bool) -> None:
-    terminal.report(described(store, entry), text, as_json=as_json)
+    terminal.report(described(store, store.index(), entry), text, as_json=as_json)
 
 
 commands = (init, sign, issue, renew, revoke, crl, rotate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pki import _checks, _files, authority
 from pki import _terminal as terminal
 from pki._checks import Checked, Wanted
 from pki._commands_ca import described
+from pki._index import now
 from pki._layout import INDEX
 from pki._signer import split_crl
 from pki._terminal import Command, Passphrase
@@ -37,7 +37,8 @@ COLORS = {Severity.GOOD: "green", Severity.RENEW: "yellow", Severity.BROKEN: "re
 def list_(*, ca: Path, status: str | None, long: bool, as_json: bool) -> None:
     """List the certificates that were issued, the oldest first."""
     store = terminal.open_store(ca)
-    found = [described(store, entry) for entry in store.index().issued.values()]
+    index = store.index()
+    found = [described(store, index, entry) for entry in index.issued.values()]
     found = [item for item in found if status in {None, item["status"]}]
     columns = ["name", "status", "not_after", "key", "serial", "names"]
     if long:
@@ -90,19 +91,18 @@ def inspect(file: Path, *, ca: Path, as_json: bool) -> None:
 
 def _certificate(part: bytes, store: Store | None) -> dict[str, Any]:
     info = authority.inspect(part)
-    entry = store.index().issued.get(info.serial) if store else None
-    if store and entry:
-        with contextlib.suppress(OSError):  # a certificate of another CA may have the same serial
-            if authority.inspect(store.issued(entry)).fingerprint == info.fingerprint:
-                return described(store, entry)
-    now = dt.datetime.now(dt.UTC)
-    status = (
-        "expired"
-        if info.not_after <= now
-        else "not valid yet"
-        if info.not_before > now
-        else "in time"
-    )
+    if store:
+        index = store.index()
+        entry = index.issued.get(info.serial)
+        issuers = {generation.fingerprint: generation.subject for generation in index.generations}
+        # A certificate of another CA may have the same serial number.
+        if entry and issuers[entry.issuer] == info.issuer:
+            return described(store, index, entry)
+    status = "in time"  # whether it was revoked, only its CA knows
+    if info.not_after <= now():
+        status = "expired"
+    elif info.not_before > now():
+        status = "not valid yet"
     return {**info.as_dict(), "status": status}
 
 
@@ -120,7 +120,7 @@ def _text(value: object) -> str:
     cls=Command,
     examples=(
         "certs",
-        "/etc/plant/device.pem --host node1.plant.example --within 14d",
+        "/etc/plant/device.pem --host node1.example --within 14d",
         "ca --quiet",
     ),
 )

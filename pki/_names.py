@@ -28,8 +28,15 @@ _FOLDED = str.maketrans(
     {"ß": "ss", "\N{GREEK SMALL LETTER FINAL SIGMA}": "\N{GREEK SMALL LETTER SIGMA}"}
 )
 """Letters of their own in IDNA 2008, though they fold to others."""
+_NOT_IN_LABELS = re.compile(
+    "[\u034f\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef"  # ignorable
+    "\u1100-\u11ff\ua960-\ua97c\ud7b0-\ud7fb"  # parts of old Korean syllables
+    "\u20d0-\u20f0\U0001d165-\U0001d244"  # marks of symbols and of music
+    "\u0640\u07fa\u302e\u302f\u3031-\u3035\u303b]"  # exceptions
+)
+"""Letters and marks that IDNA 2008 does not allow all the same (RFC 5892, 2.6 to 2.9)."""
 _TRUST_DOMAIN = re.compile("[a-z0-9._-]{1,255}")
-_SPIFFE_PATH = re.compile("(/[A-Za-z0-9._~%-]+)+")
+_SPIFFE_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~%-]+)+")
 
 
 # --- names of CAs and devices ---------------------------------------------------------------------
@@ -224,12 +231,14 @@ def _is_u_label(label: str) -> bool:
 
     Without the rules for single scripts, which matter to registries.
     """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
     return (
-        unicodedata.normalize("NFKC", label).casefold() == label.translate(_FOLDED)
+        folded == label.translate(_FOLDED)
         and all(
             char == "-" or unicodedata.category(char) in {"Ll", "Lo", "Lm", "Mn", "Mc", "Nd"}
             for char in label
         )
+        and not _NOT_IN_LABELS.search(label)
         and unicodedata.category(label[0])[0] != "M"
         and not label.startswith("-")
         and not label.endswith("-")

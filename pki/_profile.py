@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
@@ -217,9 +218,13 @@ def _key(cert: x509.Certificate) -> Iterator[Deviation]:
 
 
 def _signature(cert: x509.Certificate) -> Iterator[Deviation]:
-    if isinstance(cert.signature_hash_algorithm, hashes.MD5 | hashes.SHA1):
-        name = cert.signature_hash_algorithm.name
-        yield Severity.BROKEN, f"it is signed with {name}, which can be forged"
+    try:
+        digest = cert.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        yield Severity.BROKEN, "it is signed with an unknown algorithm"
+        return
+    if isinstance(digest, hashes.MD5 | hashes.SHA1):
+        yield Severity.BROKEN, f"it is signed with {digest.name}, which can be forged"
 
 
 def _unknown_extensions(cert: x509.Certificate) -> Iterator[Deviation]:

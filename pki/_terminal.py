@@ -39,9 +39,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except click.UsageError as exc:
             where = exc.ctx.command_path if exc.ctx else ctx.command_path
-            exc.ctx = None  # or there would be three lines
-            exc.message = f"{exc.format_message()} (see {where} --help)"
-            raise click.UsageError(exc.message) from exc
+            msg = f"{exc.format_message()} (see {where} --help)"
+            raise click.UsageError(msg) from exc  # without a context it is one line, not three
         except (authority.PkiError, OSError) as exc:
             closed_pipe = isinstance(exc, OSError) and exc.errno == errno.EPIPE
             if closed_pipe or ctx.params["debug"]:
@@ -230,8 +229,8 @@ ca_option = click.option(
     "--ca",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="AIOMAS_PKI",
-    default=Path("ca"),
-    show_default="./ca",
+    default="ca",
+    show_default=True,
     show_envvar=True,
     metavar="DIR",
     help="The directory of the CA.",
