@@ -164,7 +164,10 @@ def _permissions_of_directory(directory: Path) -> Iterator[Checked]:
 
 def _crl(data: bytes, wanted: Wanted) -> list[Finding]:
     findings = []
-    for part in split_crl(data):
+    parts = split_crl(data)
+    if not parts:
+        findings.append(Finding(Severity.BROKEN, "crl", "there is no revocation list in it"))
+    for part in parts:
         info = authority.read_crl(part, wanted.ca)
         left = info.next_update - now()
         margin = min(wanted.within, (info.next_update - info.this_update) / 3)

@@ -220,19 +220,20 @@ class Signer:
         _files.write(self.store.directory / CRL, self._make_crl(days), replace=True)
 
     def settle(self) -> None:
-        """Write the revocation list that lacks what the index says, after a crash."""
+        """Write a new revocation list if the one there is not whole, as after a crash."""
         expected = {
             entry.serial
             for generation in self.index.trusted()
             for entry in self.index.revocations(generation, now())
         }
         try:
-            listed_now = {entry.serial for entry in listed(self.store.crl())}
+            crl = self.store.crl()
+            complete = len(split_crl(crl)) == len(self.index.trusted())
+            complete = complete and expected <= {entry.serial for entry in listed(crl)}
         except (FileNotFoundError, PkiError):
+            complete = False
+        if not complete:
             self.publish()
-        else:
-            if not expected <= listed_now:
-                self.publish()
 
     def _make_crl(self, days: int) -> bytes:
         signers = [self.authority, *([self._previous] if self._previous else [])]

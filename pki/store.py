@@ -28,7 +28,7 @@ from pki._layout import BUNDLE, CERTIFICATE, CRL, INDEX, ISSUED, KEY, LOG, NEXT,
 from pki._signer import Signer
 from pki.authority import PkiError
 
-__all__ = ["Entry", "PkiError", "Signer", "Status", "Store", "StoreError", "status_of"]
+__all__ = ["Entry", "PkiError", "Root", "Signer", "Status", "Store", "StoreError", "status_of"]
 
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for another process that changes the same directory."""
@@ -211,8 +211,8 @@ class Store:
 
     def _clean_up(self) -> None:
         """Complete or forget what a process that was killed has begun."""
-        for folder in (self.directory, self.directory / ISSUED, self.directory / NEXT):
-            _files.remove_unfinished(folder)
+        for folder in (".", ISSUED, NEXT, PREVIOUS):
+            _files.remove_unfinished(self.directory / folder)
         index = self.index()
         if index.rotation == "switching":
             self.switch(index)
