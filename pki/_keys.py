@@ -49,7 +49,7 @@ def encrypt_key(key: bytes, old: str | None, new: str | None) -> bytes:
     """Return a private key with another passphrase (None: not encrypted).
 
     Raises:
-        PkiError: it cannot be read with `old`, or `new` is empty.
+        PkiError: it cannot be read with *old*, or *new* is empty.
     """
     return serialised(load(key, old), new)
 

@@ -54,7 +54,7 @@ class Names:
     """Lower case, international ones as A-labels (``xn--...``)."""
     ips: tuple[IPAddress, ...] = ()
     uris: tuple[str, ...] = ()
-    """In a certificate of ours exactly one: the identity."""
+    """The identity. A certificate of ours has exactly one."""
 
     def as_dict(self) -> dict[str, list[str]]:
         """For JSON: the keys ``dns``, ``ips`` and ``uris``."""
@@ -90,7 +90,7 @@ class Request:
     key: str
     """The kind of key, like ``ec-p256``."""
     key_fingerprint: str
-    """SHA-256 of the public key (SubjectPublicKeyInfo), hex: to compare with the device's."""
+    """SHA-256 of the public key, hex, to compare with the device's."""
     ignored: tuple[str, ...]
     """What else it asks for (other parts of a subject, extensions), and what is not copied."""
 
@@ -106,7 +106,7 @@ class CertificateInfo:
     name: str
     """The common name."""
     subject: str
-    """As in RFC 4514: ``CN=device,O=plant``."""
+    """In the form of RFC 4514, like ``CN=device,O=plant``."""
     issuer: str
     names: Names
     key: str
@@ -118,7 +118,7 @@ class CertificateInfo:
     fingerprint: str
     """SHA-256 of the certificate, hex."""
     key_fingerprint: str
-    """SHA-256 of the public key, hex: the same before and after a renewal."""
+    """SHA-256 of the public key, hex. It stays the same in a renewal."""
     is_ca: bool
 
     def as_dict(self) -> dict[str, Any]:

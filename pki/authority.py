@@ -2,7 +2,7 @@
 
 Create a root, issue key and certificate, read and sign a certificate signing request (CSR), renew,
 build a revocation list (CRL), inspect, check. Knows no files, prints nothing, and reads the clock
-only where `now` (a datetime with time zone) is not given. Whatever is wrong raises
+only where *now* (a datetime with time zone) is not given. Whatever is wrong raises
 :class:`PkiError`; its message says what and where, and what to do, and never holds a passphrase.
 
 >>> root = make_root("Plant", passphrase="a secret")
@@ -115,7 +115,7 @@ class Authority:
     certificate: bytes
     """PEM."""
     name: str
-    """The same for all generations of a CA: `O` of what it signs, and in identities."""
+    """The same for all generations of a CA, the organisation of what it signs, and in identities."""
     info: CertificateInfo
     _cert: x509.Certificate = dataclasses.field(repr=False, compare=False)
     _key: _keys.PrivateKey = dataclasses.field(repr=False, compare=False)
@@ -134,7 +134,9 @@ def make_root(
     passphrase: str | None = None,
     now: dt.datetime | None = None,
 ) -> KeyAndCertificate:
-    """Create a root, or the next generation of one: `O` is the name, `CN` is unique.
+    """Create a root, or the next generation of one.
+
+    The name is its organisation (O). Its common name (CN) is unique.
 
     Parameters:
         name: of 1 to 55 characters, with at least one Latin letter or digit.
@@ -242,7 +244,7 @@ def certify(
 
     Raises:
         PkiError: a bad name; neither DNS name nor address; a name that the CA's constraints do not
-            permit; a SPIFFE identity of another CA; a weak key, or the CA's own; bad `days`; the CA
+            permit; a SPIFFE identity of another CA; a weak key, or the CA's own; bad *days*; the CA
             has expired.
     """
     key = _keys.load_public(public_key)

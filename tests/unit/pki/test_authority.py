@@ -815,3 +815,16 @@ def test_weak_encryption_of_others_can_be_replaced():
 
     assert pki.public_key(strong, "another") == pki.public_key(weak, SECRET)
     assert b":0927C0" in openssl("asn1parse", stdin=strong).stdout
+
+
+# --- the module -----------------------------------------------------------------------------------
+
+
+def test_everything_public_is_documented():
+    constants = {"CA_DAYS", "CA_KEY_TYPE", "CRL_DAYS", "DEVICE_DAYS", "DEVICE_KEY_TYPE"}
+    constants |= {"KEY_TYPES", "KeyType", "REASONS", "Reason"}
+
+    assert sorted(pki.__all__) == sorted({*pki.__all__})
+    for name in set(pki.__all__) - constants:
+        assert getattr(pki, name).__doc__, name
+        assert not getattr(pki, name).__doc__.startswith(f"{name}("), name

@@ -160,12 +160,10 @@ def test_expiry_of_its_ca_is_one_of_the_device():
 def test_another_ca_is_broken():
     other = pki.make_root("other", now=NOW).certificate
 
-    assert only(check(ca=other)) == (
-        BROKEN,
-        "chain",
-        f"issued by {CA.info.subject}, which is not among the CAs given: "
-        "put its CA there, or issue one by a CA that is",
-    )
+    severity, topic, text = only(check(ca=other))
+
+    assert (severity, topic) == (BROKEN, "chain")
+    assert text.startswith(f"issued by {CA.info.subject}, which is not among the CAs given: put")
 
 
 def self_signed(subject: x509.Name, *extensions: tuple[x509.ExtensionType, bool]) -> bytes:
