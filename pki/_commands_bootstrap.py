@@ -231,10 +231,8 @@ def _report(directory: Path, done: dict[Host, Done], *, as_json: bool) -> None:
         },
         "python": line,
     }
-    text = (
-        f"{terminal.table(('files', '', 'until', 'names'), rows)}\n\nOn {first.name}:\n\n    {line}"
-    )
-    terminal.report(data, text, as_json=as_json)
+    files = terminal.table(("files", "done", "until", "names"), rows)
+    terminal.report(data, f"{files}\n\nOn {first.name}:\n\n    {line}", as_json=as_json)
 
 
 commands = (bootstrap,)

@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import os
 import shlex
+import socket
 import stat
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from pki import _commands_bootstrap as bootstrapping
 from pki import _host, _index, authority
 from pki import cli as commands
+from pki._terminal import Command
 from pki.authority import Severity
 from pki.store import Store
 
@@ -166,8 +168,8 @@ class TestRequestAndSign:
         assert modes == [0o700, 0o600]
 
     def test_default_names_are_those_of_the_host(self, pki, monkeypatch):
-        monkeypatch.setattr(_host.socket, "gethostname", lambda: "machine")
-        monkeypatch.setattr(_host.socket, "getfqdn", lambda name: f"{name}.example")
+        monkeypatch.setattr(socket, "gethostname", lambda: "machine")
+        monkeypatch.setattr(socket, "getfqdn", lambda name: f"{name}.example")
         monkeypatch.setattr(
             _host, "_source", lambda family, target: {"192.0.2.1": "10.0.0.9"}.get(target)
         )
@@ -183,8 +185,8 @@ class TestRequestAndSign:
 
         never = threading.Event()
         monkeypatch.setattr(_host, "_PATIENCE", 0.01)
-        monkeypatch.setattr(_host.socket, "getfqdn", lambda name: str(never.wait(5)))
-        monkeypatch.setattr(_host.socket, "gethostname", lambda: "no_dns_name!")
+        monkeypatch.setattr(socket, "getfqdn", lambda name: str(never.wait(5)))
+        monkeypatch.setattr(socket, "gethostname", lambda: "no_dns_name!")
         before = threading.enumerate()
 
         names = _host.names_of_host()
@@ -631,6 +633,7 @@ def test_every_report_can_be_json(name):
 
 def test_examples_of_the_help_have_the_right_options():
     for name, command in commands.pki.commands.items():
+        assert isinstance(command, Command)
         for example in command.examples:
             context = command.make_context(name, [], resilient_parsing=True)
             known = {option for param in context.command.params for option in param.opts}

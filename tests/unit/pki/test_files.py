@@ -42,7 +42,7 @@ def test_private_file_has_its_mode_before_its_first_byte(tmp_path, umask_zero, m
         modes.append((stat.S_IMODE(os.fstat(descriptor).st_mode), os.fstat(descriptor).st_size))
         return write(descriptor, data)
 
-    monkeypatch.setattr(_files.os, "write", look_and_write)
+    monkeypatch.setattr(os, "write", look_and_write)
     _files.write(tmp_path / "key", b"secret", private=True)
 
     assert modes == [(0o600, 0)]
@@ -94,7 +94,7 @@ def test_nothing_is_replaced_unasked(tmp_path):
 def test_file_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch):
     path = tmp_path / "file"
     fsync = os.fsync
-    monkeypatch.setattr(_files.os, "fsync", lambda fd: (path.write_bytes(b"theirs"), fsync(fd)))
+    monkeypatch.setattr(os, "fsync", lambda fd: (path.write_bytes(b"theirs"), fsync(fd)))
 
     with pytest.raises(FileExistsError, match="file is there already"):
         _files.write(path, b"ours")
@@ -127,7 +127,7 @@ def test_dangling_link_is_something_that_is_there(tmp_path):
 def test_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch, function):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    monkeypatch.setattr(_files.os, function, disk_full)
+    monkeypatch.setattr(os, function, disk_full)
 
     with pytest.raises(OSError, match="No space left") as caught:
         _files.write(path, b"new", replace=True)
@@ -143,7 +143,7 @@ def test_full_disk_leaves_both_of_two_files_that_belong_together(tmp_path, monke
     second.write_bytes(b"old")
     write = os.write
     monkeypatch.setattr(
-        _files.os, "write", lambda fd, data: disk_full() if data == b"b" else write(fd, data)
+        os, "write", lambda fd, data: disk_full() if data == b"b" else write(fd, data)
     )
 
     with pytest.raises(OSError, match="No space left"):
@@ -155,7 +155,7 @@ def test_full_disk_leaves_both_of_two_files_that_belong_together(tmp_path, monke
 
 def test_writes_that_take_a_part_are_continued(tmp_path, monkeypatch):
     write = os.write
-    monkeypatch.setattr(_files.os, "write", lambda fd, data: write(fd, data[:3]))
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
 
     _files.write(tmp_path / "file", b"0123456789")
 
@@ -178,8 +178,8 @@ def test_file_system_without_hard_links_will_do(tmp_path, monkeypatch):
 
 def test_file_system_without_modes_gets_no_key(tmp_path, monkeypatch):
     stats = os.stat_result((0o100755, *[0] * 9))
-    monkeypatch.setattr(_files.os, "fstat", lambda fd: stats)
-    monkeypatch.setattr(_files.os, "write", lambda fd, data: pytest.fail("it was written"))
+    monkeypatch.setattr(os, "fstat", lambda fd: stats)
+    monkeypatch.setattr(os, "write", lambda fd, data: pytest.fail("it was written"))
 
     with pytest.raises(StoreError, match="does not keep permissions"):
         _files.write(tmp_path / "key", b"secret", private=True)
@@ -214,7 +214,7 @@ def test_line_is_appended_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     log = tmp_path / "log"
     _files.append_line(log, "first")
     write = os.write
-    parts = []
+    parts: list[bytes] = []
 
     def part_then_full(fd, data):
         if parts:
@@ -223,7 +223,7 @@ def test_line_is_appended_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
         return write(fd, data[:2])
 
     with monkeypatch.context() as patch:
-        patch.setattr(_files.os, "write", part_then_full)
+        patch.setattr(os, "write", part_then_full)
         with pytest.raises(OSError, match="No space left"):
             _files.append_line(log, "second")
     _files.append_line(log, "third")
@@ -246,6 +246,7 @@ class TestLock:
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[3],
         )
+        assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         return process
 
