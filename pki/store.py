@@ -23,12 +23,22 @@ from pathlib import Path
 
 from pki import _files, authority
 from pki._files import StoreError
-from pki._index import Entry, Index, Root, Status, generation_of, now, status_of
+from pki._index import Entry, Generation, Index, Root, Status, generation_of, now, status_of
 from pki._layout import BUNDLE, CERTIFICATE, CRL, INDEX, ISSUED, KEY, LOG, NEXT, PREVIOUS
 from pki._signer import Signer
 from pki.authority import PkiError
 
-__all__ = ["Entry", "PkiError", "Root", "Signer", "Status", "Store", "StoreError", "status_of"]
+__all__ = [
+    "Entry",
+    "Generation",
+    "Index",
+    "Root",
+    "Signer",
+    "Status",
+    "Store",
+    "StoreError",
+    "status_of",
+]
 
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for another process that changes the same directory."""

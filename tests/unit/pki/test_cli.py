@@ -9,6 +9,8 @@ import os
 import shlex
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -672,3 +674,20 @@ def test_readable_key_is_used_only_if_told_so(pki, ca):
 
     assert "--allow-readable-key" in pki("issue a", code=1).err
     pki("issue a --allow-readable-key")
+
+
+def test_two_at_once_make_one_authority(tmp_path):
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pki", "bootstrap", tmp_path / "test", "--hosts", hosts],
+            cwd=Path(__file__).parents[3],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for hosts in ("a,b", "b,c", "c,a")
+    ]
+
+    assert [process.wait(30) for process in running] == [0, 0, 0]
+    assert len(Store(tmp_path / "test" / "ca").index().issued) == 3
+    for host in ("a", "b", "c"):
+        assert good(tmp_path / "test" / host, host)

@@ -20,7 +20,8 @@ from pathlib import Path
 from pki import authority
 from pki._signer import listed, split_crl
 from pki._index import Root
-from pki.store import Store, StoreError, PkiError
+from pki.authority import PkiError
+from pki.store import Store, StoreError
 
 what, how, base = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 NAMES = authority.parse_names(["node1.example"])
