@@ -33,7 +33,8 @@ default_role = "py:obj"  # `name` in a docstring links to what has that name, if
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(_?asyncio|abc|arrow|collections|datetime|decimal|enum|json|np|os)(\..*)?"),
-    ("py:.*", r"(socket|ssl|sys|typing|uuid)(\..*)?"),
+    ("py:.*", r"(pathlib|socket|ssl|sys|typing|uuid)(\..*)?"),
+    ("py:.*", r"(cryptography|ipaddress)\..*"),
     ("py:.*", r"Arrow|(loop|protocol)\..*"),  # annotations that are not imported at run time
     ("py:.*", r"aiomas\..*\b[A-Z]"),  # type variables
     ("py:.*", r"aiomas\.tls\._Files"),  # the names that a tuple of SSLCerts always has

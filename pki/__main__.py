@@ -1,0 +1,5 @@
+"""``python -m pki``."""
+
+from pki.cli import main
+
+main()
