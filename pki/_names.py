@@ -325,5 +325,5 @@ def is_below(name: str, domain: str) -> bool:
 def matches(pattern: str, name: str) -> bool:
     """Whether a DNS name of a certificate (maybe with a wildcard) is good for a host."""
     if pattern.startswith("*."):
-        return name.partition(".")[2] == pattern[2:] and "." in name
+        return name.partition(".")[2] == pattern[2:]
     return pattern == name

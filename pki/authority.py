@@ -115,7 +115,7 @@ class Authority:
     certificate: bytes
     """PEM."""
     name: str
-    """The same for all generations of a CA, the organisation of what it signs, and in identities."""
+    """What all generations of a CA share, the organisation in what it signs."""
     info: CertificateInfo
     _cert: x509.Certificate = dataclasses.field(repr=False, compare=False)
     _key: _keys.PrivateKey = dataclasses.field(repr=False, compare=False)
