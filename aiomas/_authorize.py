@@ -24,7 +24,9 @@ def checked(authorize: Authorize | None, *, tls: bool) -> Authorize | None:
     """
     if authorize is None:
         return None
-    if not callable(authorize) or inspect.iscoroutinefunction(authorize):
+    is_coroutine = inspect.iscoroutinefunction
+    call = getattr(authorize, "__call__", None)  # noqa: B004 - of an object that is a function
+    if not callable(authorize) or is_coroutine(authorize) or is_coroutine(call):
         msg = f"authorize must be a plain function that returns a bool, got {authorize!r}"
         raise TypeError(msg)
     if not tls:

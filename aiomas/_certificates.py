@@ -25,6 +25,7 @@ class Certificates:
     Raises:
         OSError: a file cannot be used.
         TypeError: *source* is something else.
+        ValueError: a context is for the other side.
     """
 
     def __init__(self, source: SSLCerts | SSLContexts) -> None:
@@ -44,7 +45,7 @@ class Certificates:
         Raises:
             OSError: they are not good; then nothing has changed.
             TypeError: *source* is neither names of files nor two contexts.
-            ValueError: there is no *source*, and no files.
+            ValueError: there is no *source*, and no files; or a context is for the other side.
         """
         source = self._source if source is None else _checked(source)
         if isinstance(source, SSLCerts):
@@ -61,8 +62,15 @@ class Certificates:
 
 def _checked(source: Any) -> SSLCerts | SSLContexts:
     match source:
-        case (ssl.SSLContext(), ssl.SSLContext()):
-            return source[0], source[1]
+        case (ssl.SSLContext() as server, ssl.SSLContext() as client):
+            # A context that stands for both sides is fine, too.
+            if server.protocol == ssl.PROTOCOL_TLS_CLIENT:
+                msg = "the first context is for the server socket, but can be used by clients only"
+                raise ValueError(msg)
+            if client.protocol == ssl.PROTOCOL_TLS_SERVER:
+                msg = "the second context is for client sockets, but can be used by servers only"
+                raise ValueError(msg)
+            return server, client
         case (_, _, _) | (_, _, _, _):
             return SSLCerts(*source)
         case _:

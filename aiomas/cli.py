@@ -46,3 +46,7 @@ def aiomas() -> None:
 def main() -> None:
     """Run the command with the arguments of this process."""
     aiomas(prog_name="aiomas")
+
+
+if __name__ == "__main__":
+    main()

@@ -176,6 +176,11 @@ def broken(identity, aid, method):
     raise KeyError(identity.uri)
 
 
+class CoroutineObject:
+    async def __call__(self, identity, aid, method):
+        return True
+
+
 async def coroutine(identity, aid, method):
     return True
 
@@ -220,8 +225,9 @@ async def test_whom_a_context_lets_in_without_a_certificate_may_call_nothing(cer
         ({"authorize": Policy()}, ValueError, "needs ssl="),
         ({"authorize": "boiler"}, TypeError, "plain function"),
         ({"authorize": coroutine}, TypeError, "plain function"),
+        ({"authorize": CoroutineObject()}, TypeError, "plain function"),
     ],
-    ids=["no TLS", "no function", "coroutine function"],
+    ids=["no TLS", "no function", "coroutine function", "object with one"],
 )
 async def test_what_can_be_no_policy(certs: SSLCerts, options, error, message):
     if error is TypeError:

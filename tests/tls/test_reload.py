@@ -192,3 +192,15 @@ async def test_rotation_needs_the_overlap(folder, ca):
     await refused(new_ca.issue().certs, ca.issue().certs, "self-signed certificate in cert")
     both = [ca.issue().trusting(ca, new_ca), new_ca.issue().trusting(ca, new_ca)]
     await talk_both_ways(*both)
+
+
+async def test_contexts_for_the_wrong_sides_are_refused(certs):
+    contexts = aiomas.make_ssl_server_context(*certs), aiomas.make_ssl_client_context(*certs)
+    async with worker(certs) as one, worker(certs) as other:
+        with pytest.raises(ValueError, match=r"first context .* by clients only"):
+            await one.container.reload_tls((contexts[1], contexts[1]))
+        with pytest.raises(ValueError, match=r"second context .* by servers only"):
+            await one.container.reload_tls((contexts[0], contexts[0]))
+        await other.container.ping(one.container.base_url)
+        await one.container.reload_tls(contexts)
+        await one.container.ping(other.container.base_url)
