@@ -387,11 +387,14 @@ def rotate(
         else:
             signer.rotate(key_type=key_type, days=days, passphrase=secret)
             names = sorted({entry.name for entry in signer.using_former()})
+            ca = shlex.join(["--ca", str(store.directory)])
+            commands = [f"renew {shlex.quote(name)} {ca}" for name in names]
+            renewals = "".join(f"\n   {terminal.program()} {command}" for command in commands)
             text = (
                 f"The new CA signs from now on. Next:\n"
                 f"1. bring {store.directory / BUNDLE} to every machine, as {CERTIFICATE}\n"
-                f"2. renew {shlex.join(names) or '(nothing)'}\n"
-                f"3. rotate --finish"
+                f"2. renew what the former CA has signed:{renewals or ' nothing'}\n"
+                f"3. {terminal.program()} rotate --finish {ca}"
             )
     info = authority.inspect(store.certificate())
     data = {"ca": str(store.directory), "trusted": str(trust_file(store)), **info.as_dict()}

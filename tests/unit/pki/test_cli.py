@@ -611,6 +611,20 @@ class TestRotate:
         assert not Path("ca/ca-bundle.pem").exists()
         assert "no rotation" in pki("rotate --finish", code=1).err
 
+    def test_steps_can_be_copied(self, pki):
+        pki("bootstrap 'my certs' --hosts a,b.lan --name plant")
+
+        said = pki("rotate --ca 'my certs/ca'").out.splitlines()
+        steps = [line.partition("pki ")[2] for line in said if "pki " in line]
+
+        assert [shlex.split(step)[:2] for step in steps] == [
+            ["renew", "a"],
+            ["renew", "b.lan"],
+            ["rotate", "--finish"],
+        ]
+        for step in steps:
+            pki(step)
+
     def test_new_key_has_the_passphrase_of_the_old_one(self, pki):
         env = {"X": SECRET}
         pki("init ca --passphrase-env X", env=env)
