@@ -167,6 +167,10 @@ def _crl(data: bytes, wanted: Wanted) -> list[Finding]:
     parts = split_crl(data)
     if not parts:
         findings.append(Finding(Severity.BROKEN, "crl", "there is no revocation list in it"))
+    if wanted.ca is not None:
+        # While a rotation lasts, there is a list of each CA, and a device may trust one of them.
+        issuers = {authority.inspect(one).subject for one in authority.split(wanted.ca)}
+        parts = [part for part in parts if authority.read_crl(part).issuer in issuers] or parts
     for part in parts:
         info = authority.read_crl(part, wanted.ca)
         left = info.next_update - now()

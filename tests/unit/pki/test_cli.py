@@ -467,6 +467,16 @@ class TestCheck:
         later += dt.timedelta(hours=10)
         assert self.status(pki, "test/ca", 2) == {("crl.pem", "crl")}
 
+    def test_list_of_a_ca_that_the_device_does_not_know_yet_is_left_out(self, pki, tree):
+        pki("rotate --ca test/ca")
+        Path("test/a/crl.pem").write_bytes(Path("test/ca/crl.pem").read_bytes())
+
+        assert self.status(pki, "test/a", 0) == set()
+
+        pki("init other --no-passphrase")
+        Path("test/a/crl.pem").write_bytes(Path("other/crl.pem").read_bytes())
+        assert ("crl.pem", "crl") in self.status(pki, "test/a", 2)
+
     def test_lost_and_damaged_records_are_broken(self, pki, tree):
         one, two = Path("test/ca/issued").iterdir()
         one.unlink()
