@@ -59,11 +59,18 @@ def check_path(path: Path, wanted: Wanted) -> list[Checked]:
         StoreError: there is nothing in the directory that could be checked.
         OSError: something cannot be read.
     """
-    checked = list(_directory(path, wanted) if path.is_dir() else _file(path, wanted))
+    checked = list(_directory(path, wanted) if path.is_dir() else _alone(path, wanted))
     if not checked:
         msg = f"{path}: there is nothing to check in here"
         raise StoreError(msg)
     return checked
+
+
+def _alone(path: Path, wanted: Wanted) -> Iterator[Checked]:
+    yield from _file(path, wanted)
+    key_file = path.with_suffix(".key")
+    if key_file != path and key_file.is_file():
+        yield Checked(key_file, tuple(_permissions(key_file)))
 
 
 def _directory(directory: Path, wanted: Wanted, around: Found = (None, None)) -> Iterator[Checked]:

@@ -434,6 +434,11 @@ class TestCheck:
             ("ca.key", "permissions"),
         }
 
+    def test_readable_key_of_a_single_certificate_is_broken(self, pki, tree):
+        Path("test/a/device.key").chmod(0o644)
+
+        assert self.status(pki, "test/a/device.pem", 2) == {("device.key", "permissions")}
+
     def test_other_host_is_broken(self, pki, tree):
         assert self.status(pki, "test/a --host b", 2) == {("device.pem", "host")}
 
