@@ -480,7 +480,7 @@ class TestCheck:
 
         pki("init other --no-passphrase")
         Path("test/a/crl.pem").write_bytes(Path("other/crl.pem").read_bytes())
-        assert ("crl.pem", "crl") in self.status(pki, "test/a", 2)
+        assert ("device.pem", "crl") in self.status(pki, "test/a", 2)
 
     def test_lost_and_damaged_records_are_broken(self, pki, tree):
         one, two = Path("test/ca/issued").iterdir()
