@@ -97,7 +97,15 @@ def bootstrap(
                 lambda: Signing(store.directory, passphrase, allow_readable_key).signer(), stack
             )
             done = {
-                host: _provide(store, host, signer, key_type=key_type, days=days, force=force)
+                host: _provide(
+                    store,
+                    host,
+                    signer,
+                    _state(store, host, allow_readable_key=allow_readable_key),
+                    key_type=key_type,
+                    days=days,
+                    force=force,
+                )
                 for host in places
             }
             if _crl_is_old(store):
@@ -155,12 +163,12 @@ def _provide(
     store: Store,
     host: Host,
     signer: Callable[[], Signer],
+    state: Severity,
     *,
     key_type: authority.KeyType,
     days: int,
     force: bool,
 ) -> Done:
-    state = _state(store, host)
     if state is Severity.BROKEN:
         names = authority.parse_names([host.name, *LOOPBACK])
         replace = force or _is_ours(store, host)
@@ -176,12 +184,12 @@ def _provide(
     return "kept"
 
 
-def _state(store: Store, host: Host) -> Severity:
+def _state(store: Store, host: Host, *, allow_readable_key: bool) -> Severity:
     """Return whether the files of *host* are good, and if not, whether a renewal helps."""
     if not all(file.is_file() for file in host.files):
         return Severity.BROKEN
     certificate = _files.read(host.certificate)
-    key = _files.read_private(host.key, allow_readable=True)
+    key = _files.read_private(host.key, allow_readable=allow_readable_key)
     try:
         info = authority.inspect(certificate)
     except PkiError:

@@ -539,6 +539,13 @@ class TestBootstrap:
         assert snapshot("test/a") == before
         assert good("test/b", "b")
 
+    def test_readable_key_of_a_host_is_kept_only_if_told_so(self, pki):
+        pki("bootstrap test --hosts a")
+        Path("test/a/device.key").chmod(0o644)
+
+        assert "chmod 600 test/a/device.key" in pki("bootstrap test --hosts a", code=1).err
+        pki("bootstrap test --hosts a --allow-readable-key")
+
     @pytest.mark.parametrize("days", [250, 350, 400])
     def test_what_is_about_to_expire_is_renewed_with_its_key(self, pki, monkeypatch, days):
         pki("bootstrap test --hosts a")
