@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from pki import _files, authority
 from pki import _terminal as terminal
 from pki._index import Root, now
-from pki._layout import CERTIFICATE, DEVICE_CERTIFICATE, DEVICE_KEY, INDEX
+from pki._layout import CERTIFICATE, DEVICE_CERTIFICATE, DEVICE_KEY, INDEX, KEY
 from pki._signer import Signer, split_crl
 from pki._terminal import Command, Passphrase, Signing
 from pki.authority import PkiError, Severity
@@ -110,7 +111,30 @@ def bootstrap(
             }
             if _crl_is_old(store):
                 signer().publish()
+    _warn_of_others(done, key_type=key_type, days=days)
     _report(directory, done, as_json=as_json)
+
+
+def _warn_of_others(done: dict[Host, Done], *, key_type: authority.KeyType, days: int) -> None:
+    """Say which hosts keep what is not as the options ask for."""
+    ctx = click.get_current_context()
+    asked = {
+        name
+        for name in ("key_type", "days")
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    for host, what in done.items():
+        if what == "made":
+            continue
+        info = authority.inspect(_files.read(host.certificate))
+        lasts = (info.not_after - info.not_before + dt.timedelta(seconds=1)).days
+        others = []
+        if "key_type" in asked and info.key != key_type:
+            others.append(f"a key of the kind {info.key}")
+        if "days" in asked and what == "kept" and lasts != days:
+            others.append(f"a certificate for {lasts} days")
+        if others:
+            terminal.warn(f"{host.name} keeps {' and '.join(others)}: options are for what is new")
 
 
 def _hosts(directory: Path, hosts: str) -> list[Host]:
@@ -134,6 +158,14 @@ def _store(
         if name not in {None, has}:
             msg = f"the CA in {ca} is called {has!r}, not {name!r}"
             raise PkiError(msg)
+        if (ca / KEY).exists() and not authority.is_encrypted(store.key()):
+            if passphrase != Passphrase(None, None):
+                msg = (
+                    f"the CA's key in {ca} is not encrypted, as the CA was made without a"
+                    " passphrase: leave that out, or make another CA in another directory"
+                )
+                raise PkiError(msg)
+            terminal.warn(f"the CA's key in {ca} is not encrypted: for tests only")
         return store
     secret = passphrase.given()
     if secret is None:

@@ -526,7 +526,25 @@ class TestBootstrap:
 
         assert snapshot("test") == before
         assert {host["done"] for host in again.data["hosts"].values()} == {"kept"}
-        assert again.err == ""
+        assert again.err == "warning: the CA's key in test/ca is not encrypted: for tests only\n"
+
+    def test_passphrase_for_a_key_that_has_none_is_refused(self, pki):
+        pki("bootstrap test --hosts a")
+        before = snapshot("test")
+
+        for hosts in ("a", "a,b"):
+            line = f"bootstrap test --hosts {hosts} --passphrase-env X"
+            assert "is not encrypted" in pki(line, code=1, env={"X": SECRET}).err
+        assert snapshot("test") == before
+
+    def test_options_that_change_nothing_for_a_host_are_pointed_out(self, pki):
+        pki("bootstrap test --hosts a --key-type ec-p384 --days 100")
+
+        assert "keeps" not in pki("bootstrap test --hosts a").err
+        assert "keeps" not in pki("bootstrap test --hosts a --key-type ec-p384 --days 100").err
+        said = pki("bootstrap test --hosts a,b --key-type ec-p256 --days 90").err
+        assert "a keeps a key of the kind ec-p384 and a certificate for 100 days" in said
+        assert "b keeps" not in said
 
     def test_what_is_missing_is_added_and_the_rest_stays(self, pki):
         pki("bootstrap test --hosts a,b")
