@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -254,7 +255,7 @@ def _crl_is_old(store: Store) -> bool:
 
 def _report(directory: Path, done: dict[Host, Done], *, as_json: bool) -> None:
     first = next(iter(done))
-    arguments = ", ".join(f'"{file}"' for file in first.files)
+    arguments = ", ".join(json.dumps(str(file), ensure_ascii=False) for file in first.files)
     line = f"certs = aiomas.SSLCerts({arguments})"
     rows = []
     for host, what in done.items():

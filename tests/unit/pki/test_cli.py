@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import datetime as dt
 import json
@@ -517,6 +518,14 @@ class TestBootstrap:
         assert "not encrypted" in result.err
         modes = {stat.S_IMODE(path.stat().st_mode) for path in Path("test").rglob("*.key")}
         assert modes == {0o600}
+
+    def test_line_of_python_can_be_read_whatever_the_directory_is_called(self, pki):
+        line = pki("""bootstrap 'q"\\ü' --hosts a --name x --json""").data["python"]
+
+        call = ast.parse(line).body[0].value
+        assert [item.value for item in call.args] == [
+            f'q"\\ü/a/{name}' for name in ("ca.pem", "device.pem", "device.key")
+        ]
 
     def test_once_more_changes_nothing(self, pki):
         pki("bootstrap test --hosts a,b")
