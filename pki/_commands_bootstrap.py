@@ -90,6 +90,8 @@ def bootstrap(
     """
     places = _hosts(directory, hosts)
     passphrase = Passphrase(passphrase_file, passphrase_env)
+    if not (directory / "ca" / INDEX).exists():
+        authority.check_root(name or directory.resolve().name)
     _files.make_directory(directory)
     # All of it by one process: two at once would make two CAs.
     with _files.lock(directory, timeout=60):

@@ -69,7 +69,7 @@ def init(
         name or directory.resolve().name, key_type, days, tuple(permit_dns), tuple(permit_ip)
     )
     # What cannot work is said before anybody types a passphrase.
-    authority.check_name(root.name)
+    authority.check_root(root.name, root.permit_dns, root.permit_ips)
     if (directory / KEY).exists() and not force:
         msg = f"{directory / KEY} is there already (--force puts all of that CA aside)"
         raise FileExistsError(msg)

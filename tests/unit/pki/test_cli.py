@@ -134,6 +134,18 @@ class TestInit:
         assert message in pki(f"init ca {options}", code=1).err
         assert not Path("ca").exists()
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ("--permit-dns '*.x'", "cannot be permitted"),
+            ("--permit-ip 10.0.0.1/8", "cannot be permitted"),
+            ("--name Ω", "Latin letter"),
+            (f"--name {'x' * 56}", "56 characters"),
+        ],
+    )
+    def test_what_is_bad_is_said_before_a_passphrase_is_asked_for(self, pki, options, message):
+        assert message in pki(f"init ca {options}", code=1).err
+
     def test_two_answers_to_one_question_are_refused(self, pki):
         for options in ("--no-passphrase", "--passphrase-file a"):
             line = f"init ca --passphrase-env X {options}"
@@ -639,6 +651,11 @@ class TestBootstrap:
         pki(f"bootstrap test --hosts={hosts}", code=1)
 
         assert not Path("test").exists()
+
+    @pytest.mark.parametrize("line", ["Ω --hosts a", "test --hosts a --name Ω"])
+    def test_bad_name_of_the_authority_leaves_nothing(self, pki, line):
+        assert "Latin letter" in pki(f"bootstrap {line}", code=1).err
+        assert list(Path().iterdir()) == []
 
     def test_other_name_for_the_same_authority_is_refused(self, pki):
         pki("bootstrap test --hosts a --name one")
