@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from pki import _commands_bootstrap as bootstrapping
 from pki import _host, _index, authority
@@ -747,6 +749,30 @@ def test_errors_are_one_line_unless_debug_asks_for_more(pki):
 
 def test_missing_authority_says_how_to_make_one(pki):
     assert "init ca" in pki("list", code=1).err
+
+
+@pytest.mark.parametrize("place", ["file/x", "file/x/y"])
+def test_directory_that_is_a_file_is_not_to_be_forced(pki, place):
+    Path("file").write_text("")
+
+    said = pki(f"init {place} --name x --no-passphrase", code=1).err
+
+    assert "no directory: name another place" in said
+    assert "--force" not in said
+
+
+def test_missing_certificate_of_the_authority_says_where_it_is_found(pki, ca):
+    Path("ca/ca.pem").unlink()
+
+    assert "ca/ca.pem is not there: take it from a backup" in pki("issue a", code=1).err
+
+
+def test_binary_request_says_how_it_is_converted(pki, ca):
+    pki("request a")
+    request = x509.load_pem_x509_csr(Path("device.csr").read_bytes())
+    Path("device.csr").write_bytes(request.public_bytes(Encoding.DER))
+
+    assert "openssl req -inform DER" in pki("sign device.csr --yes", code=1).err
 
 
 def test_readable_key_is_used_only_if_told_so(pki, ca):
