@@ -419,7 +419,7 @@ def described(store: Store, index: Index, entry: Entry) -> dict[str, Any]:
     place = store.place(entry)
     return {
         **authority.inspect(store.issued(entry)).as_dict(),
-        "status": status_of(entry, index.replaced(), now()),
+        "status": index.status(entry, now()),
         "revoked": entry.revoked.isoformat() if entry.revoked else None,
         "reason": entry.reason,
         "file": str(place) if place else None,

@@ -679,6 +679,18 @@ class TestRotate:
         assert not Path("ca/ca-bundle.pem").exists()
         assert "no rotation" in pki("rotate --finish", code=1).err
 
+    def test_certificates_of_a_former_authority_are_not_called_valid(self, pki, ca):
+        pki("issue a")
+        pki("rotate")
+        pki("issue b")
+        assert len(pki("list --status valid --json").data) == 2
+
+        pki("rotate --finish --force")
+
+        assert [item["status"] for item in pki("list --json").data] == ["untrusted", "valid"]
+        assert [item["name"] for item in pki("list --status untrusted --json").data] == ["a"]
+        assert pki("inspect a/device.pem --json").data["status"] == "untrusted"
+
     def test_steps_can_be_copied(self, pki):
         pki("bootstrap 'my certs' --hosts a,b.lan --name plant")
 
