@@ -59,11 +59,18 @@ def check_path(path: Path, wanted: Wanted) -> list[Checked]:
         StoreError: there is nothing in the directory that could be checked.
         OSError: something cannot be read.
     """
-    checked = list(_directory(path, wanted) if path.is_dir() else _file(path, wanted))
+    checked = list(_directory(path, wanted) if path.is_dir() else _alone(path, wanted))
     if not checked:
         msg = f"{path}: there is nothing to check in here"
         raise StoreError(msg)
     return checked
+
+
+def _alone(path: Path, wanted: Wanted) -> Iterator[Checked]:
+    yield from _file(path, wanted)
+    key_file = path.with_suffix(".key")
+    if key_file != path and key_file.is_file():
+        yield Checked(key_file, tuple(_permissions(key_file)))
 
 
 def _directory(directory: Path, wanted: Wanted, around: Found = (None, None)) -> Iterator[Checked]:
@@ -167,6 +174,10 @@ def _crl(data: bytes, wanted: Wanted) -> list[Finding]:
     parts = split_crl(data)
     if not parts:
         findings.append(Finding(Severity.BROKEN, "crl", "there is no revocation list in it"))
+    if wanted.ca is not None:
+        # While a rotation lasts, there is a list of each CA, and a device may trust one of them.
+        issuers = {authority.inspect(one).subject for one in authority.split(wanted.ca)}
+        parts = [part for part in parts if authority.read_crl(part).issuer in issuers] or parts
     for part in parts:
         info = authority.read_crl(part, wanted.ca)
         left = info.next_update - now()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from pki import _files, authority
 from pki import _terminal as terminal
 from pki._index import Root, now
-from pki._layout import CERTIFICATE, DEVICE_CERTIFICATE, DEVICE_KEY, INDEX
+from pki._layout import CERTIFICATE, DEVICE_CERTIFICATE, DEVICE_KEY, INDEX, KEY
 from pki._signer import Signer, split_crl
 from pki._terminal import Command, Passphrase, Signing
 from pki.authority import PkiError, Severity
@@ -88,6 +90,8 @@ def bootstrap(
     """
     places = _hosts(directory, hosts)
     passphrase = Passphrase(passphrase_file, passphrase_env)
+    if not (directory / "ca" / INDEX).exists():
+        authority.check_root(name or directory.resolve().name)
     _files.make_directory(directory)
     # All of it by one process: two at once would make two CAs.
     with _files.lock(directory, timeout=60):
@@ -97,12 +101,43 @@ def bootstrap(
                 lambda: Signing(store.directory, passphrase, allow_readable_key).signer(), stack
             )
             done = {
-                host: _provide(store, host, signer, key_type=key_type, days=days, force=force)
+                host: _provide(
+                    store,
+                    host,
+                    signer,
+                    _state(store, host, allow_readable_key=allow_readable_key),
+                    key_type=key_type,
+                    days=days,
+                    force=force,
+                )
                 for host in places
             }
             if _crl_is_old(store):
                 signer().publish()
+    _warn_of_others(done, key_type=key_type, days=days)
     _report(directory, done, as_json=as_json)
+
+
+def _warn_of_others(done: dict[Host, Done], *, key_type: authority.KeyType, days: int) -> None:
+    """Say which hosts keep what is not as the options ask for."""
+    ctx = click.get_current_context()
+    asked = {
+        name
+        for name in ("key_type", "days")
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    for host, what in done.items():
+        if what == "made":
+            continue
+        info = authority.inspect(_files.read(host.certificate))
+        lasts = (info.not_after - info.not_before + dt.timedelta(seconds=1)).days
+        others = []
+        if "key_type" in asked and info.key != key_type:
+            others.append(f"a key of the kind {info.key}")
+        if "days" in asked and what == "kept" and lasts != days:
+            others.append(f"a certificate for {lasts} days")
+        if others:
+            terminal.warn(f"{host.name} keeps {' and '.join(others)}: options are for what is new")
 
 
 def _hosts(directory: Path, hosts: str) -> list[Host]:
@@ -126,6 +161,14 @@ def _store(
         if name not in {None, has}:
             msg = f"the CA in {ca} is called {has!r}, not {name!r}"
             raise PkiError(msg)
+        if (ca / KEY).exists() and not authority.is_encrypted(store.key()):
+            if passphrase != Passphrase(None, None):
+                msg = (
+                    f"the CA's key in {ca} is not encrypted, as the CA was made without a"
+                    " passphrase: leave that out, or make another CA in another directory"
+                )
+                raise PkiError(msg)
+            terminal.warn(f"the CA's key in {ca} is not encrypted: for tests only")
         return store
     secret = passphrase.given()
     if secret is None:
@@ -155,12 +198,12 @@ def _provide(
     store: Store,
     host: Host,
     signer: Callable[[], Signer],
+    state: Severity,
     *,
     key_type: authority.KeyType,
     days: int,
     force: bool,
 ) -> Done:
-    state = _state(store, host)
     if state is Severity.BROKEN:
         names = authority.parse_names([host.name, *LOOPBACK])
         replace = force or _is_ours(store, host)
@@ -176,12 +219,12 @@ def _provide(
     return "kept"
 
 
-def _state(store: Store, host: Host) -> Severity:
+def _state(store: Store, host: Host, *, allow_readable_key: bool) -> Severity:
     """Return whether the files of *host* are good, and if not, whether a renewal helps."""
     if not all(file.is_file() for file in host.files):
         return Severity.BROKEN
     certificate = _files.read(host.certificate)
-    key = _files.read_private(host.key, allow_readable=True)
+    key = _files.read_private(host.key, allow_readable=allow_readable_key)
     try:
         info = authority.inspect(certificate)
     except PkiError:
@@ -214,7 +257,7 @@ def _crl_is_old(store: Store) -> bool:
 
 def _report(directory: Path, done: dict[Host, Done], *, as_json: bool) -> None:
     first = next(iter(done))
-    arguments = ", ".join(f'"{file}"' for file in first.files)
+    arguments = ", ".join(json.dumps(str(file), ensure_ascii=False) for file in first.files)
     line = f"certs = aiomas.SSLCerts({arguments})"
     rows = []
     for host, what in done.items():

@@ -69,7 +69,7 @@ def init(
         name or directory.resolve().name, key_type, days, tuple(permit_dns), tuple(permit_ip)
     )
     # What cannot work is said before anybody types a passphrase.
-    authority.check_name(root.name)
+    authority.check_root(root.name, root.permit_dns, root.permit_ips)
     if (directory / KEY).exists() and not force:
         msg = f"{directory / KEY} is there already (--force puts all of that CA aside)"
         raise FileExistsError(msg)
@@ -387,11 +387,14 @@ def rotate(
         else:
             signer.rotate(key_type=key_type, days=days, passphrase=secret)
             names = sorted({entry.name for entry in signer.using_former()})
+            ca = shlex.join(["--ca", str(store.directory)])
+            commands = [f"renew {shlex.quote(name)} {ca}" for name in names]
+            renewals = "".join(f"\n   {terminal.program()} {command}" for command in commands)
             text = (
                 f"The new CA signs from now on. Next:\n"
                 f"1. bring {store.directory / BUNDLE} to every machine, as {CERTIFICATE}\n"
-                f"2. renew {shlex.join(names) or '(nothing)'}\n"
-                f"3. rotate --finish"
+                f"2. renew what the former CA has signed:{renewals or ' nothing'}\n"
+                f"3. {terminal.program()} rotate --finish {ca}"
             )
     info = authority.inspect(store.certificate())
     data = {"ca": str(store.directory), "trusted": str(trust_file(store)), **info.as_dict()}
@@ -416,7 +419,7 @@ def described(store: Store, index: Index, entry: Entry) -> dict[str, Any]:
     place = store.place(entry)
     return {
         **authority.inspect(store.issued(entry)).as_dict(),
-        "status": status_of(entry, index.replaced(), now()),
+        "status": index.status(entry, now()),
         "revoked": entry.revoked.isoformat() if entry.revoked else None,
         "reason": entry.reason,
         "file": str(place) if place else None,

@@ -28,7 +28,7 @@ COLORS = {Severity.GOOD: "green", Severity.RENEW: "yellow", Severity.BROKEN: "re
 @click.command("list", cls=Command, examples=("", "--status valid --long", "--json"))
 @click.option(
     "--status",
-    type=click.Choice(["valid", "replaced", "expired", "revoked"]),
+    type=click.Choice(["valid", "replaced", "expired", "revoked", "untrusted"]),
     help="Only these.",
 )
 @click.option("--long", is_flag=True, help="All columns.")

@@ -180,8 +180,12 @@ def _sync_directory(directory: Path) -> None:
 
 def make_directory(directory: Path) -> None:
     """Make *directory*, with mode 0700, unless it is there; what is there keeps its mode."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as exc:
+        msg = f"{exc.filename} is, or lies in, a file and no directory: name another place"
+        raise NotADirectoryError(msg) from exc
 
 
 def append_line(path: Path, line: str) -> None:

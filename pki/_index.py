@@ -32,8 +32,9 @@ Rotation = Literal["none", "switching", "overlap"]
 """``switching``: the new generation is complete, and its files are being put into place.
 ``overlap``: certificates of both generations are in use."""
 
-Status = Literal["valid", "replaced", "expired", "revoked"]
-"""``replaced``: it was renewed, and is as good as before until it expires or is revoked."""
+Status = Literal["valid", "replaced", "expired", "revoked", "untrusted"]
+"""``replaced``: it was renewed, and is as good as before until it expires or is revoked.
+``untrusted``: a rotation was finished, and the CA that signed it is trusted no more."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,6 +96,14 @@ class Index:
     def trusted(self) -> list[Generation]:
         """Return the generations that devices have to trust today."""
         return self.generations[-1:] if self.rotation == "none" else self.generations[-2:]
+
+    def status(self, entry: Entry, at: dt.datetime) -> Status:
+        """Return what a certificate is worth, to those who trust this authority today."""
+        status = status_of(entry, self.replaced(), at)
+        trusted = {generation.fingerprint for generation in self.trusted()}
+        if status in {"valid", "replaced"} and entry.issuer not in trusted:
+            return "untrusted"
+        return status
 
     def revocations(self, generation: Generation, at: dt.datetime) -> list[authority.Revocation]:
         """Return what a revocation list of *generation* says.

@@ -39,6 +39,12 @@ _NAMES: dict[Kind, str] = {
     "crl": "revocation list",
     "key": "private key",
 }
+_CONVERTERS: dict[Kind, str] = {
+    "certificate": "x509",
+    "request": "req",
+    "crl": "crl",
+    "key": "pkey",
+}
 MALFORMED = (
     ValueError,
     TypeError,
@@ -97,6 +103,11 @@ def blocks(data: bytes, kind: Kind, *, what: str, limit: int = SIZE_LIMIT) -> li
         has = f"a {others[0].lower()!r}" if others else "a block without its end"
         has = has if _BEGIN.search(data) else "nothing of the kind"
         msg = f"{what} should be a {_NAMES[kind]} in PEM, and has {has}: is it the right file?"
+        if not _BEGIN.search(data) and data[:1] == b"\x30":
+            msg = (
+                f"{what} should be a {_NAMES[kind]} in PEM, and is in DER (binary): "
+                f"`openssl {_CONVERTERS[kind]} -inform DER -in FILE -out FILE.pem` converts it"
+            )
         raise PkiError(msg)
     return [block for _, block in found]
 

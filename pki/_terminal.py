@@ -333,14 +333,18 @@ class Signing(NamedTuple):
         return self.passphrase.current() if authority.is_encrypted(store.key()) else None
 
 
+def program() -> str:
+    """Return what a user types before the name of a command."""
+    root = click.get_current_context().find_root()
+    return f"{root.command_path} pki" if root.command.name == "aiomas" else root.command_path
+
+
 def open_store(directory: Path, *, allow_readable_key: bool = False) -> Store:
     """Return the CA in *directory*; an error says how to make one, or to name another."""
     if not (directory / INDEX).exists():
-        root = click.get_current_context().find_root()
-        command = f"{root.command_path} pki" if root.command.name == "aiomas" else root.command_path
         msg = (
             f"there is no CA in {directory}: name another directory with --ca or AIOMAS_PKI,"
-            f" or make one with {command} init {directory}"
+            f" or make one with {program()} init {directory}"
         )
         raise StoreError(msg)
     return Store(directory, allow_readable_key=allow_readable_key)

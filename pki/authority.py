@@ -71,6 +71,7 @@ __all__ = [
     "check",
     "check_ca",
     "check_name",
+    "check_root",
     "encrypt_key",
     "identity",
     "inspect",
@@ -149,8 +150,7 @@ def make_root(
     Raises:
         PkiError: a parameter is bad.
     """
-    check_name(name, limit=_names.CA_NAME_LIMIT, what="name of the CA")
-    _names.trust_domain(name)
+    check_root(name, permit_dns := tuple(permit_dns), permit_ips := tuple(permit_ips))
     _check_days(days, _CA_DAYS_LIMIT)
     dns = [_names.parse_dns_constraint(text) for text in permit_dns]
     networks = [_names.parse_ip_constraint(text) for text in permit_ips]
@@ -164,6 +164,20 @@ def make_root(
         networks,
     )
     return KeyAndCertificate(serialised, _pem.pem(certificate))
+
+
+def check_root(name: str, permit_dns: Iterable[str] = (), permit_ips: Iterable[str] = ()) -> None:
+    """Check the name and the constraints that a root is to have, before it is made.
+
+    Raises:
+        PkiError: one is bad.
+    """
+    check_name(name, limit=_names.CA_NAME_LIMIT, what="name of the CA")
+    _names.trust_domain(name)
+    for text in permit_dns:
+        _names.parse_dns_constraint(text)
+    for text in permit_ips:
+        _names.parse_ip_constraint(text)
 
 
 def load_authority(certificate: bytes, key: bytes, passphrase: str | None = None) -> Authority:

@@ -128,7 +128,12 @@ class Store:
 
     def certificate(self) -> bytes:
         """Return the certificate with which this authority signs today (PEM)."""
-        return _files.read(self.directory / CERTIFICATE)
+        path = self.directory / CERTIFICATE
+        try:
+            return _files.read(path)
+        except FileNotFoundError as exc:
+            msg = f"{path} is not there: take it from a backup, or from any device"
+            raise StoreError(msg) from exc
 
     def trusted(self) -> bytes:
         """Return what devices have to trust (PEM): two certificates while a rotation lasts."""

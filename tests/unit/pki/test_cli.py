@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import datetime as dt
 import json
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from pki import _commands_bootstrap as bootstrapping
 from pki import _host, _index, authority
@@ -132,6 +135,18 @@ class TestInit:
 
         assert message in pki(f"init ca {options}", code=1).err
         assert not Path("ca").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ("--permit-dns '*.x'", "cannot be permitted"),
+            ("--permit-ip 10.0.0.1/8", "cannot be permitted"),
+            ("--name Ω", "Latin letter"),
+            (f"--name {'x' * 56}", "56 characters"),
+        ],
+    )
+    def test_what_is_bad_is_said_before_a_passphrase_is_asked_for(self, pki, options, message):
+        assert message in pki(f"init ca {options}", code=1).err
 
     def test_two_answers_to_one_question_are_refused(self, pki):
         for options in ("--no-passphrase", "--passphrase-file a"):
@@ -434,6 +449,11 @@ class TestCheck:
             ("ca.key", "permissions"),
         }
 
+    def test_readable_key_of_a_single_certificate_is_broken(self, pki, tree):
+        Path("test/a/device.key").chmod(0o644)
+
+        assert self.status(pki, "test/a/device.pem", 2) == {("device.key", "permissions")}
+
     def test_other_host_is_broken(self, pki, tree):
         assert self.status(pki, "test/a --host b", 2) == {("device.pem", "host")}
 
@@ -466,6 +486,16 @@ class TestCheck:
         assert self.status(pki, "test/ca", 1) == {("crl.pem", "crl")}
         later += dt.timedelta(hours=10)
         assert self.status(pki, "test/ca", 2) == {("crl.pem", "crl")}
+
+    def test_list_of_a_ca_that_the_device_does_not_know_yet_is_left_out(self, pki, tree):
+        pki("rotate --ca test/ca")
+        Path("test/a/crl.pem").write_bytes(Path("test/ca/crl.pem").read_bytes())
+
+        assert self.status(pki, "test/a", 0) == set()
+
+        pki("init other --no-passphrase")
+        Path("test/a/crl.pem").write_bytes(Path("other/crl.pem").read_bytes())
+        assert ("device.pem", "crl") in self.status(pki, "test/a", 2)
 
     def test_lost_and_damaged_records_are_broken(self, pki, tree):
         one, two = Path("test/ca/issued").iterdir()
@@ -503,6 +533,14 @@ class TestBootstrap:
         modes = {stat.S_IMODE(path.stat().st_mode) for path in Path("test").rglob("*.key")}
         assert modes == {0o600}
 
+    def test_line_of_python_can_be_read_whatever_the_directory_is_called(self, pki):
+        line = pki("""bootstrap 'q"\\ü' --hosts a --name x --json""").data["python"]
+
+        call = ast.parse(line).body[0].value
+        assert [item.value for item in call.args] == [
+            f'q"\\ü/a/{name}' for name in ("ca.pem", "device.pem", "device.key")
+        ]
+
     def test_once_more_changes_nothing(self, pki):
         pki("bootstrap test --hosts a,b")
         before = snapshot("test")
@@ -511,7 +549,25 @@ class TestBootstrap:
 
         assert snapshot("test") == before
         assert {host["done"] for host in again.data["hosts"].values()} == {"kept"}
-        assert again.err == ""
+        assert again.err == "warning: the CA's key in test/ca is not encrypted: for tests only\n"
+
+    def test_passphrase_for_a_key_that_has_none_is_refused(self, pki):
+        pki("bootstrap test --hosts a")
+        before = snapshot("test")
+
+        for hosts in ("a", "a,b"):
+            line = f"bootstrap test --hosts {hosts} --passphrase-env X"
+            assert "is not encrypted" in pki(line, code=1, env={"X": SECRET}).err
+        assert snapshot("test") == before
+
+    def test_options_that_change_nothing_for_a_host_are_pointed_out(self, pki):
+        pki("bootstrap test --hosts a --key-type ec-p384 --days 100")
+
+        assert "keeps" not in pki("bootstrap test --hosts a").err
+        assert "keeps" not in pki("bootstrap test --hosts a --key-type ec-p384 --days 100").err
+        said = pki("bootstrap test --hosts a,b --key-type ec-p256 --days 90").err
+        assert "a keeps a key of the kind ec-p384 and a certificate for 100 days" in said
+        assert "b keeps" not in said
 
     def test_what_is_missing_is_added_and_the_rest_stays(self, pki):
         pki("bootstrap test --hosts a,b")
@@ -523,6 +579,13 @@ class TestBootstrap:
         assert [done[host]["done"] for host in "abc"] == ["kept", "made", "made"]
         assert snapshot("test/a") == before
         assert good("test/b", "b")
+
+    def test_readable_key_of_a_host_is_kept_only_if_told_so(self, pki):
+        pki("bootstrap test --hosts a")
+        Path("test/a/device.key").chmod(0o644)
+
+        assert "chmod 600 test/a/device.key" in pki("bootstrap test --hosts a", code=1).err
+        pki("bootstrap test --hosts a --allow-readable-key")
 
     @pytest.mark.parametrize("days", [250, 350, 400])
     def test_what_is_about_to_expire_is_renewed_with_its_key(self, pki, monkeypatch, days):
@@ -591,6 +654,11 @@ class TestBootstrap:
 
         assert not Path("test").exists()
 
+    @pytest.mark.parametrize("line", ["Ω --hosts a", "test --hosts a --name Ω"])
+    def test_bad_name_of_the_authority_leaves_nothing(self, pki, line):
+        assert "Latin letter" in pki(f"bootstrap {line}", code=1).err
+        assert list(Path().iterdir()) == []
+
     def test_other_name_for_the_same_authority_is_refused(self, pki):
         pki("bootstrap test --hosts a --name one")
 
@@ -610,6 +678,32 @@ class TestRotate:
         pki("rotate --finish")
         assert not Path("ca/ca-bundle.pem").exists()
         assert "no rotation" in pki("rotate --finish", code=1).err
+
+    def test_certificates_of_a_former_authority_are_not_called_valid(self, pki, ca):
+        pki("issue a")
+        pki("rotate")
+        pki("issue b")
+        assert len(pki("list --status valid --json").data) == 2
+
+        pki("rotate --finish --force")
+
+        assert [item["status"] for item in pki("list --json").data] == ["untrusted", "valid"]
+        assert [item["name"] for item in pki("list --status untrusted --json").data] == ["a"]
+        assert pki("inspect a/device.pem --json").data["status"] == "untrusted"
+
+    def test_steps_can_be_copied(self, pki):
+        pki("bootstrap 'my certs' --hosts a,b.lan --name plant")
+
+        said = pki("rotate --ca 'my certs/ca'").out.splitlines()
+        steps = [line.partition("pki ")[2] for line in said if "pki " in line]
+
+        assert [shlex.split(step)[:2] for step in steps] == [
+            ["renew", "a"],
+            ["renew", "b.lan"],
+            ["rotate", "--finish"],
+        ]
+        for step in steps:
+            pki(step)
 
     def test_new_key_has_the_passphrase_of_the_old_one(self, pki):
         env = {"X": SECRET}
@@ -667,6 +761,30 @@ def test_errors_are_one_line_unless_debug_asks_for_more(pki):
 
 def test_missing_authority_says_how_to_make_one(pki):
     assert "init ca" in pki("list", code=1).err
+
+
+@pytest.mark.parametrize("place", ["file/x", "file/x/y"])
+def test_directory_that_is_a_file_is_not_to_be_forced(pki, place):
+    Path("file").write_text("")
+
+    said = pki(f"init {place} --name x --no-passphrase", code=1).err
+
+    assert "no directory: name another place" in said
+    assert "--force" not in said
+
+
+def test_missing_certificate_of_the_authority_says_where_it_is_found(pki, ca):
+    Path("ca/ca.pem").unlink()
+
+    assert "ca/ca.pem is not there: take it from a backup" in pki("issue a", code=1).err
+
+
+def test_binary_request_says_how_it_is_converted(pki, ca):
+    pki("request a")
+    request = x509.load_pem_x509_csr(Path("device.csr").read_bytes())
+    Path("device.csr").write_bytes(request.public_bytes(Encoding.DER))
+
+    assert "openssl req -inform DER" in pki("sign device.csr --yes", code=1).err
 
 
 def test_readable_key_is_used_only_if_told_so(pki, ca):
