@@ -246,10 +246,18 @@ def issue(
 )
 @click.option("--new-key", is_flag=True, help="Make a new key, too, where the old one lies beside.")
 @terminal.device_days_option
+@click.option("--force", is_flag=True, help="Replace a certificate that is in FILE.")
 @terminal.signing_options
 @terminal.json_option
 def renew(
-    what: str, *, out: Path | None, new_key: bool, days: int, as_json: bool, **options: Any
+    what: str,
+    *,
+    out: Path | None,
+    new_key: bool,
+    days: int,
+    force: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Make a new certificate for the same key and names, in the place of the old one.
 
@@ -259,7 +267,7 @@ def renew(
     store = signing.store()
     old, file = _to_renew(store, what, out)
     with signing.signer() as signer:
-        entry = signer.renew(old, out=file, new_key=new_key, days=days)
+        entry = signer.renew(old, out=out, new_key=new_key, days=days, replace=force)
     _report(
         store,
         entry,

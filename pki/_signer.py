@@ -6,6 +6,7 @@ see `pki.store` about what a crash between two steps leaves.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -90,6 +91,7 @@ class Signer:
         out: Path | None = None,
         new_key: bool = False,
         days: int = authority.DEVICE_DAYS,
+        replace: bool = False,
     ) -> Entry:
         """Replace the certificate in *file* by a new one for the same names.
 
@@ -98,8 +100,10 @@ class Signer:
             out: write to this file instead, and leave *file* as it is.
             new_key: make a new key, too, and replace the one that lies beside *file*.
             days: how long the new certificate is valid.
+            replace: whether *out* may exist; only a certificate is replaced.
 
         Raises:
+            FileExistsError: *out*, or a key beside it, is there and *replace* is false.
             StoreError: the certificate was revoked, or there is no key beside *file*.
         """
         old = _files.read(file)
@@ -117,6 +121,9 @@ class Signer:
                 msg = f"{key_file} is not there: a new key is made only beside the old one"
                 raise StoreError(msg)
             key = authority.make_key(_key_type(info.key))
+        if out is not None:
+            _must_be_free([out, *([key_file] if new_key else [])], replace=replace)
+            _must_be_certificate(out)
         certificate = authority.renew(
             self.authority,
             old,
@@ -356,6 +363,16 @@ def _key_type(described: str) -> authority.KeyType:
         if key_type == described:
             return key_type
     return authority.DEVICE_KEY_TYPE
+
+
+def _must_be_certificate(path: Path) -> None:
+    """Fail if there is something else at *path*, such as a key that nobody has twice."""
+    with contextlib.suppress(FileNotFoundError, PkiError):
+        if authority.kind_of(_files.read(path)) == "certificate":
+            return
+    if path.exists():
+        msg = f"{path} is no certificate, and is not replaced by one"
+        raise StoreError(msg)
 
 
 def _must_be_free(paths: Iterable[Path], *, replace: bool) -> None:
