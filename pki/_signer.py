@@ -52,6 +52,7 @@ class Signer:
         replace: bool = False,
     ) -> Entry:
         """Sign a request, and write the certificate into the file *out*."""
+        self._deny_compromised(authority.read_request(csr).key_fingerprint)
         certificate = authority.sign(self.authority, csr, name=name, days=days)
         self._deny_own_files(out)
         _must_be_free([out], replace=replace)
@@ -112,6 +113,8 @@ class Signer:
         if known is not None and known.revoked is not None:
             msg = f"{file} was revoked, and is not renewed: make a new one for {info.name}"
             raise StoreError(msg)
+        if not new_key:
+            self._deny_compromised(info.key_fingerprint)
         place = out or file
         self._deny_own_files(place)
         key = b""
@@ -166,6 +169,15 @@ class Signer:
             msg = f"{out} is in the authority's own directory: write devices' files elsewhere"
             raise StoreError(msg)
 
+    def _deny_compromised(self, key_fingerprint: str) -> None:
+        for entry in self.store.revoked_for(key_fingerprint):
+            if entry.reason == "keyCompromise":
+                msg = (
+                    f"the key was revoked as compromised, with certificate {entry.serial}"
+                    f" of {entry.name}: make a new key"
+                )
+                raise StoreError(msg)
+
     def _record(
         self, action: str, certificate: bytes, place: Path, *, replaces: str | None = None
     ) -> Entry:
@@ -203,19 +215,38 @@ class Signer:
 
         Args:
             entries: what `Store.find` has found.
-            reason: why; it is part of the list.
+            reason: why; it is part of the list. With ``keyCompromise``, all certificates for the
+                same keys are revoked, too, and those that were revoked get this reason.
             days: how long the list is valid.
         """
         when = now()
         revoked = []
+        if reason == "keyCompromise":
+            entries = self._with_same_keys(entries)
         for entry in entries:
-            if self.index.issued[entry.serial].revoked is None:
-                new = dataclasses.replace(entry, revoked=when, reason=reason)
+            known = self.index.issued[entry.serial]
+            worse = reason == "keyCompromise" and known.reason != reason
+            if known.revoked is None or worse:
+                new = dataclasses.replace(entry, revoked=known.revoked or when, reason=reason)
                 self.store.log("revoke", entry.serial, entry.subject, reason=reason)
                 self.index.issued[entry.serial] = new
                 revoked.append(new)
         self.publish(days=days)
         return tuple(revoked)
+
+    def _with_same_keys(self, entries: Iterable[Entry]) -> list[Entry]:
+        found = {entry.serial: entry for entry in entries}
+        keys = {self._key_of(entry) for entry in found.values()} - {None}
+        for entry in self.index.issued.values():
+            if self._key_of(entry) in keys:
+                found.setdefault(entry.serial, entry)
+        return list(found.values())
+
+    def _key_of(self, entry: Entry) -> str | None:
+        """Return the SHA-256 of a certificate's key; None if our copy is gone or damaged."""
+        with contextlib.suppress(OSError, PkiError):
+            return authority.inspect(self.store.issued(entry)).key_fingerprint
+        return None
 
     def publish(self, *, days: int = authority.CRL_DAYS) -> None:
         """Write a new revocation list, valid for *days*."""

@@ -161,6 +161,15 @@ class Store:
         """Return the file that a certificate was written to, if that is known."""
         return None if entry.place is None else self.directory.resolve().parent / entry.place
 
+    def revoked_for(self, fingerprint: str) -> tuple[Entry, ...]:
+        """Return the certificates for a key, whose SHA-256 is *fingerprint*, that were revoked."""
+        return tuple(
+            entry
+            for entry in self.index().issued.values()
+            if entry.revoked is not None
+            and authority.inspect(self.issued(entry)).key_fingerprint == fingerprint
+        )
+
     def find(self, what: str) -> tuple[Entry, ...]:
         """Return the certificates that *what* means: a device's name, a serial, or a file.
 

@@ -299,6 +299,39 @@ class TestRenew:
 
 
 class TestRevoke:
+    def test_compromised_key_has_no_certificate_left_and_gets_none(self, pki, ca):
+        pki("issue node1")
+        pki("issue node2")
+        pki("renew node1")
+
+        result = pki("revoke node1/device.pem --reason keyCompromise")
+
+        assert "same key" in result.err
+        statuses = {item["serial"]: item["status"] for item in pki("list --json").data}
+        assert sorted(statuses.values()) == ["revoked", "revoked", "valid"]
+        assert "revoked" in pki("renew node1 --out new.pem", code=1).err
+        assert not Path("new.pem").exists()
+
+    @pytest.mark.parametrize("first", ["", "--reason superseded"])
+    def test_compromised_key_is_not_signed(self, pki, ca, first):
+        pki("request node1 --dns a.example --out dev")
+        pki("sign dev/device.csr --yes")
+        if first:
+            pki(f"revoke node1 {first}")
+        pki("revoke node1 --reason keyCompromise")
+
+        assert "compromised" in pki("sign dev/device.csr --yes --force", code=1).err
+        assert len(Store(ca).index().issued) == 1
+
+    def test_key_revoked_for_another_reason_has_a_warning(self, pki, ca):
+        pki("request node1 --dns a.example --out dev")
+        pki("sign dev/device.csr --yes")
+        pki("sign dev/device.csr --yes --out other.pem")
+        pki("revoke dev/device.pem --reason superseded")
+
+        assert "superseded" in pki("sign dev/device.csr --yes --force").err
+        assert "superseded" in pki("renew other.pem").err
+
     def test_by_name_all_that_are_in_time(self, pki, ca):
         pki("issue node1")
         pki("renew node1")
