@@ -22,6 +22,7 @@ __all__ = [
     "append_line",
     "lock",
     "make_directory",
+    "make_own_directory",
     "others_can_read",
     "read",
     "read_private",
@@ -179,9 +180,35 @@ def _sync_directory(directory: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make *directory*, with mode 0700, unless it is there; what is there keeps its mode."""
+    """Make *directory*, with mode 0700, unless it is there; what is there keeps its mode.
+
+    Raises:
+        StoreError: it is there, and others could replace a key that is put into it.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
+    mode = directory.stat().st_mode
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        msg = (
+            f"others can replace what is in {directory}, no place for keys: chmod go-w {directory}"
+        )
+        raise StoreError(msg)
+
+
+def make_own_directory(directory: Path) -> None:
+    """Make *directory*, with mode 0700; one that is there gets it if it is ours and empty.
+
+    Raises:
+        StoreError: others can look into it.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.stat()
+    if found.st_mode & 0o077 and found.st_uid == os.geteuid() and not any(directory.iterdir()):
+        directory.chmod(0o700)
+    if directory.stat().st_mode & 0o077:
+        msg = f"{directory} is open to others, no place for a CA: chmod 700 {directory}"
+        raise StoreError(msg)
 
 
 def append_line(path: Path, line: str) -> None:

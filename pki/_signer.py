@@ -123,6 +123,7 @@ class Signer:
             if not key_file.is_file():
                 msg = f"{key_file} is not there: a new key is made only beside the old one"
                 raise StoreError(msg)
+            _files.make_directory(place.parent)
             key = authority.make_key(_key_type(info.key))
         if out is not None:
             _must_be_free([out, *([key_file] if new_key else [])], replace=replace)

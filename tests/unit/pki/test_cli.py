@@ -724,3 +724,41 @@ def test_two_at_once_make_one_authority(tmp_path):
     assert len(Store(tmp_path / "test" / "ca").index().issued) == 3
     for host in ("a", "b", "c"):
         assert good(tmp_path / "test" / host, host)
+
+
+class TestOpenDirectories:
+    """Keys are not put where others can exchange them."""
+
+    @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+    @pytest.mark.parametrize(
+        "line", ["request node1 --dns a.example --out open", "issue node1 --out open"]
+    )
+    def test_of_devices_are_refused(self, pki, ca, line, mode):
+        Path("open").mkdir()
+        Path("open").chmod(mode)
+
+        assert "chmod go-w open" in pki(line, code=1).err
+        assert list(Path("open").iterdir()) == []
+        assert Store(ca).index().issued == {}
+
+        Path("open").chmod(0o755)
+        pki(line)
+
+    def test_new_key_is_not_put_there(self, pki, ca):
+        pki("issue node1")
+        before = snapshot("node1")
+        Path("node1").chmod(0o777)
+
+        assert "chmod go-w" in pki("renew node1 --new-key", code=1).err
+        assert snapshot("node1") == before
+
+    def test_of_a_ca_is_closed_if_empty_and_else_refused(self, pki):
+        for name in ("empty", "full"):
+            Path(name).mkdir()
+            Path(name).chmod(0o755)
+        Path("full/notes").touch()
+
+        pki("init empty --no-passphrase")
+        assert stat.S_IMODE(Path("empty").stat().st_mode) == 0o700
+        assert "chmod 700 full" in pki("init full --no-passphrase", code=1).err
+        assert [path.name for path in Path("full").iterdir()] == ["notes"]
