@@ -57,12 +57,21 @@ class NewFile(NamedTuple):
     """
 
 
-def write(path: Path, data: bytes, *, private: bool = False, replace: bool = False) -> None:
+def write(
+    path: Path,
+    data: bytes,
+    *,
+    private: bool = False,
+    replace: bool = False,
+    keep_owner: bool = True,
+) -> None:
     """Put *data* into the file *path*, all of it or nothing: `write_together` with one file."""
-    write_together([NewFile(path, data, private)], replace=replace)
+    write_together([NewFile(path, data, private)], replace=replace, keep_owner=keep_owner)
 
 
-def write_together(files: Sequence[NewFile], *, replace: bool = False) -> None:
+def write_together(
+    files: Sequence[NewFile], *, replace: bool = False, keep_owner: bool = True
+) -> None:
     """Write files whose content belongs together, such as a key and its certificate.
 
     The bytes go into new files in the same directories, which take the places of the old ones when
@@ -71,8 +80,10 @@ def write_together(files: Sequence[NewFile], *, replace: bool = False) -> None:
 
     Args:
         files: in directories that exist.
-        replace: whether they may exist. What is replaced keeps its owner, as far as the system lets
-            us: a key that root renews stays readable for the service that uses it.
+        replace: whether they may exist.
+        keep_owner: what is replaced keeps its owner, as far as the system lets us: a key that root
+            renews stays readable for the service that uses it. Not in a directory in which somebody
+            else could have put the old file.
 
     Raises:
         FileExistsError: one is there, *replace* is false, and nothing was changed.
@@ -86,7 +97,7 @@ def write_together(files: Sequence[NewFile], *, replace: bool = False) -> None:
     made: list[Path] = []
     try:
         for file in files:
-            ready[file.path] = _write_unfinished(file)
+            ready[file.path] = _write_unfinished(file, keep_owner=keep_owner)
         for path, unfinished in ready.items():
             with _naming(path):
                 if replace:
@@ -101,14 +112,14 @@ def write_together(files: Sequence[NewFile], *, replace: bool = False) -> None:
         raise
 
 
-def _write_unfinished(file: NewFile) -> Path:
+def _write_unfinished(file: NewFile, *, keep_owner: bool) -> Path:
     unfinished = file.path.with_name(f".{file.path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with _naming(file.path):
         descriptor = os.open(unfinished, flags, PRIVATE if file.private else PUBLIC)
         try:
             try:
-                _take_after(file.path, descriptor, private=file.private)
+                _take_after(file.path, descriptor, private=file.private, owner=keep_owner)
                 _write_all(descriptor, file.data)
             finally:
                 os.close(descriptor)
@@ -140,13 +151,16 @@ def _write_all(descriptor: int, data: bytes) -> None:
     os.fsync(descriptor)
 
 
-def _take_after(path: Path, descriptor: int, *, private: bool) -> None:
+def _take_after(path: Path, descriptor: int, *, private: bool, owner: bool) -> None:
     """Give the new file the owner, and if it is no secret the mode, of the one at *path*."""
     with contextlib.suppress(FileNotFoundError):
         old = path.stat(follow_symlinks=False)
         if stat.S_ISREG(old.st_mode):
-            with contextlib.suppress(PermissionError):
-                os.fchown(descriptor, old.st_uid, old.st_gid)
+            directory = path.parent.stat()
+            trusted = directory.st_uid in {0, old.st_uid} and not directory.st_mode & 0o022
+            if owner and trusted:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, old.st_uid, old.st_gid)
             if not private:
                 os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
     if private and os.fstat(descriptor).st_mode & 0o077:

@@ -57,7 +57,7 @@ class Signer:
         self._deny_own_files(out)
         _must_be_free([out], replace=replace)
         entry = self._record("sign", certificate, out)
-        _files.write(out, certificate, replace=replace)
+        _files.write(out, certificate, replace=replace, keep_owner=False)
         return entry
 
     def issue(
@@ -82,7 +82,7 @@ class Signer:
         _must_be_free([file.path for file in files], replace=replace)
         _files.make_directory(directory)
         entry = self._record("issue", made.certificate, out)
-        _files.write_together(files, replace=replace)
+        _files.write_together(files, replace=replace, keep_owner=False)
         return entry
 
     def renew(
@@ -139,7 +139,7 @@ class Signer:
         files = [NewFile(place, certificate)]
         if new_key:
             files.insert(0, NewFile(key_file, key, private=True))
-        _files.write_together(files, replace=True)
+        _files.write_together(files, replace=True, keep_owner=out is None)
         self.update_trust(place.parent)
         return entry
 

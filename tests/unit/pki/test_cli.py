@@ -762,3 +762,15 @@ class TestOpenDirectories:
         assert stat.S_IMODE(Path("empty").stat().st_mode) == 0o700
         assert "chmod 700 full" in pki("init full --no-passphrase", code=1).err
         assert [path.name for path in Path("full").iterdir()] == ["notes"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("line", ["request a --dns a.example --out dev", "issue a --out dev"])
+def test_forced_key_is_not_given_to_the_owner_of_the_old_one(pki, ca, line):
+    Path("dev").mkdir()
+    Path("dev/device.key").touch()
+    os.chown("dev/device.key", 12345, 12346)
+
+    pki(f"{line} --force")
+
+    assert Path("dev/device.key").stat().st_uid == 0
