@@ -20,6 +20,7 @@ __all__ = [
     "NewFile",
     "StoreError",
     "append_line",
+    "check_replaceable",
     "lock",
     "make_directory",
     "make_own_directory",
@@ -87,12 +88,14 @@ def write_together(
 
     Raises:
         FileExistsError: one is there, *replace* is false, and nothing was changed.
-        StoreError: the file system does not keep the mode of a private file.
+        StoreError: one is no regular file, or the file system does not keep the mode of a private
+            file.
         OSError: anything else that goes wrong with a file.
     """
     for file in files:
         if not replace and os.path.lexists(file.path):  # asked again below, where nobody can cheat
             raise _exists(file.path)
+        check_replaceable(file.path)
     ready: dict[Path, Path] = {}
     made: list[Path] = []
     try:
@@ -110,6 +113,23 @@ def write_together(
         for path in [*ready.values(), *made]:
             path.unlink(missing_ok=True)
         raise
+
+
+def check_replaceable(path: Path) -> None:
+    """Fail if *path* is anything but a regular file, or a symbolic link to one: say, a device.
+
+    Raises:
+        StoreError: it is a device, a pipe, or a socket.
+        IsADirectoryError: it is a directory.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            msg = f"{path} is a directory"
+            raise IsADirectoryError(msg)
+        if not stat.S_ISREG(mode):
+            msg = f"{path} is no regular file, and is not replaced"
+            raise StoreError(msg)
 
 
 def _write_unfinished(file: NewFile, *, keep_owner: bool) -> Path:

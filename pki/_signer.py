@@ -413,6 +413,4 @@ def _must_be_free(paths: Iterable[Path], *, replace: bool) -> None:
         if os.path.lexists(path) and not replace:
             msg = f"{path} is there already (--force replaces it)"
             raise FileExistsError(msg)
-        if path.is_dir():
-            msg = f"{path} is a directory"
-            raise IsADirectoryError(msg)
+        _files.check_replaceable(path)

@@ -774,3 +774,29 @@ def test_forced_key_is_not_given_to_the_owner_of_the_old_one(pki, ca, line):
     pki(f"{line} --force")
 
     assert Path("dev/device.key").stat().st_uid == 0
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sign new/device.csr --yes --out dev/device.key",
+        "issue b --out dev",
+        "request b --dns b.example --out dev",
+        "renew a --out dev/device.key",
+    ],
+)
+def test_what_is_no_regular_file_is_never_replaced(pki, ca, line, link):
+    pki("issue a")
+    pki("request b --dns b.example --out new")
+    Path("dev").mkdir()
+    file = Path("dev/device.key")
+    os.mkfifo("pipe" if link else file)
+    if link:
+        file.symlink_to("../pipe")
+
+    assert "no regular file" in pki(f"{line} --force", code=1).err
+
+    assert file.is_fifo()
+    assert len(list(Path("dev").iterdir())) == 1
+    assert len(Store(ca).index().issued) == 1
