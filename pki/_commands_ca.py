@@ -279,9 +279,8 @@ def renew(
         _warn_of_revoked(store, authority.inspect(_files.read(old)).key_fingerprint)
     with signing.signer() as signer:
         entry = signer.renew(old, out=out, new_key=new_key, days=days, replace=force)
-    _report(
-        store,
-        entry,
+    terminal.report(
+        {**described(store, store.index(), entry), "file": str(file.resolve())},
         f"Renewed: {file}, valid until {terminal.day(entry.not_after)}.",
         as_json=as_json,
     )
@@ -301,7 +300,13 @@ def _to_renew(store: Store, what: str, out: Path | None) -> tuple[Path, Path]:
     copy, place = store.issued_path(entry), store.place(entry)
     if out is not None:
         return copy, out
-    if place is None or not place.is_file() or _files.read(place) != _files.read(copy):
+    # An older one is there if the newest was written elsewhere, or could not be written.
+    copies = [store.issued_path(item) for item in usable]
+    if (
+        place is None
+        or not place.is_file()
+        or _files.read(place) not in [_files.read(item) for item in copies if item.is_file()]
+    ):
         msg = (
             f"the certificate of {what} is not in {place} any more:"
             " name the file, or say --out where the new one goes"

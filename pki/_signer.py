@@ -56,6 +56,7 @@ class Signer:
         certificate = authority.sign(self.authority, csr, name=name, days=days)
         self._deny_own_files(out)
         _must_be_free([out], replace=replace)
+        _must_be_writable(out.parent)
         entry = self._record("sign", certificate, out)
         _files.write(out, certificate, replace=replace, keep_owner=False)
         return entry
@@ -81,6 +82,7 @@ class Signer:
         ]
         _must_be_free([file.path for file in files], replace=replace)
         _files.make_directory(directory)
+        _must_be_writable(directory)
         entry = self._record("issue", made.certificate, out)
         _files.write_together(files, replace=replace, keep_owner=False)
         return entry
@@ -135,7 +137,11 @@ class Signer:
             public_key=authority.public_key(key) if new_key else None,
             days=days,
         )
-        entry = self._record("renew", certificate, place, replaces=info.serial)
+        _must_be_writable(place.parent)
+        # What is written elsewhere belongs where the old one is, and replaces that one some day.
+        home = self.store.place(known) if out is not None and known is not None else None
+        home = home if home is not None and home.is_file() else place
+        entry = self._record("renew", certificate, home, replaces=info.serial)
         files = [NewFile(place, certificate)]
         if new_key:
             files.insert(0, NewFile(key_file, key, private=True))
@@ -395,6 +401,16 @@ def _key_type(described: str) -> authority.KeyType:
         if key_type == described:
             return key_type
     return authority.DEVICE_KEY_TYPE
+
+
+def _must_be_writable(directory: Path) -> None:
+    """Fail before anything is issued that could not be written down."""
+    if not directory.is_dir():
+        msg = f"{directory} is no directory: make it first"
+        raise StoreError(msg)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        msg = f"{directory} cannot be written to"
+        raise StoreError(msg)
 
 
 def _must_be_certificate(path: Path) -> None:

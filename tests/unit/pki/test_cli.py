@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from pki import _commands_bootstrap as bootstrapping
-from pki import _host, _index, authority
+from pki import _files, _host, _index, authority
 from pki import cli as commands
 from pki._terminal import Command
 from pki.authority import Severity
@@ -800,3 +800,46 @@ def test_what_is_no_regular_file_is_never_replaced(pki, ca, line, link):
     assert file.is_fifo()
     assert len(list(Path("dev").iterdir())) == 1
     assert len(Store(ca).index().issued) == 1
+
+
+class TestPlaces:
+    """What cannot be written is not issued, and a renewal elsewhere leaves the place as it is."""
+
+    @pytest.mark.parametrize(
+        "line", ["sign new/device.csr --yes --out nodir/x.pem", "renew a --out nodir/x.pem"]
+    )
+    def test_nothing_is_issued_for_a_directory_that_is_not_there(self, pki, ca, line):
+        pki("issue a")
+        pki("request b --dns b.example --out new")
+
+        assert "nodir" in pki(line, code=1).err
+
+        assert [item["status"] for item in pki("list --json").data] == ["valid"]
+        pki("renew a")
+
+    def test_renewal_elsewhere_does_not_spoil_the_next(self, pki, ca):
+        pki("issue a")
+
+        result = pki("renew a --out x.pem --json")
+        pki("renew a")
+
+        assert result.data["file"] == str(Path("x.pem").resolve())
+        assert good("a", "a")
+        newest = list(Store(ca).index().issued)[-1]
+        assert authority.inspect(Path("a/device.pem").read_bytes()).serial == newest
+
+    def test_renewal_that_was_not_written_does_not_spoil_the_next(self, pki, ca, monkeypatch):
+        pki("issue a")
+        write = _files.write_together
+
+        def fail(files, **options):
+            if files[0].path.name == "device.pem":
+                raise OSError(28, "No space left on device", "device.pem")
+            write(files, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_files, "write_together", fail)
+            pki("renew a", code=1)
+
+        pki("renew a")
+        assert good("a", "a")
