@@ -158,6 +158,7 @@ def _show(request: authority.Request, name: str, store: Store, csr: Path) -> Non
     if request.ignored:
         pairs.append(("not copied", ", ".join(request.ignored)))
     terminal.note(terminal.details(pairs))
+    _warn_of_revoked(store, request.key_fingerprint)
     identity = (*request.names.uris, authority.identity(root.name, name) if name else "")[0]
     for entry in _in_use(store):
         info = authority.inspect(store.issued(entry))
@@ -168,6 +169,14 @@ def _show(request: authority.Request, name: str, store: Store, csr: Path) -> Non
                 f"another key has a valid certificate as {terminal.printable(entry.name)}"
                 f" (serial {entry.serial}); revoke it if that key is not in use any more"
             )
+
+
+def _warn_of_revoked(store: Store, key_fingerprint: str) -> None:
+    for entry in store.revoked_for(key_fingerprint):
+        terminal.warn(
+            f"a certificate for this key was revoked ({entry.reason}): that of"
+            f" {terminal.printable(entry.name)} (serial {entry.serial})"
+        )
 
 
 def _in_use(store: Store) -> list[Entry]:
@@ -246,10 +255,18 @@ def issue(
 )
 @click.option("--new-key", is_flag=True, help="Make a new key, too, where the old one lies beside.")
 @terminal.device_days_option
+@click.option("--force", is_flag=True, help="Replace a certificate that is in FILE.")
 @terminal.signing_options
 @terminal.json_option
 def renew(
-    what: str, *, out: Path | None, new_key: bool, days: int, as_json: bool, **options: Any
+    what: str,
+    *,
+    out: Path | None,
+    new_key: bool,
+    days: int,
+    force: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Make a new certificate for the same key and names, in the place of the old one.
 
@@ -258,11 +275,12 @@ def renew(
     signing = Signing.taken_from(options)
     store = signing.store()
     old, file = _to_renew(store, what, out)
+    if not new_key:
+        _warn_of_revoked(store, authority.inspect(_files.read(old)).key_fingerprint)
     with signing.signer() as signer:
-        entry = signer.renew(old, out=file, new_key=new_key, days=days)
-    _report(
-        store,
-        entry,
+        entry = signer.renew(old, out=out, new_key=new_key, days=days, replace=force)
+    terminal.report(
+        {**described(store, store.index(), entry), "file": str(file.resolve())},
         f"Renewed: {file}, valid until {terminal.day(entry.not_after)}.",
         as_json=as_json,
     )
@@ -282,7 +300,13 @@ def _to_renew(store: Store, what: str, out: Path | None) -> tuple[Path, Path]:
     copy, place = store.issued_path(entry), store.place(entry)
     if out is not None:
         return copy, out
-    if place is None or not place.is_file() or _files.read(place) != _files.read(copy):
+    # An older one is there if the newest was written elsewhere, or could not be written.
+    copies = [store.issued_path(item) for item in usable]
+    if (
+        place is None
+        or not place.is_file()
+        or _files.read(place) not in [_files.read(item) for item in copies if item.is_file()]
+    ):
         msg = (
             f"the certificate of {what} is not in {place} any more:"
             " name the file, or say --out where the new one goes"
@@ -312,6 +336,7 @@ def revoke(
     """Revoke a certificate, and write a new revocation list at once.
 
     A NAME means all certificates of that device that have not expired, the renewed ones included.
+    With keyCompromise, all certificates for the same key are revoked.
     There is no way back.
     """
     signing = Signing.taken_from(options)
@@ -324,6 +349,9 @@ def revoke(
     with signing.signer() as signer:
         revoked = signer.revoke(entries, reason=reason, days=days)
     serials = ", ".join(f"{entry.name} ({entry.serial})" for entry in revoked)
+    asked = {entry.serial for entry in entries}
+    if more := [entry.serial for entry in revoked if entry.serial not in asked]:
+        terminal.note(f"For the same key, and so revoked, too: {', '.join(more)}.")
     text = f"Revoked: {serials}." if revoked else f"{what} was revoked before."
     terminal.report(
         [described(store, store.index(), entry) for entry in revoked],

@@ -65,7 +65,7 @@ def request(
     csr = authority.make_request(name, names, key)
     _files.make_directory(out)
     files = [NewFile(key_file, key, private=True), NewFile(csr_file, csr)]
-    _files.write_together(files, replace=force)
+    _files.write_together(files, replace=force, keep_owner=False)
     made = authority.read_request(csr)
     identity = "" if names.uris else f", URI:spiffe://<CA>/{name} (added by the CA)"
     terminal.report(

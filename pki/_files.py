@@ -20,8 +20,10 @@ __all__ = [
     "NewFile",
     "StoreError",
     "append_line",
+    "check_replaceable",
     "lock",
     "make_directory",
+    "make_own_directory",
     "others_can_read",
     "read",
     "read_private",
@@ -56,12 +58,21 @@ class NewFile(NamedTuple):
     """
 
 
-def write(path: Path, data: bytes, *, private: bool = False, replace: bool = False) -> None:
+def write(
+    path: Path,
+    data: bytes,
+    *,
+    private: bool = False,
+    replace: bool = False,
+    keep_owner: bool = True,
+) -> None:
     """Put *data* into the file *path*, all of it or nothing: `write_together` with one file."""
-    write_together([NewFile(path, data, private)], replace=replace)
+    write_together([NewFile(path, data, private)], replace=replace, keep_owner=keep_owner)
 
 
-def write_together(files: Sequence[NewFile], *, replace: bool = False) -> None:
+def write_together(
+    files: Sequence[NewFile], *, replace: bool = False, keep_owner: bool = True
+) -> None:
     """Write files whose content belongs together, such as a key and its certificate.
 
     The bytes go into new files in the same directories, which take the places of the old ones when
@@ -70,22 +81,26 @@ def write_together(files: Sequence[NewFile], *, replace: bool = False) -> None:
 
     Args:
         files: in directories that exist.
-        replace: whether they may exist. What is replaced keeps its owner, as far as the system lets
-            us: a key that root renews stays readable for the service that uses it.
+        replace: whether they may exist.
+        keep_owner: what is replaced keeps its owner, as far as the system lets us: a key that root
+            renews stays readable for the service that uses it. Not in a directory in which somebody
+            else could have put the old file.
 
     Raises:
         FileExistsError: one is there, *replace* is false, and nothing was changed.
-        StoreError: the file system does not keep the mode of a private file.
+        StoreError: one is no regular file, or the file system does not keep the mode of a private
+            file.
         OSError: anything else that goes wrong with a file.
     """
     for file in files:
         if not replace and os.path.lexists(file.path):  # asked again below, where nobody can cheat
             raise _exists(file.path)
+        check_replaceable(file.path)
     ready: dict[Path, Path] = {}
     made: list[Path] = []
     try:
         for file in files:
-            ready[file.path] = _write_unfinished(file)
+            ready[file.path] = _write_unfinished(file, keep_owner=keep_owner)
         for path, unfinished in ready.items():
             with _naming(path):
                 if replace:
@@ -100,14 +115,31 @@ def write_together(files: Sequence[NewFile], *, replace: bool = False) -> None:
         raise
 
 
-def _write_unfinished(file: NewFile) -> Path:
+def check_replaceable(path: Path) -> None:
+    """Fail if *path* is anything but a regular file, or a symbolic link to one: say, a device.
+
+    Raises:
+        StoreError: it is a device, a pipe, or a socket.
+        IsADirectoryError: it is a directory.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            msg = f"{path} is a directory"
+            raise IsADirectoryError(msg)
+        if not stat.S_ISREG(mode):
+            msg = f"{path} is no regular file, and is not replaced"
+            raise StoreError(msg)
+
+
+def _write_unfinished(file: NewFile, *, keep_owner: bool) -> Path:
     unfinished = file.path.with_name(f".{file.path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with _naming(file.path):
         descriptor = os.open(unfinished, flags, PRIVATE if file.private else PUBLIC)
         try:
             try:
-                _take_after(file.path, descriptor, private=file.private)
+                _take_after(file.path, descriptor, private=file.private, owner=keep_owner)
                 _write_all(descriptor, file.data)
             finally:
                 os.close(descriptor)
@@ -139,13 +171,16 @@ def _write_all(descriptor: int, data: bytes) -> None:
     os.fsync(descriptor)
 
 
-def _take_after(path: Path, descriptor: int, *, private: bool) -> None:
+def _take_after(path: Path, descriptor: int, *, private: bool, owner: bool) -> None:
     """Give the new file the owner, and if it is no secret the mode, of the one at *path*."""
     with contextlib.suppress(FileNotFoundError):
         old = path.stat(follow_symlinks=False)
         if stat.S_ISREG(old.st_mode):
-            with contextlib.suppress(PermissionError):
-                os.fchown(descriptor, old.st_uid, old.st_gid)
+            directory = path.parent.stat()
+            trusted = directory.st_uid in {0, old.st_uid} and not directory.st_mode & 0o022
+            if owner and trusted:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, old.st_uid, old.st_gid)
             if not private:
                 os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
     if private and os.fstat(descriptor).st_mode & 0o077:
@@ -179,7 +214,38 @@ def _sync_directory(directory: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make *directory*, with mode 0700, unless it is there; what is there keeps its mode."""
+    """Make *directory*, with mode 0700, unless it is there; what is there keeps its mode.
+
+    Raises:
+        StoreError: it is there, and others could replace a key that is put into it.
+        NotADirectoryError: a file is in the way.
+    """
+    _make(directory)
+    mode = directory.stat().st_mode
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        msg = (
+            f"others can replace what is in {directory}, no place for keys: chmod go-w {directory}"
+        )
+        raise StoreError(msg)
+
+
+def make_own_directory(directory: Path) -> None:
+    """Make *directory*, with mode 0700; one that is there gets it if it is ours and empty.
+
+    Raises:
+        StoreError: others can look into it.
+        NotADirectoryError: a file is in the way.
+    """
+    _make(directory)
+    found = directory.stat()
+    if found.st_mode & 0o077 and found.st_uid == os.geteuid() and not any(directory.iterdir()):
+        directory.chmod(0o700)
+    if directory.stat().st_mode & 0o077:
+        msg = f"{directory} is open to others, no place for a CA: chmod 700 {directory}"
+        raise StoreError(msg)
+
+
+def _make(directory: Path) -> None:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir(mode=0o700, exist_ok=True)

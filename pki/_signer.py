@@ -6,6 +6,7 @@ see `pki.store` about what a crash between two steps leaves.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -51,11 +52,13 @@ class Signer:
         replace: bool = False,
     ) -> Entry:
         """Sign a request, and write the certificate into the file *out*."""
+        self._deny_compromised(authority.read_request(csr).key_fingerprint)
         certificate = authority.sign(self.authority, csr, name=name, days=days)
         self._deny_own_files(out)
         _must_be_free([out], replace=replace)
+        _must_be_writable(out.parent)
         entry = self._record("sign", certificate, out)
-        _files.write(out, certificate, replace=replace)
+        _files.write(out, certificate, replace=replace, keep_owner=False)
         return entry
 
     def issue(
@@ -79,8 +82,9 @@ class Signer:
         ]
         _must_be_free([file.path for file in files], replace=replace)
         _files.make_directory(directory)
+        _must_be_writable(directory)
         entry = self._record("issue", made.certificate, out)
-        _files.write_together(files, replace=replace)
+        _files.write_together(files, replace=replace, keep_owner=False)
         return entry
 
     def renew(
@@ -90,6 +94,7 @@ class Signer:
         out: Path | None = None,
         new_key: bool = False,
         days: int = authority.DEVICE_DAYS,
+        replace: bool = False,
     ) -> Entry:
         """Replace the certificate in *file* by a new one for the same names.
 
@@ -98,8 +103,10 @@ class Signer:
             out: write to this file instead, and leave *file* as it is.
             new_key: make a new key, too, and replace the one that lies beside *file*.
             days: how long the new certificate is valid.
+            replace: whether *out* may exist; only a certificate is replaced.
 
         Raises:
+            FileExistsError: *out*, or a key beside it, is there and *replace* is false.
             StoreError: the certificate was revoked, or there is no key beside *file*.
         """
         old = _files.read(file)
@@ -108,6 +115,8 @@ class Signer:
         if known is not None and known.revoked is not None:
             msg = f"{file} was revoked, and is not renewed: make a new one for {info.name}"
             raise StoreError(msg)
+        if not new_key:
+            self._deny_compromised(info.key_fingerprint)
         place = out or file
         self._deny_own_files(place)
         key = b""
@@ -116,7 +125,11 @@ class Signer:
             if not key_file.is_file():
                 msg = f"{key_file} is not there: a new key is made only beside the old one"
                 raise StoreError(msg)
+            _files.make_directory(place.parent)
             key = authority.make_key(_key_type(info.key))
+        if out is not None:
+            _must_be_free([out, *([key_file] if new_key else [])], replace=replace)
+            _must_be_certificate(out)
         certificate = authority.renew(
             self.authority,
             old,
@@ -124,11 +137,15 @@ class Signer:
             public_key=authority.public_key(key) if new_key else None,
             days=days,
         )
-        entry = self._record("renew", certificate, place, replaces=info.serial)
+        _must_be_writable(place.parent)
+        # What is written elsewhere belongs where the old one is, and replaces that one some day.
+        home = self.store.place(known) if out is not None and known is not None else None
+        home = home if home is not None and home.is_file() else place
+        entry = self._record("renew", certificate, home, replaces=info.serial)
         files = [NewFile(place, certificate)]
         if new_key:
             files.insert(0, NewFile(key_file, key, private=True))
-        _files.write_together(files, replace=True)
+        _files.write_together(files, replace=True, keep_owner=out is None)
         self.update_trust(place.parent)
         return entry
 
@@ -158,6 +175,15 @@ class Signer:
         if own in [out.resolve().parent, *out.resolve().parent.parents]:
             msg = f"{out} is in the authority's own directory: write devices' files elsewhere"
             raise StoreError(msg)
+
+    def _deny_compromised(self, key_fingerprint: str) -> None:
+        for entry in self.store.revoked_for(key_fingerprint):
+            if entry.reason == "keyCompromise":
+                msg = (
+                    f"the key was revoked as compromised, with certificate {entry.serial}"
+                    f" of {entry.name}: make a new key"
+                )
+                raise StoreError(msg)
 
     def _record(
         self, action: str, certificate: bytes, place: Path, *, replaces: str | None = None
@@ -196,19 +222,38 @@ class Signer:
 
         Args:
             entries: what `Store.find` has found.
-            reason: why; it is part of the list.
+            reason: why; it is part of the list. With ``keyCompromise``, all certificates for the
+                same keys are revoked, too, and those that were revoked get this reason.
             days: how long the list is valid.
         """
         when = now()
         revoked = []
+        if reason == "keyCompromise":
+            entries = self._with_same_keys(entries)
         for entry in entries:
-            if self.index.issued[entry.serial].revoked is None:
-                new = dataclasses.replace(entry, revoked=when, reason=reason)
+            known = self.index.issued[entry.serial]
+            worse = reason == "keyCompromise" and known.reason != reason
+            if known.revoked is None or worse:
+                new = dataclasses.replace(entry, revoked=known.revoked or when, reason=reason)
                 self.store.log("revoke", entry.serial, entry.subject, reason=reason)
                 self.index.issued[entry.serial] = new
                 revoked.append(new)
         self.publish(days=days)
         return tuple(revoked)
+
+    def _with_same_keys(self, entries: Iterable[Entry]) -> list[Entry]:
+        found = {entry.serial: entry for entry in entries}
+        keys = {self._key_of(entry) for entry in found.values()} - {None}
+        for entry in self.index.issued.values():
+            if self._key_of(entry) in keys:
+                found.setdefault(entry.serial, entry)
+        return list(found.values())
+
+    def _key_of(self, entry: Entry) -> str | None:
+        """Return the SHA-256 of a certificate's key; None if our copy is gone or damaged."""
+        with contextlib.suppress(OSError, PkiError):
+            return authority.inspect(self.store.issued(entry)).key_fingerprint
+        return None
 
     def publish(self, *, days: int = authority.CRL_DAYS) -> None:
         """Write a new revocation list, valid for *days*."""
@@ -358,12 +403,30 @@ def _key_type(described: str) -> authority.KeyType:
     return authority.DEVICE_KEY_TYPE
 
 
+def _must_be_writable(directory: Path) -> None:
+    """Fail before anything is issued that could not be written down."""
+    if not directory.is_dir():
+        msg = f"{directory} is no directory: make it first"
+        raise StoreError(msg)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        msg = f"{directory} cannot be written to"
+        raise StoreError(msg)
+
+
+def _must_be_certificate(path: Path) -> None:
+    """Fail if there is something else at *path*, such as a key that nobody has twice."""
+    with contextlib.suppress(FileNotFoundError, PkiError):
+        if authority.kind_of(_files.read(path)) == "certificate":
+            return
+    if path.exists():
+        msg = f"{path} is no certificate, and is not replaced by one"
+        raise StoreError(msg)
+
+
 def _must_be_free(paths: Iterable[Path], *, replace: bool) -> None:
     """Fail before anything is issued that could not be written down."""
     for path in paths:
         if os.path.lexists(path) and not replace:
             msg = f"{path} is there already (--force replaces it)"
             raise FileExistsError(msg)
-        if path.is_dir():
-            msg = f"{path} is a directory"
-            raise IsADirectoryError(msg)
+        _files.check_replaceable(path)

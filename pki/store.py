@@ -84,7 +84,8 @@ class Store:
         """Make an authority in *directory*, which may exist already.
 
         Args:
-            directory: where to; made with mode 0700 if it is not there.
+            directory: where to; made with mode 0700 if it is not there; else it has that
+                mode, or gets it if it is empty.
             root: its name and kind.
             passphrase: encrypts the key.
             crl_days: how long the first, empty revocation list is valid.
@@ -94,6 +95,7 @@ class Store:
         Raises:
             FileExistsError: there is an authority, or a part of one, and *force* is false.
             PkiError: a parameter is bad.
+            StoreError: others can look into *directory*.
         """
         made = authority.make_root(
             root.name,
@@ -106,7 +108,7 @@ class Store:
         ready = authority.load_authority(made.certificate, made.key, passphrase)
         index = Index(root, [generation_of(ready.info)], crl_number=1)
         crl = authority.make_crl(ready, (), number=1, days=crl_days)
-        _files.make_directory(directory)
+        _files.make_own_directory(directory)
         with _files.lock(directory, timeout=LOCK_TIMEOUT):
             _files.remove_unfinished(directory)
             _make_room(directory, force=force)
@@ -165,6 +167,15 @@ class Store:
     def place(self, entry: Entry) -> Path | None:
         """Return the file that a certificate was written to, if that is known."""
         return None if entry.place is None else self.directory.resolve().parent / entry.place
+
+    def revoked_for(self, fingerprint: str) -> tuple[Entry, ...]:
+        """Return the certificates for a key, whose SHA-256 is *fingerprint*, that were revoked."""
+        return tuple(
+            entry
+            for entry in self.index().issued.values()
+            if entry.revoked is not None
+            and authority.inspect(self.issued(entry)).key_fingerprint == fingerprint
+        )
 
     def find(self, what: str) -> tuple[Entry, ...]:
         """Return the certificates that *what* means: a device's name, a serial, or a file.

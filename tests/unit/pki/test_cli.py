@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pki import _commands_bootstrap as bootstrapping
-from pki import _host, _index, authority
+from pki import _files, _host, _index, authority
 from pki import cli as commands
 from pki._terminal import Command
 from pki.authority import Severity
@@ -314,6 +314,39 @@ class TestRenew:
 
 
 class TestRevoke:
+    def test_compromised_key_has_no_certificate_left_and_gets_none(self, pki, ca):
+        pki("issue node1")
+        pki("issue node2")
+        pki("renew node1")
+
+        result = pki("revoke node1/device.pem --reason keyCompromise")
+
+        assert "same key" in result.err
+        statuses = {item["serial"]: item["status"] for item in pki("list --json").data}
+        assert sorted(statuses.values()) == ["revoked", "revoked", "valid"]
+        assert "revoked" in pki("renew node1 --out new.pem", code=1).err
+        assert not Path("new.pem").exists()
+
+    @pytest.mark.parametrize("first", ["", "--reason superseded"])
+    def test_compromised_key_is_not_signed(self, pki, ca, first):
+        pki("request node1 --dns a.example --out dev")
+        pki("sign dev/device.csr --yes")
+        if first:
+            pki(f"revoke node1 {first}")
+        pki("revoke node1 --reason keyCompromise")
+
+        assert "compromised" in pki("sign dev/device.csr --yes --force", code=1).err
+        assert len(Store(ca).index().issued) == 1
+
+    def test_key_revoked_for_another_reason_has_a_warning(self, pki, ca):
+        pki("request node1 --dns a.example --out dev")
+        pki("sign dev/device.csr --yes")
+        pki("sign dev/device.csr --yes --out other.pem")
+        pki("revoke dev/device.pem --reason superseded")
+
+        assert "superseded" in pki("sign dev/device.csr --yes --force").err
+        assert "superseded" in pki("renew other.pem").err
+
     def test_by_name_all_that_are_in_time(self, pki, ca):
         pki("issue node1")
         pki("renew node1")
@@ -809,3 +842,122 @@ def test_two_at_once_make_one_authority(tmp_path):
     assert len(Store(tmp_path / "test" / "ca").index().issued) == 3
     for host in ("a", "b", "c"):
         assert good(tmp_path / "test" / host, host)
+
+
+class TestOpenDirectories:
+    """Keys are not put where others can exchange them."""
+
+    @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+    @pytest.mark.parametrize(
+        "line", ["request node1 --dns a.example --out open", "issue node1 --out open"]
+    )
+    def test_of_devices_are_refused(self, pki, ca, line, mode):
+        Path("open").mkdir()
+        Path("open").chmod(mode)
+
+        assert "chmod go-w open" in pki(line, code=1).err
+        assert list(Path("open").iterdir()) == []
+        assert Store(ca).index().issued == {}
+
+        Path("open").chmod(0o755)
+        pki(line)
+
+    def test_new_key_is_not_put_there(self, pki, ca):
+        pki("issue node1")
+        before = snapshot("node1")
+        Path("node1").chmod(0o777)
+
+        assert "chmod go-w" in pki("renew node1 --new-key", code=1).err
+        assert snapshot("node1") == before
+
+    def test_of_a_ca_is_closed_if_empty_and_else_refused(self, pki):
+        for name in ("empty", "full"):
+            Path(name).mkdir()
+            Path(name).chmod(0o755)
+        Path("full/notes").touch()
+
+        pki("init empty --no-passphrase")
+        assert stat.S_IMODE(Path("empty").stat().st_mode) == 0o700
+        assert "chmod 700 full" in pki("init full --no-passphrase", code=1).err
+        assert [path.name for path in Path("full").iterdir()] == ["notes"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("line", ["request a --dns a.example --out dev", "issue a --out dev"])
+def test_forced_key_is_not_given_to_the_owner_of_the_old_one(pki, ca, line):
+    Path("dev").mkdir()
+    Path("dev/device.key").touch()
+    os.chown("dev/device.key", 12345, 12346)
+
+    pki(f"{line} --force")
+
+    assert Path("dev/device.key").stat().st_uid == 0
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sign new/device.csr --yes --out dev/device.key",
+        "issue b --out dev",
+        "request b --dns b.example --out dev",
+        "renew a --out dev/device.key",
+    ],
+)
+def test_what_is_no_regular_file_is_never_replaced(pki, ca, line, link):
+    pki("issue a")
+    pki("request b --dns b.example --out new")
+    Path("dev").mkdir()
+    file = Path("dev/device.key")
+    os.mkfifo("pipe" if link else file)
+    if link:
+        file.symlink_to("../pipe")
+
+    assert "no regular file" in pki(f"{line} --force", code=1).err
+
+    assert file.is_fifo()
+    assert len(list(Path("dev").iterdir())) == 1
+    assert len(Store(ca).index().issued) == 1
+
+
+class TestPlaces:
+    """What cannot be written is not issued, and a renewal elsewhere leaves the place as it is."""
+
+    @pytest.mark.parametrize(
+        "line", ["sign new/device.csr --yes --out nodir/x.pem", "renew a --out nodir/x.pem"]
+    )
+    def test_nothing_is_issued_for_a_directory_that_is_not_there(self, pki, ca, line):
+        pki("issue a")
+        pki("request b --dns b.example --out new")
+
+        assert "nodir" in pki(line, code=1).err
+
+        assert [item["status"] for item in pki("list --json").data] == ["valid"]
+        pki("renew a")
+
+    def test_renewal_elsewhere_does_not_spoil_the_next(self, pki, ca):
+        pki("issue a")
+
+        result = pki("renew a --out x.pem --json")
+        pki("renew a")
+
+        assert result.data["file"] == str(Path("x.pem").resolve())
+        assert good("a", "a")
+        newest = list(Store(ca).index().issued)[-1]
+        assert authority.inspect(Path("a/device.pem").read_bytes()).serial == newest
+
+    def test_renewal_that_was_not_written_does_not_spoil_the_next(self, pki, ca, monkeypatch):
+        pki("issue a")
+        write = _files.write_together
+
+        def fail(files, **options):
+            if files[0].path.name == "device.pem":
+                raise OSError(28, "No space left on device", "device.pem")
+            write(files, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_files, "write_together", fail)
+            pki("renew a", code=1)
+
+        pki("renew a")
+        assert good("a", "a")

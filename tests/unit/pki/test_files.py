@@ -277,3 +277,21 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     _files.remove_unfinished(tmp_path)
 
     assert names_in(tmp_path) == [".other"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    ("owner", "mode", "kept"),
+    [(0, 0o755, True), (12345, 0o700, True), (54321, 0o755, False), (0, 0o1777, False)],
+)
+def test_owner_is_kept_only_where_nobody_else_could_put_the_old_file(tmp_path, owner, mode, kept):
+    path = tmp_path / "folder" / "key"
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+    os.chown(path, 12345, 12346)
+    os.chown(path.parent, owner, 0)
+    path.parent.chmod(mode)
+
+    _files.write(path, b"new", private=True, replace=True)
+
+    assert path.stat().st_uid == (12345 if kept else 0)

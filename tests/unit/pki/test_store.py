@@ -419,3 +419,23 @@ def test_user_of_sudo_is_in_the_log(store, monkeypatch):
 
     assert log_of(store)[-1]["by"] == "alice"
     assert now() - dt.datetime.fromisoformat(log_of(store)[-1]["time"]) < dt.timedelta(minutes=1)
+
+
+def test_renewal_elsewhere_replaces_only_a_certificate_and_only_if_asked(store, tmp_path):
+    entry = issue(store, tmp_path / "node1")
+    file, key = tmp_path / "node1" / "device.pem", tmp_path / "node1" / "device.key"
+    other = tmp_path / "other.pem"
+    other.write_bytes(file.read_bytes())
+    before = key.read_bytes()
+
+    with store.signing() as signer:
+        for out in (key, other):
+            with pytest.raises(FileExistsError, match="--force"):
+                signer.renew(file, out=out)
+        with pytest.raises(StoreError, match="no certificate"):
+            signer.renew(file, out=key, replace=True)
+        assert list(store.index().issued) == [entry.serial]
+        new = signer.renew(file, out=other, replace=True)
+
+    assert key.read_bytes() == before
+    assert authority.inspect(other.read_bytes()).serial == new.serial
