@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import reprlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -197,7 +198,7 @@ class _Conversation:
             except DecodeError as exc:
                 msg = f"an unreadable frame was written: {exc}"
                 raise Finding(msg) from exc
-            check(_is_message(message), f"{message!r:.100} was written")
+            check(_is_message(message), f"{reprlib.repr(message):.100} was written")
             yield message[0], message[1]
 
     async def end(self) -> None:
