@@ -29,20 +29,24 @@ class Worker(aiomas.Agent):
     async def hang(self):
         await asyncio.get_running_loop().create_future()
 
+    # Each of these makes the file *mark* when it has come to where it stays.
     @aiomas.expose
-    def busy(self):
+    def busy(self, mark):
+        open(mark, "x").close()
         while True:
             pass
 
     @aiomas.expose
-    def deaf(self):
+    def deaf(self, mark):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        open(mark, "x").close()
         while True:
             time.sleep(1)
 
     @aiomas.expose
-    async def slow_to_end(self):
+    async def slow_to_end(self, mark):
         try:
+            open(mark, "x").close()
             await asyncio.get_running_loop().create_future()
         finally:
             time.sleep(60)
@@ -74,10 +78,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 async def main(kind):
     async with Cluster(2, stop_timeout=0.5) as cluster:
         agents = await cluster.spawn_many("fault_agents:Worker", 2)
-        for agent in agents:
-            if kind != "idle":
-                getattr(agent, kind)()
-        await asyncio.sleep(0.05)
+        if kind != "idle":
+            marks = [f"{cluster._directory}/mark-{number}" for number in range(2)]
+            for agent, mark in zip(agents, marks):
+                getattr(agent, kind)(mark)
+            async with asyncio.timeout(10):
+                while not all(map(os.path.exists, marks)):
+                    await asyncio.sleep(0.01)
         print(cluster._directory, *(info.pid for info in cluster.containers), flush=True)
         await asyncio.Event().wait()
 
@@ -217,12 +224,12 @@ class TestContainers:
         ("how", "exit_code"),
         [("busy", -signal.SIGTERM), ("deaf", -signal.SIGKILL), ("slow_to_end", -signal.SIGTERM)],
     )
-    async def test_one_that_is_stuck_is_ended_within_a_bound(self, how, exit_code, caplog):
+    async def test_one_that_is_stuck_is_ended_within_a_bound(self, how, exit_code, tmp_path):
         loop = asyncio.get_running_loop()
         async with Cluster(1, stop_timeout=0.2) as cluster:
             agent = await cluster.spawn("fault_agents:Worker")
-            call = getattr(agent, how)()
-            await asyncio.sleep(0.1)
+            call = getattr(agent, how)(str(tmp_path / "mark"))
+            await until((tmp_path / "mark").exists)
             began = loop.time()
         assert loop.time() - began < 5
         with pytest.raises(ConnectionError):
