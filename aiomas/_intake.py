@@ -13,27 +13,15 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from aiomas._current import Source
 from aiomas._futures import copy_error
 from aiomas._limits import Limits
 from aiomas._session import EXCEPTION, RESULT
 from aiomas.exceptions import ConnectionLost, Outcome
-from aiomas.tls import PeerIdentity
 
 
-class Replier(Protocol):
+class Replier(Source, Protocol):
     """What a request is answered with; the channel's protocol."""
-
-    @property
-    def peer(self) -> Any:
-        """The address of the other end, as its transport names it."""
-
-    @property
-    def peer_url(self) -> str | None:
-        """The base URL of the container at the other end, as far as known."""
-
-    @property
-    def identity(self) -> PeerIdentity | None:
-        """Who is at the other end, as its certificate says."""
 
     @property
     def extended(self) -> bool:
