@@ -3,57 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import shutil
-import signal
+import os
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
-
-from aiomas.agent import Agent, Container, url_of
+from aiomas.agent import Agent, Container
 from aiomas.clocks import ExternalClock
-from aiomas.cluster.launchers.local import WorkerProcess
-from aiomas.cluster.loading import load
-from aiomas.cluster.placement import Pinned, RoundRobin, Strategy, least_loaded
-from aiomas.cluster.spec import (
-    ClusterSpec,
-    clock_date,
-    codec_name,
-    importable_name,
-    serializer_names,
-)
-from aiomas.codecs import Codec, make_codec
-from aiomas.exceptions import ClusterError, ContainerDied, RemoteException, SpawnError
+from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
+from aiomas.cluster.fanout import CONCURRENCY, map_calls, starmap_calls
+from aiomas.cluster.info import ContainerInfo
+from aiomas.cluster.launchers.base import Launcher
+from aiomas.cluster.launchers.local import LocalLauncher
+from aiomas.cluster.listening import Callback, Listeners
+from aiomas.cluster.naming import codec_name, importable_name, serializer_names
+from aiomas.cluster.placement import RoundRobin, Strategy, chooser
+from aiomas.cluster.progress import Progress
+from aiomas.cluster.run import Run
+from aiomas.cluster.spawning import Arguments, Spawner, arguments_of
+from aiomas.cluster.spec import ClusterSpec, RestartPolicy, clock_date, environments
+from aiomas.codecs import Codec
+from aiomas.exceptions import ClusterError, ContainerDied, SpawnError
 from aiomas.rpc import Proxy
 
-_CHUNK_AGENTS = 1000
-_CHUNK_BYTES = 1 << 20  # of arguments in one control message
-_EXIT_TIMEOUT = 1.0  # seconds to learn how a process ended that has closed its streams
+Placement = str | int | Proxy | Strategy
+"""Where agents are made; see :meth:`Cluster.spawn`."""
+
+_STATES = {
+    EventKind.STARTED: "running",
+    EventKind.DIED: "died",
+    EventKind.RESTARTING: "restarting",
+    EventKind.RESTARTED: "running",
+    EventKind.FAILED: "failed",
+    EventKind.HUNG: "hung",
+    EventKind.RECOVERED: "running",
+}
 
 
-@dataclasses.dataclass(slots=True)
-class ContainerInfo:
-    """A container of a cluster, as the driver knows it."""
-
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Named:
+    proxy: Any
     index: int
-    """Its number; the first one is 0."""
-    pid: int = 0
-    """The id of its process."""
-    url: str = ""
-    """Its base URL, which ends with a slash."""
-    state: str = "starting"
-    """``starting``, ``running``, ``stopped`` or ``died``."""
-    agents: int = 0
-    """How many agents the driver has spawned there."""
-    host: str = "localhost"
-    """The host on which it runs."""
-    exit_code: int | None = None
-    """Its exit code once it has ended; negative for the number of the signal that killed it."""
+    respawn: bool
 
 
 class Cluster:
@@ -64,14 +57,45 @@ class Cluster:
     Args:
         containers: how many container processes.
         transport: how containers talk to each other: ``"unix"`` for Unix sockets in a directory
-            that only this user can enter, or ``"tcp"`` for TCP on the loopback interface.
+            that only this user can enter, ``"tcp"`` for TCP on the loopback interface, or
+            ``"tls"`` for that with mutual TLS.  Over each of them, only containers of the same
+            run are served.
         codec: ``"msgpack"``, ``"json"``, ``"msgpack-blosc"``, or a
             :class:`~aiomas.codecs.Codec` subclass that other processes can import.
         extra_serializers: callables that other processes can import, or their names
             (``"module:callable"``).
+        launcher: what starts the supervisor; by default, a child process does it.
+        pki: for ``"tls"``, a directory made by ``aiomas pki``; by default an authority for this
+            run alone, in memory.
+        restart: when containers that have ended are started again.
         loop: ``"asyncio"``, ``"uvloop"``, or ``"auto"`` for uvloop where it is installed.
         clock: ``None`` for real time; a date for an :class:`~aiomas.ExternalClock` that starts
             there in each container, see :meth:`set_time`.
+        preload: names of modules that all containers share, as they are imported before these are
+            forked.  They must not start threads.
+        name: to find it with ``aiomas cluster ls``; by default one is made up.
+        seed: for each container, its random numbers (those of :mod:`random`, and of numpy's legacy
+            functions if that was preloaded) follow from this, from its index and from how often it
+            was restarted.
+        port: for ``"tcp"`` and ``"tls"``, container *i* listens on ``port + i``; by default on any
+            free port.
+        env: environment variables, one mapping for all containers or a list with one for each.
+        cwd: the working directory of the containers; by default, ours.
+        pin: let each container run on one core, one after the other.
+        nice: how much the containers give way to other processes, from 0 to 19.
+        memory: bytes that a container may allocate; beyond, allocating raises :exc:`MemoryError`.
+        open_files: how many files and connections a container may have open.
+        hang_timeout: seconds in which a container's event loop has to answer; ``None`` for no
+            limit.
+        on_hang: what happens to one that does not: ``"report"`` (an event), or ``"restart"``: its
+            stacks are written to its log, it is killed, and started again as *restart* says.
+        logs: print what containers write, with their index before each line, on the standard error
+            stream.
+        log_dir: where the files with what containers write are kept; by default in the directory
+            of the run, which vanishes with it.
+        log_bytes: the size at which a log file is put aside and a new one begun.
+        log_backups: how many such files are kept for each container.
+        progress: show how far the start and long spawns have come, on a terminal.
         start_timeout: seconds until all containers must answer.
         stop_timeout: seconds that containers get to end, before they are terminated and, after
             the same time again, killed.
@@ -87,8 +111,28 @@ class Cluster:
         transport: str = "unix",
         codec: str | type[Codec] = "msgpack",
         extra_serializers: Iterable[Any] = (),
+        launcher: Launcher | None = None,
+        pki: str | os.PathLike[str] | None = None,
+        restart: RestartPolicy = RestartPolicy(),  # noqa: B008 - it cannot be changed
         loop: str = "auto",
         clock: Any = None,
+        preload: Iterable[str] = (),
+        name: str | None = None,
+        seed: int | str | None = None,
+        port: int = 0,
+        env: Mapping[str, str] | Sequence[Mapping[str, str]] = (),
+        cwd: str | os.PathLike[str] | None = None,
+        pin: bool = False,
+        nice: int = 0,
+        memory: int | None = None,
+        open_files: int | None = None,
+        hang_timeout: float | None = 30.0,
+        on_hang: str = "report",
+        logs: bool = False,
+        log_dir: str | os.PathLike[str] | None = None,
+        log_bytes: int = 10 * 2**20,
+        log_backups: int = 3,
+        progress: bool = False,
         start_timeout: float = 60.0,
         stop_timeout: float = 10.0,
     ) -> None:
@@ -102,25 +146,45 @@ class Cluster:
             extra_serializers=serializer_names(extra_serializers),
             loop=loop,
             clock=None if clock is None else clock_date(clock),
+            restart=restart,
+            preload=tuple(preload),
+            name=name,
+            seed=seed,
+            port=port,
+            env=environments(env),
+            cwd=None if cwd is None else os.path.abspath(cwd),
+            pin=pin,
+            nice=nice,
+            memory=memory,
+            open_files=open_files,
+            hang_timeout=hang_timeout,
+            on_hang=on_hang,
+            log_dir=None if log_dir is None else os.path.abspath(log_dir),
+            log_bytes=log_bytes,
+            log_backups=log_backups,
+            start_timeout=start_timeout,
+            stop_timeout=stop_timeout,
         )
-        self._start_timeout = start_timeout
-        self._stop_timeout = stop_timeout
+        if pki is not None and transport != "tls":
+            msg = f"pki={os.fspath(pki)!r} needs transport='tls', got transport={transport!r}"
+            raise ValueError(msg)
         self.container: Container
         """The driver's own container, on the same transport as the others."""
         self.containers: list[ContainerInfo] = []
         """The containers, in the order of their indices."""
-        self._codec: Codec
-        self._directory: Path | None = None
-        self._workers: dict[int, WorkerProcess] = {}
+        self._launcher = launcher or LocalLauncher()
+        self._progress = progress
+        self._run = Run(self._spec, pki, self._took, _print_log if logs else None)
+        self._listeners = Listeners()
+        self._starting: Progress | None = None
         self._stopping = False
-        self._watchers: list[asyncio.Task[None]] = []
         self._round_robin = RoundRobin()
-        self._names: dict[str, Proxy] = {}
+        self._names: dict[str, _Named] = {}
         self._taken: set[str] = set()  # names, of agents that are being made, too
 
     async def __aenter__(self) -> Self:
         try:
-            async with asyncio.timeout(self._start_timeout) as bound:
+            async with asyncio.timeout(self._spec.start_timeout) as bound:
                 await self._start()
         except BaseException as exc:
             await self._stop()
@@ -128,7 +192,7 @@ class Cluster:
                 late = [str(c.index) for c in self.containers if c.state == "starting"]
                 msg = (
                     f"Containers {', '.join(late) or '(all)'} were not ready within "
-                    f"start_timeout={self._start_timeout} s"
+                    f"start_timeout={self._spec.start_timeout} s"
                 )
                 raise TimeoutError(msg) from exc
             raise
@@ -137,13 +201,24 @@ class Cluster:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stop()
 
+    @property
+    def name(self) -> str:
+        """The name of the run, by which ``aiomas cluster`` finds it."""
+        return self._run.name
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory of the run, with its sockets and logs; ``None`` before the start."""
+        return self._run.directory
+
     async def spawn(
         self,
         target: str | type[Agent] | Any,
         /,
         *args: Any,
         name: str | None = None,
-        placement: str | int | Proxy | Strategy = "round-robin",
+        respawn: bool = False,
+        placement: Placement = "round-robin",
         **kwargs: Any,
     ) -> Any:
         """Make one agent.
@@ -151,10 +226,14 @@ class Cluster:
         Args:
             target: an agent class, a (coroutine) function that gets a container and returns an
                 agent, or the name of one: ``"module:Class"`` or ``"/path/file.py:Class"``.
-            args: go to it, after the container; they pass through the cluster's codec.
+            args: go to it, after the container; they pass through the cluster's codec.  Agents of
+                our own container and proxies may be among them, and arrive as proxies.
             name: a name for :meth:`find`.
-            placement: ``"round-robin"``; ``"least-loaded"``, where the fewest agents were
-                spawned; a container's index; the proxy of an agent, to be beside it; or a
+            respawn: make it again, with the same id and arguments, if its container is started
+                again; see :func:`~aiomas.cluster.checkpoint` for its state.
+            placement: ``"round-robin"``; ``"least-loaded"``, where there are the fewest agents
+                and the process uses the least of its core; a container's index; the name of a
+                host; the proxy of an agent, to be beside it; or a
                 :data:`~aiomas.cluster.placement.Strategy`.
             kwargs: go to it.
 
@@ -164,21 +243,23 @@ class Cluster:
         Raises:
             SpawnError: the agent could not be made; the message has the traceback.
             ContainerDied: its container ended.
+            ClusterError: the cluster does not run any more.
             ValueError: *target* is a class or function that other processes cannot import, or
                 *name* is taken.
         """
+        calls: list[Arguments] = [(args, kwargs)]
         if name is None:
-            return (await self._spawn_all(target, [(args, kwargs)], placement))[0]
+            return (await self._spawn_all(target, calls, placement, respawn=respawn))[0]
         if name in self._taken:
             msg = f"There is an agent with the name {name!r} already"
             raise ValueError(msg)
         self._taken.add(name)
         try:
-            [proxy] = await self._spawn_all(target, [(args, kwargs)], placement)
+            [proxy] = await self._spawn_all(target, calls, placement, respawn=respawn)
         except BaseException:
             self._taken.discard(name)
             raise
-        self._names[name] = proxy
+        self._names[name] = _Named(proxy, self._index_of(proxy), respawn)
         return proxy
 
     async def spawn_many(
@@ -186,7 +267,8 @@ class Cluster:
         target: str | type[Agent] | Any,
         arguments: int | Iterable[tuple[Any, ...] | list[Any] | dict[str, Any]],
         *,
-        placement: str | int | Proxy | Strategy = "round-robin",
+        respawn: bool = False,
+        placement: Placement = "round-robin",
     ) -> list[Any]:
         """Make many agents, with a few messages for each container.
 
@@ -194,6 +276,7 @@ class Cluster:
             target: as in :meth:`spawn`.
             arguments: how many agents without arguments; or, for each agent, a tuple of its
                 positional or a dictionary of its keyword arguments.
+            respawn: as in :meth:`spawn`.
             placement: as in :meth:`spawn`.
 
         Returns:
@@ -202,29 +285,100 @@ class Cluster:
         Raises:
             SpawnError: an agent could not be made; ``spawned`` has proxies for those that were.
             ContainerDied: a container ended; it has ``spawned`` as well.
+            ClusterError: the cluster does not run any more.
             ValueError: *target* is a class or function that other processes cannot import.
             TypeError: *arguments* has something else in it.
         """
-        if isinstance(arguments, int):
-            if arguments < 0:
-                msg = f"The number of agents cannot be negative: {arguments}"
-                raise ValueError(msg)
-            calls: list[tuple[Sequence[Any], dict[str, Any]]] = [((), {})] * arguments
-        else:
-            calls = [_call(argument) for argument in arguments]
-        return await self._spawn_all(target, calls, placement)
+        return await self._spawn_all(target, arguments_of(arguments), placement, respawn=respawn)
 
     def find(self, name: str) -> Any:
         """Return the proxy for the agent that was spawned with this name.
 
         Raises:
-            LookupError: there is none.
+            LookupError: there is none, or it ended with its container.
         """
         try:
-            return self._names[name]
+            return self._names[name].proxy
         except KeyError:
-            msg = f"There is no agent with the name {name!r}; there are: {sorted(self._names)}"
+            ended = " any more: its container ended" if name in self._taken else ""
+            msg = (
+                f"There is no agent with the name {name!r}{ended}; there are: "
+                f"{sorted(self._names)}"
+            )
             raise LookupError(msg) from None
+
+    async def map(
+        self,
+        method: str,
+        agents: Iterable[Any],
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        concurrency: int = CONCURRENCY,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Call the same method of many agents, with a few messages for each container.
+
+        Args:
+            method: its name.
+            agents: proxies for them; each gets a copy of the arguments.
+            args: the arguments.
+            timeout: seconds that all calls together have.
+            concurrency: how many calls are under way at the same time, at the most.
+            return_exceptions: return exceptions in the place of results.
+            kwargs: the keyword arguments.
+
+        Returns:
+            The results, in the order of *agents*.
+
+        Raises:
+            PartialResult: a call failed; it has the results of all others.
+        """
+        return await map_calls(
+            self._run_container(),
+            method,
+            agents,
+            args,
+            kwargs,
+            timeout=timeout,
+            concurrency=concurrency,
+            return_exceptions=return_exceptions,
+        )
+
+    async def starmap(
+        self,
+        method: str,
+        calls: Iterable[Sequence[Any]],
+        /,
+        *,
+        timeout: float | None = None,
+        concurrency: int = CONCURRENCY,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Call the same method of many agents, each with arguments of its own.
+
+        Args:
+            method: its name.
+            calls: ``(agent, *arguments)`` for each call.
+            timeout: as in :meth:`map`, like the others and what is raised.
+            concurrency: how many calls are under way at the same time, at the most.
+            return_exceptions: return exceptions in the place of results.
+            kwargs: keyword arguments for all of them.
+
+        Returns:
+            The results, in the order of *calls*.
+        """
+        return await starmap_calls(
+            self._run_container(),
+            method,
+            calls,
+            kwargs,
+            timeout=timeout,
+            concurrency=concurrency,
+            return_exceptions=return_exceptions,
+        )
 
     async def status(self, *, timeout: float = 5.0) -> list[dict[str, Any]]:
         """Return what is known of each container.
@@ -233,11 +387,17 @@ class Cluster:
             timeout: seconds that a container has to answer.
 
         Returns:
-            For each container a dictionary with ``index``, ``pid``, ``url``, ``state``, ``agents``
-            and, while it runs, ``cpu`` (seconds used so far) and ``rss`` (bytes).  The state of
-            one that does not answer in time is ``"not answering"``.
+            For each container a dictionary with ``index``, ``host``, ``pid``, ``url``, ``state``,
+            ``agents``, ``restarts``, ``exit_code`` and, while it runs, ``cpu`` (seconds used so
+            far), ``rss`` (bytes), ``uptime`` (seconds), ``calls_in`` and ``calls_out`` (messages),
+            ``errors``, ``bytes_in`` and ``bytes_out``.  The state of one that does not answer in
+            time is ``"hung"``.
+
+        Raises:
+            ClusterError: the supervisor is gone.
         """
-        return await asyncio.gather(*(self._status(info, timeout) for info in self.containers))
+        statuses: list[dict[str, Any]] = await self._run.call("status", timeout)
+        return statuses
 
     async def set_time(self, time: float) -> None:
         """Set the external clocks of all containers, and return when all have the new time.
@@ -253,225 +413,137 @@ class Cluster:
         if self._spec.clock is None:
             msg = "This cluster runs in real time; start it with Cluster(..., clock=<date>)"
             raise ValueError(msg)
-        clock = self.container.clock
+        clock = self._run_container().clock
         assert isinstance(clock, ExternalClock)  # noqa: S101 - for the type checker
         clock.set_time(time)
-        results = await asyncio.gather(
-            *(self._control(info, "set_time", time) for info in self.containers),
-            return_exceptions=True,
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        for content in await self._run.call("set_time", time):
+            raise error_of_content(content)
+
+    async def checkpoint(self) -> None:
+        """Save the states of all agents that have a method ``get_state()``.
+
+        Those that were spawned with ``respawn=True`` get them back if they are made again.
+
+        Raises:
+            ContainerDied: a container ended.
+            ClusterError: a state could not be had; the message has the traceback.
+        """
+        await self._run.call("checkpoint")
+
+    def on_event(self, callback: Callback) -> Callable[[], None]:
+        """Call ``callback(event)`` with each :class:`ClusterEvent` from now on.
+
+        Returns:
+            A function that ends that.
+        """
+        return self._listeners.add(callback)
+
+    def events(self) -> AsyncIterator[ClusterEvent]:
+        """Return an asynchronous iterator over the events from now on; it ends with the cluster."""
+        return self._listeners.iterate()
 
     async def _start(self) -> None:
-        spec = self._spec
-        codec = load(spec.codec)
-        serializers = [load(name) for name in spec.extra_serializers]
-        self._codec = make_codec(codec, serializers)
-        self._directory = Path(tempfile.mkdtemp(prefix="aiomas-"))  # with mode 0700
-        self.container = await Container.create(
-            self._addr("driver"),
-            codec=codec,
-            extra_serializers=serializers,
-            clock=None if spec.clock is None else ExternalClock(spec.clock),
-            as_coro=True,
-        )
-        self.containers = [ContainerInfo(index) for index in range(spec.containers)]
-        try:
-            async with asyncio.TaskGroup() as group:
-                for info in self.containers:
-                    group.create_task(self._start_container(info))
-        except* Exception as errors:  # noqa: BLE001 - raised again
-            # The first is what went wrong; the others follow from it.
-            raise errors.exceptions[0] from None
-
-    async def _start_container(self, info: ContainerInfo) -> None:
-        assert self._directory is not None  # noqa: S101 - made before
-        worker = await WorkerProcess.start(self._directory, uvloop=self._spec.uses_uvloop)
-        info.pid = worker.process.pid
-        self._workers[info.index] = worker
-        self._watchers.append(asyncio.create_task(self._watch(info, worker)))
-        fields = dataclasses.asdict(self._spec)
-        info.url = await self._control(info, "start", fields, self._addr(str(info.index)))
-        # It is up when it has answered where the others will reach it.
-        await self.container.ping(info.url)
-        info.state = "running"
-
-    async def _watch(self, info: ContainerInfo, worker: WorkerProcess) -> None:
-        info.exit_code = await worker.process.wait()
-        info.state = "stopped" if self._stopping else "died"
+        self.containers = [ContainerInfo(index) for index in range(self._spec.containers)]
+        with self._bar("Starting containers") as bar:
+            bar.started(len(self.containers))
+            self._starting = bar
+            begun = await self._run.start(self._launcher, self._lost)
+            container = self._run_container()
+            self.container = container
+            for info, content in zip(self.containers, begun, strict=True):
+                info.pid, info.url = content["pid"], content["url"]
+            # They are up when they have answered where others will reach them.
+            await asyncio.gather(*(container.ping(info.url) for info in self.containers))
+            self._starting = None
 
     async def _stop(self) -> None:
         self._stopping = True
         try:
-            await asyncio.gather(*(w.stop(self._stop_timeout) for w in self._workers.values()))
-        finally:  # also if we are cancelled
-            try:
-                if self._watchers:
-                    await asyncio.wait(self._watchers, timeout=_EXIT_TIMEOUT)
-                if self.__dict__.get("container") is not None:
-                    await self.container.shutdown(as_coro=True, timeout=self._stop_timeout)
-            finally:
-                if self._directory is not None:
-                    shutil.rmtree(self._directory, ignore_errors=True)
+            await self._run.stop(self._spec.stop_timeout)
+        finally:
+            for info in self.containers:
+                if info.state not in {"died", "failed"}:
+                    info.state = "stopped"
+            self._listeners.close()
 
-    def _addr(self, name: str) -> Any:
-        if self._spec.transport == "tcp":
-            return "127.0.0.1", 0
-        assert self._directory is not None  # noqa: S101 - made before
-        return str(self._directory / name)
-
-    async def _control(self, info: ContainerInfo, method: str, *args: Any) -> Any:
-        """Call a method of the worker, and say which container it is if that fails."""
-        try:
-            return await getattr(self._workers[info.index].control.remote, method)(*args)
-        except ConnectionError as exc:
-            raise await self._died(info) from exc
-        except RemoteException as exc:
-            msg = f"Container {info.index} (pid {info.pid}): {exc.remote_traceback}"
-            raise ClusterError(msg) from None
-
-    async def _died(self, info: ContainerInfo) -> ContainerDied:
-        # Its control stream is closed, so it has ended or is about to.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_EXIT_TIMEOUT):
-                await self._workers[info.index].process.wait()
-        code = self._workers[info.index].process.returncode
-        how = "closed its control stream" if code is None else _exit_description(code)
-        msg = f"Container {info.index} (pid {info.pid}) {how}"
-        return ContainerDied(msg, info.index, code)
+    def _run_container(self) -> Any:
+        if self._run.container is None:
+            msg = "The cluster does not run; use it in an 'async with' block"
+            raise ClusterError(msg)
+        return self._run.container
 
     async def _spawn_all(
-        self,
-        target: Any,
-        calls: Sequence[tuple[Sequence[Any], dict[str, Any]]],
-        placement: str | int | Proxy | Strategy,
+        self, target: Any, calls: Sequence[Arguments], placement: Placement, *, respawn: bool
     ) -> list[Any]:
         name = target if isinstance(target, str) else importable_name(target)
-        choose = self._strategy(placement)
+        container = self._run_container()
+        choose = chooser(placement, self.containers, self._round_robin)
         running = [info for info in self.containers if info.state == "running"]
         if not running:
             msg = "No container of this cluster runs"
             raise SpawnError(msg)
-        proxies: list[Any] = [None] * len(calls)
-        places: dict[int, list[int]] = {}
-        try:
-            for number in range(len(calls)):
-                info = running[choose(running)]
-                info.agents += 1  # now, so that the strategy sees it when it chooses for the next
-                places.setdefault(info.index, []).append(number)
-            results = await asyncio.gather(
-                *(
-                    self._spawn_in(self.containers[index], name, calls, numbers, proxies)
-                    for index, numbers in places.items()
-                ),
-                return_exceptions=True,
-            )
-        finally:
-            for index, numbers in places.items():
-                self.containers[index].agents -= sum(proxies[number] is None for number in numbers)
-        for error in results:
-            if isinstance(error, SpawnError | ContainerDied):
-                error.spawned = [proxy for proxy in proxies if proxy is not None]
-            if isinstance(error, BaseException):
-                raise error
-        return proxies
+        if placement == "least-loaded":
+            for info, load in zip(self.containers, await self._run.call("loads"), strict=True):
+                info.cpu_load = load
+        with self._bar("Spawning agents") as bar:
+            bar.started(len(calls))
+            spawner = Spawner(container, container.portable_codec(), self._run.call, bar.advance)
+            return await spawner.spawn(name, calls, running, choose, respawn=respawn)
 
-    async def _spawn_in(
-        self,
-        info: ContainerInfo,
-        target: str,
-        calls: Sequence[tuple[Sequence[Any], dict[str, Any]]],
-        numbers: list[int],
-        proxies: list[Any],
-    ) -> None:
-        """Make some of the agents in one container, and put their proxies into the list."""
-        for chunk, data in self._chunks(calls, numbers):
-            made, failure = await self._control(info, "spawn", target, data)
-            for number, (url, class_name) in zip(chunk, made, strict=False):
-                proxies[number] = self.container.proxy(url, class_name)
-            if failure is not None:
-                msg = (
-                    f"Agent number {chunk[len(made)]} ({target}) could not be made in container "
-                    f"{info.index} (pid {info.pid}):\n{failure}"
-                )
-                raise SpawnError(msg)
+    def _bar(self, description: str) -> Progress:
+        return Progress(description, shown=None if self._progress else False)
 
-    def _chunks(
-        self, calls: Sequence[tuple[Sequence[Any], dict[str, Any]]], numbers: list[int]
-    ) -> Iterator[tuple[list[int], bytes]]:
-        """Cut *numbers* into pieces whose arguments fit into a message; yield both."""
-        for start in range(0, len(numbers), _CHUNK_AGENTS):
-            pieces = [numbers[start : start + _CHUNK_AGENTS]]
-            while pieces:
-                piece = pieces.pop()
-                data = self._codec.encode([calls[number] for number in piece])
-                if len(data) > _CHUNK_BYTES and len(piece) > 1:
-                    middle = len(piece) // 2
-                    pieces += [piece[middle:], piece[:middle]]
-                else:
-                    yield piece, data
+    def _index_of(self, proxy: Any) -> int:
+        base_url = _base_url(proxy)
+        return next(info.index for info in self.containers if info.url == base_url)
 
-    def _strategy(self, placement: str | int | Proxy | Strategy) -> Strategy:
-        match placement:
-            case "round-robin":
-                return self._round_robin
-            case "least-loaded":
-                return least_loaded
-            case int():
-                return Pinned(placement)
-            case Proxy():
-                return Pinned(self._index_of(placement))
-            case _ if callable(placement):
-                return placement
-        msg = (
-            f"placement must be 'round-robin', 'least-loaded', a container's index, an agent's "
-            f"proxy or a strategy, got {placement!r}"
-        )
-        raise ValueError(msg)
+    def _took(self, event: ClusterEvent) -> None:
+        """Take an event from the supervisor."""
+        if event.index is not None:
+            self._update(self.containers[event.index], event)
+        self._listeners.tell(event)
 
-    def _index_of(self, agent: Proxy) -> int:
-        url = url_of(agent)
+    def _update(self, info: ContainerInfo, event: ClusterEvent) -> None:
+        info.state = _STATES.get(event.kind, info.state)
+        if event.kind is EventKind.STARTED and self._starting is not None:
+            self._starting.advance()
+        if event.kind in {EventKind.STARTED, EventKind.RESTARTED}:
+            info.pid = event.pid or 0
+        if event.kind is EventKind.DIED:
+            assert isinstance(event.error, ContainerDied)  # noqa: S101 - it always has one
+            info.exit_code = event.error.exit_code
+            info.agents = info.respawned
+            self._forget_names(info.index, respawned=False)
+        elif event.kind is EventKind.RESTARTED:
+            info.restarts += 1
+        elif event.kind is EventKind.FAILED:
+            info.agents = info.respawned = 0
+            self._forget_names(info.index, respawned=True)
+
+    def _forget_names(self, index: int, *, respawned: bool) -> None:
+        for name, named in list(self._names.items()):
+            if named.index == index and (respawned or not named.respawn):
+                del self._names[name]
+
+    def _lost(self) -> None:
+        """Note that the supervisor is gone."""
+        if self._stopping:
+            return
         for info in self.containers:
-            if url.startswith(info.url):
-                return info.index
-        msg = f"{agent!r} is no agent of this cluster"
-        raise ValueError(msg)
+            if info.state not in {"died", "failed"}:
+                info.state = "died"
+        self._telling = asyncio.ensure_future(self._tell_of_loss())
 
-    async def _status(self, info: ContainerInfo, timeout: float) -> dict[str, Any]:
-        status: dict[str, Any] = {
-            key: getattr(info, key) for key in ("index", "pid", "url", "state", "agents")
-        }
-        if info.state == "running":
-            with contextlib.suppress(psutil.NoSuchProcess, ContainerDied):
-                process = psutil.Process(info.pid)
-                times = process.cpu_times()
-                status["cpu"] = times.user + times.system
-                status["rss"] = process.memory_info().rss
-                try:
-                    async with asyncio.timeout(timeout):
-                        status["agents"] = await self._control(info, "agents")
-                except TimeoutError:
-                    status["state"] = "not answering"
-        return status
+    async def _tell_of_loss(self) -> None:
+        error = await self._run.lost()
+        self._listeners.tell(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
 
 
-def _call(argument: Any) -> tuple[Sequence[Any], dict[str, Any]]:
-    match argument:
-        case dict():
-            return (), argument
-        case tuple() | list():
-            return argument, {}
-        case _:
-            msg = f"Arguments are a tuple, list or dictionary for each agent, got {argument!r}"
-            raise TypeError(msg)
+def _base_url(proxy: Any) -> str:
+    from aiomas.agent import url_of  # noqa: PLC0415
+
+    return url_of(proxy).rpartition("/")[0] + "/"
 
 
-def _exit_description(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
+def _print_log(index: int, line: str) -> None:
+    sys.stderr.write(f"[{index}] {line}\n")

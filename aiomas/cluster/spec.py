@@ -4,47 +4,138 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import sys
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aiomas import codecs
+from aiomas._limits import check_seconds
 from aiomas.clocks import ExternalClock
 
-TRANSPORTS = ("unix", "tcp")
+TRANSPORTS = ("unix", "tcp", "tls")
 LOOPS = ("auto", "asyncio", "uvloop")
-CODECS = {
-    "json": codecs.JSON,
-    "msgpack": codecs.MsgPack,
-    "msgpack-blosc": codecs.MsgPackBlosc,
-}
+MODES = ("permanent", "transient", "temporary")
+ON_HANG = ("report", "restart")
+
+_LAST_PORT = 65535
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy:
+    """When a container that has ended is started again, in the terms of Erlang/OTP's supervisors.
+
+    If a container would have to be restarted for the ``intensity + 1``-th time within *period*, it
+    is given up: its address is closed, so that whoever dials it is refused.
+
+    Raises:
+        ValueError: a field has a value that it cannot have; the message names the field.
+    """
+
+    mode: str = "transient"
+    """``"permanent"``: always; ``"transient"``: if it was killed or its exit code is not 0;
+    ``"temporary"``: never."""
+    intensity: int = 3
+    """How many restarts there may be within *period*."""
+    period: float = 60.0
+    """Seconds in which *intensity* restarts may happen."""
+    backoff: float = 0.1
+    """Seconds before the first restart; twice as many before each further one within *period*,
+    and up to a quarter more or less, by chance."""
+    max_backoff: float = 10.0
+    """The most seconds before a restart."""
+
+    def __post_init__(self) -> None:
+        _check_choice("RestartPolicy.mode", self.mode, MODES)
+        _check_number("RestartPolicy.intensity", self.intensity, 0)
+        for name in ("period", "max_backoff"):
+            _check_positive(f"RestartPolicy.{name}", getattr(self, name))
+        if self.backoff != 0:
+            _check_positive("RestartPolicy.backoff", self.backoff)
+
+    def wants_restart(self, exit_code: int | None) -> bool:
+        """Whether a container that has ended with *exit_code* (or could not start) is restarted."""
+        return self.mode == "permanent" or (self.mode == "transient" and exit_code != 0)
+
+    def pause(self, restarts: int) -> float:
+        """Return the seconds before a restart after *restarts* others within *period*."""
+        return min(self.max_backoff, math.ldexp(self.backoff, min(restarts, 60)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSpec:
-    """A cluster on this machine; all names are ``"module:attribute"`` or ``"/file.py:attribute"``.
+    """A cluster on one machine; all names are ``"module:attribute"`` or ``"/file.py:attribute"``.
 
     Raises:
         ValueError: a field has a value that it cannot have; the message names the field.
     """
 
     containers: int
-    transport: str
-    codec: str
-    extra_serializers: tuple[str, ...]
-    loop: str
-    clock: str | None
+    transport: str = "unix"
+    codec: str = "aiomas.codecs:MsgPack"
+    extra_serializers: tuple[str, ...] = ()
+    loop: str = "auto"
+    clock: str | None = None
+    restart: RestartPolicy = RestartPolicy()
+    preload: tuple[str, ...] = ()
+    name: str | None = None
+    seed: int | str | None = None
+    port: int = 0
+    """0 for free ports; else container *i* listens on ``port + i``."""
+    env: tuple[dict[str, str], ...] = ()
+    """None, one for all containers, or one for each."""
+    cwd: str | None = None
+    pin: bool = False
+    nice: int = 0
+    memory: int | None = None
+    open_files: int | None = None
+    hang_timeout: float | None = 30.0
+    on_hang: str = "report"
+    log_dir: str | None = None
+    log_bytes: int = 10 * 2**20
+    log_backups: int = 3
+    start_timeout: float = 60.0
+    stop_timeout: float = 10.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.containers, int) or self.containers < 1:
-            msg = f"containers must be a number from 1 up, got {self.containers!r}"
-            raise ValueError(msg)
+        _check_number("containers", self.containers, 1)
         _check_choice("transport", self.transport, TRANSPORTS)
         _check_choice("loop", self.loop, LOOPS)
         if self.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
             msg = "loop='uvloop' needs uvloop, which is not installed; use loop='auto'"
             raise ValueError(msg)
+        if not isinstance(self.restart, RestartPolicy):
+            msg = f"restart must be a RestartPolicy, got {self.restart!r}"
+            raise ValueError(msg)  # noqa: TRY004 - one kind of error for all parameters
+        _check_choice("on_hang", self.on_hang, ON_HANG)
+        self._check_numbers()
+        if len(self.env) > 1 and len(self.env) != self.containers:
+            msg = (
+                f"env must be one mapping, or one for each of the {self.containers} containers, "
+                f"got {len(self.env)}"
+            )
+            raise ValueError(msg)
+        if self.cwd is not None and not Path(self.cwd).is_dir():
+            msg = f"cwd must be a directory, got {self.cwd!r}"
+            raise ValueError(msg)
+
+    def _check_numbers(self) -> None:
+        _check_number("port", self.port, 0)
+        if self.port and self.port + self.containers - 1 > _LAST_PORT:
+            msg = f"port must leave room for {self.containers} ports up to 65535, got {self.port}"
+            raise ValueError(msg)
+        if self.port and self.transport == "unix":
+            msg = f"port={self.port} needs transport='tcp' or 'tls'; Unix sockets have no ports"
+            raise ValueError(msg)
+        _check_number("nice", self.nice, -20)
+        for name in ("memory", "open_files"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 1)
+        _check_number("log_bytes", self.log_bytes, 1)
+        _check_number("log_backups", self.log_backups, 0)
+        for name in ("start_timeout", "stop_timeout"):
+            _check_positive(name, getattr(self, name))
+        if self.hang_timeout is not None:
+            _check_positive("hang_timeout", self.hang_timeout)
 
     @property
     def uses_uvloop(self) -> bool:
@@ -53,29 +144,20 @@ class ClusterSpec:
             self.loop == "auto" and importlib.util.find_spec("uvloop") is not None
         )
 
+    def env_of(self, index: int) -> dict[str, str]:
+        """Return the environment variables that a container has beyond the driver's."""
+        if not self.env:
+            return {}
+        return self.env[index if len(self.env) > 1 else 0]
 
-def codec_name(codec: str | type[codecs.Codec]) -> str:
-    """Return the importable name of *codec*, a name in :data:`CODECS` or a class.
+    def fields(self) -> dict[str, Any]:
+        """Return what :meth:`of_fields` makes the same value from; it can travel."""
+        return dataclasses.asdict(self)
 
-    Raises:
-        ValueError: there is no such codec.
-    """
-    if isinstance(codec, str):
-        _check_choice("codec", codec, tuple(CODECS))
-        codec = CODECS[codec]
-    if not (isinstance(codec, type) and issubclass(codec, codecs.Codec)):
-        msg = f"codec must be one of {', '.join(CODECS)} or a subclass of Codec, got {codec!r}"
-        raise ValueError(msg)  # noqa: TRY004 - one kind of error for all parameters
-    return importable_name(codec)
-
-
-def serializer_names(serializers: Iterable[str | Callable[[], Any]]) -> tuple[str, ...]:
-    """Return the importable names of *serializers*.
-
-    Raises:
-        ValueError: one of them cannot be imported by a name.
-    """
-    return tuple(s if isinstance(s, str) else importable_name(s) for s in serializers)
+    @classmethod
+    def of_fields(cls, fields: dict[str, Any]) -> ClusterSpec:
+        """Return the value with these fields."""
+        return cls(**fields | {"restart": RestartPolicy(**fields["restart"])})
 
 
 def clock_date(clock: Any) -> str:
@@ -91,41 +173,40 @@ def clock_date(clock: Any) -> str:
         raise ValueError(msg) from exc
 
 
-def importable_name(obj: Any) -> str:
-    """Return the name by which another process can import *obj*, a class or a function.
-
-    What is defined in the main script is named by the script's file.
+def environments(env: Mapping[str, str] | Sequence[Mapping[str, str]]) -> tuple[dict[str, str], ...]:
+    """Return *env*, one mapping for all containers or one for each, as a field of a spec.
 
     Raises:
-        ValueError: there is no such name.
+        ValueError: it is something else, or a name or value in it is no string.
     """
-    module, qualname = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
-    if not (module and qualname) or "<" in qualname:
-        msg = (
-            f"{obj!r} cannot be imported by another process: define it at the top level of a module"
-        )
-        raise ValueError(msg)
-    if module == "__main__":
-        module = _main_module(obj)
-    return f"{module}:{qualname}"
-
-
-def _main_module(obj: Any) -> str:
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name)
-    file = getattr(main, "__file__", None)
-    if file is None or not Path(file).exists():
-        msg = (
-            f"{obj!r} was typed into an interactive session, so other processes cannot import "
-            f"it: define it in a module"
-        )
-        raise ValueError(msg)
-    return str(Path(file).resolve())
+    mappings = [env] if isinstance(env, Mapping) else list(env)
+    for mapping in mappings:
+        strings: Iterable[Any] = ()
+        if isinstance(mapping, Mapping):
+            strings = [*mapping.keys(), *mapping.values()]
+        if not isinstance(mapping, Mapping) or not all(isinstance(s, str) for s in strings):
+            msg = f"env must be a mapping of strings to strings, or one a container, got {mapping!r}"
+            raise ValueError(msg)
+    return tuple(dict(mapping) for mapping in mappings if mapping or len(mappings) > 1)
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         msg = f"{field} must be one of {', '.join(choices)}, got {value!r}"
+        raise ValueError(msg)
+
+
+def _check_number(field: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        msg = f"{field} must be a number from {least} up, got {value!r}"
+        raise ValueError(msg)
+
+
+def _check_positive(field: str, value: object) -> None:
+    try:
+        check_seconds(field, value)
+    except TypeError as exc:
+        raise ValueError(str(exc)) from None
+    if value is None:
+        msg = f"{field} is a positive number of seconds, got None"
         raise ValueError(msg)

@@ -1,61 +1,86 @@
-"""What runs in a container process: the container, and the service that its driver controls it by.
+"""What runs in a container process: the container, and the service that it is controlled by.
 
-The control service is reached over the socket that the process inherits, never over the network.
+The service is reached over the socket that the process has from its supervisor, never over the
+network.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import inspect
+import logging
 import os
-import shutil
 import signal
 import socket
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from aiomas import rpc
-from aiomas.agent import Agent, Container
+from aiomas.agent import Agent
 from aiomas.clocks import ExternalClock
+from aiomas.cluster import state, streams
+from aiomas.cluster.container import ClusterContainer
+from aiomas.cluster.environment import Environment
 from aiomas.cluster.loading import load
-from aiomas.cluster.spec import ClusterSpec
-from aiomas.codecs import Codec, MsgPack, make_codec
+from aiomas.cluster.rundir import remove_tree
+from aiomas.codecs import Codec
+from aiomas.tls import SSLCerts
+
+_LAST_TIMEOUT = 0.5  # seconds that remain when the process has been told to end
+
+STACK_DUMP = signal.SIGUSR1
+"""Makes a worker write the stacks of all its threads into its log."""
 
 
 class Worker:
-    """The control service of a container process."""
+    """The control service of a container process.
+
+    Args:
+        listening: the socket that the container accepts connections on.
+    """
 
     router = rpc.Service()
 
-    def __init__(self) -> None:
-        self.container: Container
+    def __init__(self, listening: socket.socket) -> None:
+        self.container: ClusterContainer
+        self._listening = listening
         self._codec: Codec
-        self._stopped = asyncio.Event()
+        self._supervisor: rpc.RpcClient
 
     @rpc.expose
-    async def start(self, fields: dict[str, Any], addr: Any) -> str:
+    async def start(self, fields: dict[str, Any]) -> str:
         """Create the container.
 
         Args:
-            fields: those of a :class:`ClusterSpec`.
-            addr: where it listens: a path, or ``(host, port)``.
+            fields: ``addr`` (a path, or host and port), ``codec``, ``extra_serializers``,
+                ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (the paths
+                of an :class:`~aiomas.SSLCerts`, or ``None``), ``life`` (how often the container
+                was restarted) and ``awaited`` (the ids of agents that will be made again).
 
         Returns:
             Its base URL.
         """
-        spec = ClusterSpec(**fields)
-        codec = load(spec.codec)
-        serializers = [load(name) for name in spec.extra_serializers]
-        self._codec = make_codec(codec, serializers)
-        self.container = await Container.create(
-            addr,
-            codec=codec,
-            extra_serializers=serializers,
-            clock=None if spec.clock is None else ExternalClock(spec.clock),
+        clock, tls = fields["clock"], fields["tls"]
+        self.container = await ClusterContainer.create(
+            fields["addr"],
+            sock=self._listening,
+            codec=load(fields["codec"]),
+            extra_serializers=[load(name) for name in fields["extra_serializers"]],
+            clock=None if clock is None else ExternalClock(clock, init_time=fields["time"]),
+            ssl=None if tls is None else SSLCerts(*tls),
+            token=fields["token"],
+            life=fields["life"],
+            awaited=fields["awaited"],
             as_coro=True,
         )
+        self._codec = self.container.portable_codec()
+        self.container.on_removed(self._forget)
+        state.keep_with(self._codec, self._save)
         return self.container.base_url
 
     @rpc.expose
@@ -68,28 +93,77 @@ class Worker:
                 codec.
 
         Returns:
-            ``[URL, class name]`` of each agent that was made; and the traceback of the first
-            failure, after which no more are tried, or ``None``.
+            URL, class name, and ids of all that were made with it, of each agent that was made;
+            and the traceback of the first failure, after which no more are tried, or ``None``.
         """
         made: list[Any] = []
         try:
             factory = load(target)
             for args, kwargs in self._codec.decode(arguments):
-                agent = factory(self.container, *args, **kwargs)
-                if inspect.isawaitable(agent):
-                    agent = await agent
-                if not isinstance(agent, Agent):
-                    msg = f"{target} returned {agent!r}, which is no agent"
-                    raise TypeError(msg)  # noqa: TRY301 - reported like the user's own errors
-                made.append((agent.addr, type(agent).__name__))
+                agent, aids = await self._make(target, factory, args, kwargs)
+                made.append((agent.addr, type(agent).__name__, aids))
         except Exception:  # noqa: BLE001 - user code; the driver raises it
             return made, traceback.format_exc()
         return made, None
 
     @rpc.expose
-    def agents(self) -> int:
-        """Return how many agents live here."""
-        return len(self.container.agents)
+    async def restore(
+        self, target: str, arguments: bytes, former: Sequence[Sequence[str]], states: dict[str, Any]
+    ) -> list[str]:
+        """Make agents again that a former life of this container had.
+
+        Args:
+            target: as in :meth:`spawn`.
+            arguments: as in :meth:`spawn`.
+            former: for each of them the ids of all that were made with it.  None, if it is not to
+                be made again.
+            states: the states that agents have saved, by id.
+
+        Returns:
+            A traceback for each that could not be made again.
+        """
+        failures = []
+        calls = self._codec.decode(arguments)
+        for (args, kwargs), aids in zip(calls, former, strict=False):
+            if not aids:
+                continue
+            try:
+                _, made = await self._make(target, load(target), args, kwargs, aids)
+                for aid in made:
+                    if aid in states:
+                        agent = self.container.agents.dict[aid]
+                        await state.give_state(agent, self._codec.decode(states[aid]))
+            except Exception:  # noqa: BLE001 - user code; the driver is told
+                failures.append(traceback.format_exc())
+            finally:
+                self.container.await_no_more(aids)
+        return failures
+
+    @rpc.expose
+    async def checkpoint(self) -> dict[str, bytes]:
+        """Return the states of all agents that can give them, by id."""
+        states = {}
+        for aid, agent in list(self.container.agents.dict.items()):
+            if callable(getattr(agent, "get_state", None)):
+                states[aid] = self._codec.encode(await state.state_of(agent))
+        return states
+
+    @rpc.expose
+    def status(self) -> dict[str, Any]:
+        """Return how many agents live here, and what the container has done."""
+        stats = self.container.stats()
+        return {
+            "agents": len(self.container.agents),
+            "calls_in": stats.calls_in,
+            "calls_out": stats.calls_out,
+            "errors": stats.errors,
+            "bytes_in": stats.bytes_in,
+            "bytes_out": stats.bytes_out,
+        }
+
+    @rpc.expose
+    def ping(self) -> None:
+        """Answer: the event loop is running."""
 
     @rpc.expose
     def set_time(self, time: float) -> None:
@@ -99,51 +173,121 @@ class Worker:
         clock.set_time(time)
 
     @rpc.expose
-    async def stop(self) -> None:
-        """Shut the container down; the process ends when the driver closes the control stream."""
+    async def stop(self, timeout: float) -> None:
+        """Shut the container down; the process ends when its control stream is closed.
+
+        Args:
+            timeout: seconds that calls have which are being served.
+        """
         if hasattr(self, "container"):  # it may not have come that far
-            await self.container.shutdown(as_coro=True)
+            await self.container.shutdown(as_coro=True, timeout=timeout)
 
     async def run(self, control: socket.socket) -> None:
-        """Serve the driver until it closes *control*, then shut the container down."""
-        client = await rpc.open_connection(None, sock=control, router=self, codec=MsgPack)
+        """Serve until *control* is closed, or until we are cancelled; then shut down."""
+        self._supervisor = await streams.accept(control, self)
         try:
-            await client.channel.wait_closed()
+            await self._supervisor.channel.wait_closed()
         finally:
             if hasattr(self, "container"):
-                await self.container.shutdown(as_coro=True)
+                await self.container.shutdown(as_coro=True, timeout=_LAST_TIMEOUT)
+
+    async def _save(self, aid: str, data: bytes) -> None:
+        await self._supervisor.remote.save(aid, data)
+
+    def _forget(self, aid: str) -> None:
+        if self._supervisor.channel.is_open:
+            rpc.with_options(self._supervisor.remote.forget, one_way=True)(aid)
+
+    async def _make(
+        self,
+        target: str,
+        factory: Any,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        aids: Sequence[str] = (),
+    ) -> tuple[Agent, list[str]]:
+        with self.container.assigning(aids) as made:
+            agent = factory(self.container, *args, **kwargs)
+            if inspect.isawaitable(agent):
+                agent = await agent
+        if not isinstance(agent, Agent):
+            msg = f"{target} returned {agent!r}, which is no agent"
+            raise TypeError(msg)
+        return agent, made
 
 
-def main(control_fd: int, guard_fd: int, directory: str, *, uvloop: bool) -> None:
-    """Run a worker.
+def main(job: dict[str, Any], descriptors: Sequence[int], guard_fd: int) -> int:
+    """Run a worker in a process that has just been forked.
 
     Args:
-        control_fd: an inherited socket, over which the driver controls the worker.
-        guard_fd: an inherited pipe, which ends when the driver does.
-        directory: that of the run, which is removed if the driver dies.
-        uvloop: whether to run uvloop.
+        job: ``environment`` (see :class:`~aiomas.cluster.environment.Environment`), ``directory``
+            (that of the run, which is removed if the supervisor dies) and ``uvloop``.
+        descriptors: a socket for the control service, and one that the container listens on.
+        guard_fd: a pipe that ends when the supervisor does.
+
+    Returns:
+        The exit code.
     """
-    # Ctrl-C in a terminal goes to all processes there; the driver alone decides what it means.
+    # Ctrl-C in a terminal is for the driver alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.set_inheritable(control_fd, False)
-    os.set_inheritable(guard_fd, False)
-    threading.Thread(target=_exit_with_driver, args=(guard_fd, directory), daemon=True).start()
-    control = socket.socket(fileno=control_fd)
-    with asyncio.Runner(loop_factory=_uvloop_factory() if uvloop else None) as runner:
-        runner.run(Worker().run(control))
+    faulthandler.enable()
+    faulthandler.register(STACK_DUMP, all_threads=True)
+    Environment.from_job(job["environment"]).apply()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    directory = Path(job["directory"])
+    threading.Thread(
+        target=_exit_with_supervisor, args=(guard_fd, directory), name="guard", daemon=True
+    ).start()
+    control, listening = (socket.socket(fileno=fd) for fd in descriptors)
+    terminated = _run(Worker(listening), control, uvloop=job["uvloop"])
+    sys.stdout.flush()
+    if terminated:  # as whoever has sent the signal expects it to end
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+    return 0
 
 
-def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    import uvloop  # noqa: PLC0415 - not there on every system
+def _run(worker: Worker, control: socket.socket, *, uvloop: bool) -> bool:
+    """Run *worker* in a loop of its own; return whether a signal has ended it.
 
-    return uvloop.new_event_loop
+    Threads that are still busy with something are not waited for, unlike in ``asyncio.run()``.
+    """
+    loop = _new_loop(uvloop=uvloop)
+    asyncio.set_event_loop(loop)
+    task = loop.create_task(worker.run(control))
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        loop.run_until_complete(task)
+    except asyncio.CancelledError:
+        return True
+    else:
+        return False
+    finally:
+        _cancel_the_rest(loop)
 
 
-def _exit_with_driver(guard_fd: int, directory: str) -> None:
-    """End this process when the driver's has ended, whatever our event loop is doing.
+def _new_loop(*, uvloop: bool) -> asyncio.AbstractEventLoop:
+    if not uvloop:
+        return asyncio.new_event_loop()
+    import uvloop as package  # noqa: PLC0415 - not there on every system
+
+    return package.new_event_loop()
+
+
+def _cancel_the_rest(loop: asyncio.AbstractEventLoop) -> None:
+    """Let tasks that user code has left behind clean up, for a moment."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_TIMEOUT))
+
+
+def _exit_with_supervisor(guard_fd: int, directory: Path) -> None:
+    """End this process when its supervisor has ended, whatever our event loop is doing.
 
     Nothing is ever written to the pipe, so reading from it returns when its other end is closed.
     """
     os.read(guard_fd, 1)
-    shutil.rmtree(directory, ignore_errors=True)  # the driver cannot do it any more
+    remove_tree(directory)  # the supervisor cannot do it any more
     os._exit(1)

@@ -1,107 +1,64 @@
-"""Starts container processes on this machine."""
+"""Starts the supervisor on this machine."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import logging
-import os
+import signal
 import socket
+import subprocess
 import sys
-from pathlib import Path
+import threading
 
-from aiomas import rpc
-from aiomas.codecs import MsgPack
-from aiomas.exceptions import RemoteException
-
-logger = logging.getLogger(__name__)
-
-_KILL_TIMEOUT = 5.0  # seconds that the system may take to end a killed process
+from aiomas.cluster.launchers.base import Link
 
 # The new process gets our sys.path before it imports anything of ours.
 _BOOT = """\
 import json, sys
-control, guard, directory, uvloop, sys.path[:] = json.loads(sys.argv.pop())
-from aiomas.cluster.worker import main
-main(control, guard, directory, uvloop=uvloop)
+control, sys.path[:] = json.loads(sys.argv.pop())
+from aiomas.cluster.supervisor import main
+main(control)
 """
 
 
-class WorkerProcess:
-    """A container process and the stream to its control service."""
+class LocalLauncher:
+    """Starts supervisors as child processes, with our ``sys.path`` and working directory."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, control: rpc.RpcClient, guard: int
-    ) -> None:
-        self.process = process
-        self.control = control
-        self._guard: int | None = guard
-
-    @classmethod
-    async def start(cls, directory: Path, *, uvloop: bool) -> WorkerProcess:
-        """Start a process; it answers on its control stream as soon as it runs.
-
-        Args:
-            directory: that of the run, which the process removes if the driver dies.
-            uvloop: whether it runs uvloop.
-        """
+    async def launch(self) -> Link:
+        """Start a supervisor; see :class:`~aiomas.cluster.launchers.base.Launcher`."""
         ours, theirs = socket.socketpair()
-        guard_read, guard_write = os.pipe()
-        argument = json.dumps([theirs.fileno(), guard_read, str(directory), uvloop, sys.path])
-        process = None
+        argument = json.dumps([theirs.fileno(), sys.path])
         try:
             with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    *("-c", _BOOT, argument),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), guard_read),
+                # Not by asyncio, which leaves waiting for children to the policy of the program.
+                process = subprocess.Popen(
+                    [sys.executable, "-c", _BOOT, argument],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
                     start_new_session=True,  # so that it does not see Ctrl-C
                 )
-            ours.setblocking(False)
-            control = await rpc.open_connection(None, sock=ours, codec=MsgPack)
         except BaseException:
             ours.close()
-            os.close(guard_write)
-            if process is not None:
-                process.kill()
-                await process.wait()
             raise
-        finally:
-            os.close(guard_read)
-        return cls(process, control, guard_write)
+        return Link(ours, _end_of(process), process.kill)
 
-    async def stop(self, timeout: float) -> None:
-        """End the process: ask it, then SIGTERM, then SIGKILL, each with *timeout* seconds."""
-        try:
-            await self._ask_to_stop(timeout)
-            await self.control.close()
-            if not await self._wait(timeout):
-                with contextlib.suppress(ProcessLookupError):
-                    self.process.terminate()
-                await self._wait(timeout)
-        finally:  # also if we are cancelled
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-            self.control.close()
-            guard, self._guard = self._guard, None
-            if guard is not None:  # else it was done before
-                os.close(guard)
-            await self._wait(_KILL_TIMEOUT)
 
-    async def _ask_to_stop(self, timeout: float) -> None:
-        try:
-            async with asyncio.timeout(timeout):
-                await self.control.remote.stop()
-        except (ConnectionError, TimeoutError):
-            pass  # it will be ended without its help
-        except RemoteException as exc:
-            logger.warning("The container process %s failed to stop: %s", self.process.pid, exc)
+def _end_of(process: subprocess.Popen[bytes]) -> asyncio.Future[str]:
+    """Return a future that is done when *process* has ended, with how it did."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[str] = loop.create_future()
 
-    async def _wait(self, timeout: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self.process.wait()
-                return True
-        return False
+    def wait() -> None:
+        how = _how(process.wait())
+        with contextlib.suppress(RuntimeError):  # nobody wants to know any more
+            loop.call_soon_threadsafe(ended.set_result, how)
+
+    threading.Thread(target=wait, name="aiomas-supervisor", daemon=True).start()
+    return ended
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return f"was killed by {signal.Signals(-code).name}"

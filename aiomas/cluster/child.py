@@ -1,0 +1,373 @@
+"""One container, as its supervisor sees it: an address, and one process after the other.
+
+The listening socket is bound once and outlives the processes, so that the container keeps its
+address when it is restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiomas import rpc
+from aiomas.cluster.environment import Environment
+from aiomas.cluster.events import ClusterEvent, EventKind
+from aiomas.cluster.intensity import Intensity
+from aiomas.cluster.life import Life
+from aiomas.cluster.logs import Log
+from aiomas.cluster.records import Records
+from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.worker import STACK_DUMP
+from aiomas.cluster.zygote import ForkServer
+from aiomas.exceptions import ClusterError, ContainerDied
+
+_LOOPBACK = "127.0.0.1"
+_BACKLOG = 1024  # connections that wait to be accepted, also while the container is restarted
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """What all containers of a supervisor share."""
+
+    spec: ClusterSpec
+    run: str
+    """The name of the run."""
+    directory: Path
+    """That of the run."""
+    logs: Path
+    """The directory of the log files."""
+    fork: ForkServer
+    token: str
+    tls: Sequence[str | None] | None
+    """The paths of an :class:`~aiomas.SSLCerts`."""
+    emit: Callable[[ClusterEvent], None]
+    echo: Callable[[int, str], None] | None
+    """Gets each line of a log, if it is wanted."""
+    time: float = 0
+    """What the external clocks were set to, in seconds."""
+
+
+class Child:
+    """A container; it is started with :meth:`start`.
+
+    Args:
+        index: its number.
+        around: what it shares with the others.
+    """
+
+    router = rpc.Service()
+
+    def __init__(self, index: int, around: Surroundings) -> None:
+        self.index = index
+        self.state = "starting"
+        self.url = ""
+        self.pid = 0
+        self.restarts = 0
+        self.exit_code: int | None = None
+        self._around = around
+        self._spec = around.spec
+        self._records = Records()
+        self._life: Life | None = None
+        self._began = time.monotonic()
+        self._intensity = Intensity(self._spec.restart)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._settled = asyncio.Event()  # whether it is not about to be restarted
+        echo = around.echo
+        self._log = Log(
+            around.logs / f"{index}.log",
+            max_bytes=self._spec.log_bytes,
+            backups=self._spec.log_backups,
+            echo=None if echo is None else lambda line: echo(index, line),
+        )
+        self._socket: socket.socket | None = None
+        self._path: Path | None = None
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since its process was started."""
+        return time.monotonic() - self._began
+
+    @rpc.expose
+    def save(self, aid: str, state: bytes) -> None:
+        """Keep the state of an agent."""
+        self._records.save(aid, state)
+
+    @rpc.expose
+    def forget(self, aid: str) -> None:
+        """Do not make an agent again."""
+        self._records.forget(aid)
+
+    async def start(self) -> None:
+        """Start the container, and watch it from then on.
+
+        Raises:
+            OSError: its address cannot be bound.
+            ContainerDied: its process ended before it answered; the message has its last lines.
+            ClusterError: it could not be made, or did not answer in time.
+        """
+        self._bind()
+        try:
+            await self._begin_life()
+        except (ContainerDied, ClusterError) as exc:
+            self.state = "died"
+            raise self._explained(exc) from exc
+        self.state = "running"
+        self._settled.set()
+        self._emit(EventKind.STARTED, f"Container {self.index} (pid {self.pid}) is ready")
+        self._tasks.append(asyncio.create_task(self._keep_alive()))
+        if self._spec.hang_timeout is not None:
+            self._tasks.append(asyncio.create_task(self._notice_hangs(self._spec.hang_timeout)))
+
+    async def call(self, method: str, *args: Any, timeout: float | None = None) -> Any:
+        """Call a method of the worker; see :meth:`Life.call`."""
+        if self._life is None:
+            msg = f"Container {self.index} does not run: its state is {self.state!r}"
+            raise ContainerDied(msg, self.index, self.exit_code, log=self._log.last_lines)
+        return await self._life.call(method, *args, timeout=timeout)
+
+    async def spawn(
+        self, target: str, arguments: bytes, *, respawn: bool
+    ) -> tuple[list[Any], str | None]:
+        """Make agents; see :meth:`aiomas.cluster.worker.Worker.spawn`."""
+        made, failure = await self.call("spawn", target, arguments)
+        if respawn:
+            self._records.add(
+                target, arguments, [(url.rpartition("/")[2], aids) for url, _, aids in made]
+            )
+        return [(url, name) for url, name, _ in made], failure
+
+    async def checkpoint(self) -> None:
+        """Save the states of all agents that can give them."""
+        for aid, state in (await self.call("checkpoint")).items():
+            self._records.save(aid, state)
+
+    async def set_time(self, time: float) -> None:
+        """Set its clock; a process that is just being restarted gets the time by itself."""
+        await self._settled.wait()
+        await self.call("set_time", time)
+
+    async def stop(self, timeout: float) -> None:
+        """End the container; see :meth:`Life.stop`."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        try:
+            if self._life is not None:
+                await self._life.stop(timeout)
+        finally:
+            self._close_address()
+            self._log.close()
+            if self.state not in {"died", "failed"}:
+                self.state = "stopped"
+
+    async def kill(self) -> None:
+        """End the container at once."""
+        if self._life is not None:
+            await self._life.kill("was not wanted any more")
+
+    def _bind(self) -> None:
+        spec = self._spec
+        if spec.transport == "unix":
+            self._path = self._around.directory / f"{self.index}.sock"
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            address: Any = str(self._path)
+        else:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            address = (_LOOPBACK, spec.port + self.index if spec.port else 0)
+        try:
+            sock.bind(address)
+            sock.listen(_BACKLOG)
+        except OSError as exc:
+            sock.close()
+            exc.filename = f"the address of container {self.index}, {address}"
+            raise
+        self._socket = sock
+
+    def _close_address(self) -> None:
+        """Let whoever dials it be refused."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    async def _begin_life(self) -> None:
+        """Start a process, and return when all that a former one had is there again."""
+        assert self._socket is not None  # noqa: S101 - bound before
+        spec = self._spec
+        self._began = time.monotonic()
+        life = await Life.begin(
+            self.index,
+            self._around.fork,
+            self._job(),
+            self._socket,
+            self._log,
+            self,
+            spec.start_timeout,
+        )
+        try:
+            self.url = await life.call("start", self._fields(), timeout=spec.start_timeout)
+            failures = await self._restore(life)
+        except BaseException:
+            await life.kill("could not be started")
+            await asyncio.wait({life.ended}, timeout=1.0)
+            raise
+        self._life = life
+        self.pid, self.exit_code = life.pid, None
+        for failure in failures:
+            msg = f"An agent could not be made again in container {self.index}:\n{failure}"
+            self._emit(EventKind.AGENT_LOST, msg, ClusterError(msg))
+
+    async def _restore(self, life: Life) -> list[str]:
+        failures: list[str] = []
+        for record in self._records.plan():
+            states = self._records.states_of(record)
+            failures += await life.call(
+                "restore", record.target, record.arguments, record.aids, states
+            )
+        return failures
+
+    def _job(self) -> dict[str, Any]:
+        spec = self._spec
+        seed = None
+        if spec.seed is not None:
+            seed = "/".join(str(part) for part in (spec.seed, self.index, self.restarts))
+        cores = sorted(_cores()) if spec.pin else []
+        environment = Environment(
+            env=spec.env_of(self.index),
+            cwd=spec.cwd,
+            cpu=cores[self.index % len(cores)] if cores else None,
+            nice=spec.nice,
+            memory=spec.memory,
+            open_files=spec.open_files,
+            seed=seed,
+            title=f"aiomas {self._around.run}/{self.index}",
+        )
+        return {
+            "environment": environment.to_job(),
+            "directory": str(self._around.directory),
+            "uvloop": spec.uses_uvloop,
+        }
+
+    def _fields(self) -> dict[str, Any]:
+        assert self._socket is not None  # noqa: S101 - bound before
+        spec = self._spec
+        address: Any = self._path
+        return {
+            "addr": self._socket.getsockname() if address is None else str(address),
+            "codec": spec.codec,
+            "extra_serializers": spec.extra_serializers,
+            "clock": spec.clock,
+            "time": self._around.time,
+            "token": self._around.token,
+            "tls": self._around.tls,
+            "life": self.restarts,
+            "awaited": self._records.awaited,
+        }
+
+    async def _keep_alive(self) -> None:
+        """Start the container again whenever it ends, as the policy says."""
+        while self._life is not None:
+            error = await asyncio.shield(self._life.ended)
+            self._life = None
+            self._has_died(error)
+            while self._life is None:
+                pause = self._intensity.next_pause(error.exit_code)
+                if pause is None:
+                    self._give_up(error)
+                    return
+                self.state = "restarting"
+                msg = f"Container {self.index} is started again in {pause:.2f} s"
+                self._emit(EventKind.RESTARTING, msg)
+                await asyncio.sleep(pause)
+                self.restarts += 1
+                try:
+                    await self._begin_life()
+                except (ClusterError, ContainerDied, OSError) as exc:
+                    error = self._as_death(exc)
+                    self._has_died(error)
+            self.state = "running"
+            self._settled.set()
+            msg = f"Container {self.index} runs again, now as pid {self.pid}"
+            self._emit(EventKind.RESTARTED, msg)
+
+    def _has_died(self, error: ContainerDied) -> None:
+        self._settled.clear()
+        self.state, self.exit_code = "died", error.exit_code
+        self._emit(EventKind.DIED, str(error), error)
+
+    def _give_up(self, error: ContainerDied) -> None:
+        self._close_address()
+        self._settled.set()
+        policy = self._spec.restart
+        if self._intensity.exhausted:
+            self.state = "failed"
+            msg = (
+                f"Container {self.index} is not started again: it was restarted "
+                f"intensity={policy.intensity} times within period={policy.period} s"
+            )
+        else:
+            msg = f"Container {self.index} is not started again: restart mode {policy.mode!r}"
+        self._emit(EventKind.FAILED, f"{msg}. {error}", error)
+
+    def _explained(self, exc: ContainerDied | ClusterError) -> ContainerDied | ClusterError:
+        """Return what a failed start raises: the error, and what the container wrote last."""
+        lines = self._log.last_lines
+        msg = f"{exc}"
+        if lines:
+            msg += "\nThe last lines of its log:\n  " + "\n  ".join(lines)
+        if isinstance(exc, ContainerDied):
+            return ContainerDied(
+                msg, self.index, exc.exit_code, out_of_memory=exc.out_of_memory, log=lines
+            )
+        return ClusterError(msg)
+
+    def _as_death(self, exc: Exception) -> ContainerDied:
+        if isinstance(exc, ContainerDied):
+            return exc
+        msg = f"Container {self.index} could not be started again: {exc}"
+        return ContainerDied(msg, self.index, None, log=self._log.last_lines)
+
+    async def _notice_hangs(self, timeout: float) -> None:
+        """Say so if the container does not answer, and do what the spec says."""
+        while True:
+            await asyncio.sleep(timeout / 3)
+            life = self._life
+            if life is None:
+                continue
+            answers = await life.answers(timeout)
+            if life is not self._life:
+                continue
+            if answers and self.state == "hung":
+                self.state = "running"
+                msg = f"Container {self.index} (pid {self.pid}) answers again"
+                self._emit(EventKind.RECOVERED, msg)
+            elif not answers and self.state == "running":
+                self.state = "hung"
+                why = f"did not answer for hang_timeout={timeout} s"
+                msg = f"Container {self.index} (pid {self.pid}) {why}"
+                self._emit(EventKind.HUNG, msg)
+                if self._spec.on_hang == "restart":
+                    await life.dump_stacks(STACK_DUMP)
+                    await life.kill(why)
+
+    def _emit(
+        self, kind: EventKind, message: str, error: ContainerDied | ClusterError | None = None
+    ) -> None:
+        self._around.emit(
+            ClusterEvent(kind=kind, message=message, index=self.index, pid=self.pid, error=error)
+        )
+
+
+def _cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set()

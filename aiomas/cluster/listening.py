@@ -1,0 +1,68 @@
+"""Who listens to the events of a cluster: functions and loops of the driver's program."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from aiomas.cluster.events import ClusterEvent
+
+logger = logging.getLogger("aiomas.cluster")
+
+Callback = Callable[[ClusterEvent], object]
+
+
+class Listeners:
+    """Passes events on, in the event loop of the driver's program."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callback] = []
+        self._queues: set[asyncio.Queue[ClusterEvent | None]] = set()
+        self._closed = False
+
+    def add(self, callback: Callback) -> Callable[[], None]:
+        """Call *callback* with each event from now on; call what is returned to end that."""
+        if not callable(callback):
+            msg = f"callback must be a function that takes an event, got {callback!r}"
+            raise TypeError(msg)
+        self._callbacks.append(callback)
+
+        def remove() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return remove
+
+    def iterate(self) -> AsyncIterator[ClusterEvent]:
+        """Return an iterator over the events from now on; it ends with the cluster."""
+        queue: asyncio.Queue[ClusterEvent | None] = asyncio.Queue()
+        if self._closed:
+            queue.put_nowait(None)
+        self._queues.add(queue)
+        return self._iterate(queue)
+
+    def tell(self, event: ClusterEvent) -> None:
+        """Pass *event* on."""
+        for queue in self._queues:
+            queue.put_nowait(event)
+        for callback in list(self._callbacks):
+            try:
+                callback(event)
+            except Exception:  # the others shall hear of it, too
+                logger.exception("A callback for events of a cluster failed: %r", callback)
+
+    def close(self) -> None:
+        """End all iterators."""
+        self._closed = True
+        for queue in self._queues:
+            queue.put_nowait(None)
+
+    async def _iterate(
+        self, queue: asyncio.Queue[ClusterEvent | None]
+    ) -> AsyncIterator[ClusterEvent]:
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._queues.discard(queue)

@@ -1,0 +1,69 @@
+"""What a supervisor remembers of the agents of a container, to make them again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+
+@dataclasses.dataclass(slots=True)
+class Record:
+    """Agents that one message has made."""
+
+    target: str
+    arguments: bytes
+    """What is encoded here belongs to the agents; the supervisor does not look into it."""
+    aids: list[list[str]]
+    """For each agent the ids of all that were made with it; none if it is not to be made again."""
+
+
+class Records:
+    """The agents of one container that were spawned with ``respawn=True``."""
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self._made: dict[str, list[str]] = {}  # by the id of the agent that was asked for
+        self._states: dict[str, bytes] = {}
+
+    @property
+    def awaited(self) -> list[str]:
+        """The ids of all agents that will be made again."""
+        return [aid for made in self._made.values() for aid in made]
+
+    def add(
+        self, target: str, arguments: bytes, made: Iterable[tuple[str, Sequence[str]]]
+    ) -> None:
+        """Remember agents.
+
+        Args:
+            target: what made them.
+            arguments: those of all agents of the message.
+            made: for each agent that was made, in order: its id, and the ids of all that were
+                made with it, itself included.
+        """
+        aids = []
+        for aid, all_of_it in made:
+            self._made[aid] = list(all_of_it)
+            aids.append(self._made[aid])
+        self._records.append(Record(target, arguments, aids))
+
+    def forget(self, aid: str) -> None:
+        """Do not make an agent again: it has ended by itself."""
+        self._states.pop(aid, None)
+        # One that another had made will be made by that again.
+        self._made.pop(aid, []).clear()
+
+    def save(self, aid: str, state: bytes) -> None:
+        """Keep the state of an agent."""
+        self._states[aid] = state
+
+    def plan(self) -> list[Record]:
+        """Return what has to be made again, in order."""
+        self._records = [record for record in self._records if any(record.aids)]
+        return self._records
+
+    def states_of(self, record: Record) -> dict[str, bytes]:
+        """Return the states of the agents of *record* that have saved one, by id."""
+        return {
+            aid: self._states[aid] for made in record.aids for aid in made if aid in self._states
+        }

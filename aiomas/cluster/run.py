@@ -1,0 +1,184 @@
+"""Starting and stopping a cluster: the steps, in their order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiomas.clocks import ExternalClock
+from aiomas.cluster.container import ClusterContainer
+from aiomas.cluster.control import ControlThread, Host
+from aiomas.cluster.events import ClusterEvent
+from aiomas.cluster.launchers.base import Launcher
+from aiomas.cluster.loading import load
+from aiomas.cluster.spec import ClusterSpec
+from aiomas.exceptions import ClusterError
+
+_LOOPBACK = ("localhost", "127.0.0.1")
+_MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
+
+
+class Run:
+    """A cluster from its start to its end, as its driver sees it.
+
+    Args:
+        spec: what it is to be.
+        pki: the directory of a certificate authority; ``None`` for one of this run alone.
+        on_event: called with each event, in the event loop of the caller.
+        on_log: called with the index of a container and a line of its log; ``None`` for not.
+    """
+
+    def __init__(
+        self,
+        spec: ClusterSpec,
+        pki: str | os.PathLike[str] | None,
+        on_event: Callable[[ClusterEvent], object],
+        on_log: Callable[[int, str], object] | None,
+    ) -> None:
+        self.name = spec.name or ""
+        """The name of the run; known when it was started."""
+        self.directory: Path | None = None
+        """Where its sockets and logs are."""
+        self.container: ClusterContainer | None = None
+        """The driver's own container."""
+        self._spec = spec
+        self._pki = pki
+        self._on_event = on_event
+        self._on_log = on_log
+        self._thread: ControlThread | None = None
+        self._host: Host | None = None
+        self._token = secrets.token_hex(32)
+
+    async def start(self, launcher: Launcher, on_lost: Callable[[], object]) -> list[dict[str, Any]]:
+        """Start all containers, and return what the supervisor knows of each.
+
+        Args:
+            launcher: starts the supervisor.
+            on_lost: called in our event loop when the supervisor is gone.
+
+        Raises:
+            OSError: something cannot be made or bound.
+            ContainerDied: a container ended before it answered.
+            ClusterError: something else failed.
+        """
+        spec, loop = self._spec, asyncio.get_running_loop()
+
+        def to_us(function: Callable[..., object]) -> Callable[..., None]:
+            def call(*args: Any) -> None:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(function, *args)
+
+            return call
+
+        self._thread = ControlThread()
+        self._host = Host(to_us(self._on_event), to_us(self._on_log or _nothing))
+        await self._thread.run(
+            self._host.launch(launcher, spec.start_timeout, to_us(on_lost))
+        )
+        prepared = await self.call("prepare", spec.fields(), _facts(spec))
+        self.name, self.directory = prepared["name"], Path(prepared["directory"])
+        contexts, credentials = self._certificates(prepared["request"])
+        begun = asyncio.create_task(
+            self.call("begin", self._token, credentials, echo=self._on_log is not None)
+        )
+        try:
+            self.container = await self._make_container(contexts)
+            return list(await begun)
+        finally:
+            begun.cancel()
+
+    async def call(
+        self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any
+    ) -> Any:
+        """Call a method of the supervisor; see :meth:`aiomas.cluster.control.Host.call`."""
+        if self._thread is None or self._host is None:
+            msg = "The cluster does not run; use it in an 'async with' block"
+            raise ClusterError(msg)
+        return await self._thread.run(self._host.call(method, *args, timeout=timeout, **kwargs))
+
+    async def lost(self) -> ClusterError:
+        """Return what to raise because the supervisor is gone."""
+        assert self._thread is not None  # noqa: S101 - somebody has heard of it
+        assert self._host is not None  # noqa: S101
+        return await self._thread.run(self._host.lost())
+
+    async def stop(self, timeout: float) -> None:
+        """End everything; at once, if this is cancelled.
+
+        Args:
+            timeout: seconds that containers have to end, before they are terminated and, after
+                the same time again, killed.
+        """
+        patience = 3 * timeout + _MARGIN
+        try:
+            if self._host is not None and self.directory is not None:
+                await self._ask_to_stop(timeout, patience)
+        except asyncio.CancelledError:
+            patience = 0.0
+            raise
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self._close(timeout, patience)))
+
+    async def _ask_to_stop(self, timeout: float, patience: float) -> None:
+        try:
+            await self.call("stop", timeout, timeout=patience)
+        except ClusterError:
+            pass  # it is gone, or will be when it is closed
+
+    async def _close(self, timeout: float, patience: float) -> None:
+        try:
+            if self.container is not None:
+                await self.container.shutdown(as_coro=True, timeout=min(timeout, patience))
+        finally:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                if self._host is not None:
+                    await thread.run(self._host.close(patience))
+                await thread.stop()
+
+    def _certificates(self, request: bytes | None) -> tuple[Any, Any]:
+        """Return our own contexts for TLS, and what the supervisor needs; nothing without TLS."""
+        if request is None:
+            return None, None
+        from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
+
+        if self._pki is None:
+            authority = certificates.RunAuthority.temporary(self.name)
+        else:
+            authority = certificates.RunAuthority.of_directory(self._pki)
+        certificate = authority.sign(request, "localhost", _LOOPBACK)
+        contexts = certificates.contexts_for_driver(authority, _LOOPBACK)
+        return contexts, (certificate, authority.trusted, authority.crl)
+
+    async def _make_container(self, contexts: Any) -> ClusterContainer:
+        spec = self._spec
+        assert self.directory is not None  # noqa: S101 - known before
+        address = self.directory / "driver.sock" if spec.transport == "unix" else ("127.0.0.1", 0)
+        return await ClusterContainer.create(
+            address,
+            codec=load(spec.codec),
+            extra_serializers=[load(name) for name in spec.extra_serializers],
+            clock=None if spec.clock is None else ExternalClock(spec.clock),
+            ssl=contexts,
+            token=self._token,
+            as_coro=True,
+        )
+
+
+def _facts(spec: ClusterSpec) -> dict[str, Any]:
+    return {
+        "driver_pid": os.getpid(),
+        "transport": spec.transport,
+        "containers": spec.containers,
+        "command": sys.argv,
+        "log_dir": spec.log_dir,
+    }
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing with what nobody wants."""

@@ -1,0 +1,342 @@
+"""The process that starts, watches, restarts and ends the containers of one host.
+
+Its driver reaches it over a stream that it inherits.  It ends with that stream, and nothing that
+it has started outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from aiomas import rpc
+from aiomas.cluster import streams, watch
+from aiomas.cluster.child import Child, Surroundings
+from aiomas.cluster.environment import set_title
+from aiomas.cluster.events import ClusterEvent, EventKind, error_content
+from aiomas.cluster.rundir import RunDirectory
+from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.zygote import ForkServer
+from aiomas.exceptions import AiomasError, ClusterError, ContainerDied
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_HURRY = 1.0  # seconds that containers have to end when the driver is gone
+_STATUS_TIMEOUT = 2.0  # seconds that a container has to say how it is
+_PARENT_PAUSE = 1.0  # seconds between two looks whether the driver still lives
+
+
+def _reporting(
+    method: Callable[Concatenate[Supervisor, P], Awaitable[T]],
+) -> Callable[Concatenate[Supervisor, P], Awaitable[dict[str, Any]]]:
+    """Let *method* return its result or its error in a form that can travel."""
+
+    @functools.wraps(method)
+    async def report(self: Supervisor, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        try:
+            return {"value": await method(self, *args, **kwargs)}
+        except (ContainerDied, ClusterError) as exc:
+            return {"error": error_content(exc)}
+        except (AiomasError, OSError) as exc:
+            return {"error": {"message": f"{type(exc).__name__}: {exc}"}}
+
+    return report
+
+
+class Supervisor:
+    """The control service of a host."""
+
+    router = rpc.Service()
+
+    def __init__(self) -> None:
+        self._driver: rpc.RpcClient
+        self._spec: ClusterSpec
+        self._run: RunDirectory | None = None
+        self._facts: dict[str, Any] = {}
+        self._guard = os.pipe()
+        self._fork: ForkServer | None = None
+        self._around: Surroundings
+        self._children: list[Child] = []
+        self._loads: dict[int, tuple[int, float, float]] = {}  # pid, seconds of CPU, when
+        self._watch: Any = None
+        self._end = asyncio.Event()
+        self._tidy: asyncio.Task[None] | None = None
+
+    @rpc.expose
+    @_reporting
+    async def prepare(self, fields: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+        """Make the directory of the run, and what certificates need.
+
+        Args:
+            fields: those of a :class:`ClusterSpec`.
+            facts: what is told about the run to whoever looks for clusters.
+
+        Returns:
+            ``directory`` and ``name`` of the run; ``request``: the host's request for a
+            certificate, or ``None`` if there is to be no TLS.
+        """
+        self._spec = ClusterSpec.of_fields(fields)
+        self._run = RunDirectory.create(self._spec.name)
+        self._facts = facts | {
+            "name": self._run.name,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": time.time(),
+        }
+        self._run.publish(self._facts)
+        set_title(f"aiomas {self._run.name}/supervisor")
+        self._fork = await ForkServer.start(self._run.path, self._guard[0])
+        self._fork.lost.add_done_callback(lambda _: self._fork_server_lost())
+        request = None
+        if self._spec.transport == "tls":
+            from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
+
+            self._key, request = certificates.make_key_and_request("localhost", ["127.0.0.1"])
+        return {"directory": str(self._run.path), "name": self._run.name, "request": request}
+
+    @rpc.expose
+    @_reporting
+    async def begin(
+        self, token: str, credentials: Sequence[bytes | None] | None, *, echo: bool
+    ) -> list[dict[str, Any]]:
+        """Start all containers, and return when each of them answers.
+
+        Args:
+            token: what they show each other.
+            credentials: the host's certificate, those it trusts, and their revocation list.
+            echo: whether the driver wants the lines of their logs.
+
+        Returns:
+            ``index``, ``pid`` and ``url`` of each.
+        """
+        assert self._run is not None  # noqa: S101 - the driver has called prepare()
+        assert self._fork is not None  # noqa: S101
+        spec = self._spec
+        self._around = Surroundings(
+            spec=spec,
+            run=self._run.name,
+            directory=self._run.path,
+            logs=self._log_directory(self._run.path),
+            fork=self._fork,
+            token=token,
+            tls=None if credentials is None else self._keep(credentials),
+            emit=self._emit,
+            echo=self._echo if echo else None,
+        )
+        await self._fork.preload(["uvloop"] * spec.uses_uvloop + list(spec.preload))
+        self._watch = await watch.serve_watch(
+            self._run.path / "watch.sock", self._watched, self._stop_from_outside
+        )
+        self._children = [Child(index, self._around) for index in range(spec.containers)]
+        await _all_or_first_error([child.start() for child in self._children])
+        return [{"index": c.index, "pid": c.pid, "url": c.url} for c in self._children]
+
+    @rpc.expose
+    @_reporting
+    async def spawn(
+        self, index: int, target: str, arguments: bytes, respawn: bool  # noqa: FBT001 - travels
+    ) -> tuple[list[Any], str | None]:
+        """Make agents in a container; see :meth:`aiomas.cluster.worker.Worker.spawn`."""
+        return await self._children[index].spawn(target, arguments, respawn=respawn)
+
+    @rpc.expose
+    @_reporting
+    async def set_time(self, time: float) -> list[dict[str, Any]]:
+        """Set the clocks of all containers, and return the errors of those that have not got it."""
+        self._around.time = time
+        results = await asyncio.gather(
+            *(child.set_time(time) for child in self._children), return_exceptions=True
+        )
+        return [error_content(r) for r in results if isinstance(r, ContainerDied | ClusterError)]
+
+    @rpc.expose
+    @_reporting
+    async def checkpoint(self) -> None:
+        """Save the states of all agents that can give them and will be made again."""
+        await _all_or_first_error([child.checkpoint() for child in self._children])
+
+    @rpc.expose
+    @_reporting
+    async def status(self, timeout: float = _STATUS_TIMEOUT) -> list[dict[str, Any]]:
+        """Return what is known of each container.
+
+        Args:
+            timeout: seconds that a container has to answer.
+        """
+        return await asyncio.gather(*(self._status(child, timeout) for child in self._children))
+
+    @rpc.expose
+    @_reporting
+    async def loads(self) -> list[float]:
+        """Return for each container the share of a core that it has used since the last call."""
+        return [self._load(child) for child in self._children]
+
+    @rpc.expose
+    @_reporting
+    async def stop(self, timeout: float) -> None:
+        """End all containers, and then the run.
+
+        Args:
+            timeout: seconds; see :meth:`aiomas.cluster.life.Life.stop`.
+        """
+        await self._stop_children(timeout)
+        self._end.set()
+
+    async def serve(self, control: socket.socket) -> None:
+        """Serve the driver until it is gone or has told us to stop."""
+        self._driver = await streams.accept(control, self)
+        self._driver.channel.on_closed(self._end.set)
+        parent = asyncio.create_task(self._watch_parent())
+        try:
+            await self._end.wait()
+        finally:
+            parent.cancel()
+            await self._clean_up()
+            self._driver.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HURRY):
+                    await self._driver.channel.wait_closed()
+
+    async def _clean_up(self) -> None:
+        try:
+            await self._stop_children(min(_HURRY, self._spec.stop_timeout) if self._run else _HURRY)
+        finally:
+            if self._watch is not None:
+                self._watch.close()
+            if self._fork is not None:
+                await self._fork.close()
+            if self._run is not None:
+                self._run.remove()
+
+    async def _stop_children(self, timeout: float) -> None:
+        children, self._stopping = self._children, True
+        await asyncio.gather(*(child.stop(timeout) for child in children))
+
+    async def _watch_parent(self) -> None:
+        """End when the driver has, also if somebody else still holds its end of the stream."""
+        parent = os.getppid()
+        while os.getppid() == parent:
+            await asyncio.sleep(_PARENT_PAUSE)
+        self._end.set()
+
+    def _fork_server_lost(self) -> None:
+        if not self._end.is_set():
+            error = ClusterError(f"The fork server of {self._facts.get('name')} has ended")
+            self._emit(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
+            self._end.set()
+
+    async def _watched(self) -> dict[str, Any]:
+        status = await self.status()
+        return {"facts": self._facts, "containers": status["value"]}
+
+    def _stop_from_outside(self) -> None:
+        error = ClusterError(f"The cluster {self._facts['name']} was told to stop")
+        self._emit(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
+        self._tidy = asyncio.create_task(self._stop_and_end())
+
+    async def _stop_and_end(self) -> None:
+        try:
+            await self._stop_children(self._spec.stop_timeout)
+        finally:
+            self._end.set()
+
+    def _emit(self, event: ClusterEvent) -> None:
+        if self._driver.channel.is_open:
+            rpc.with_options(self._driver.remote.event, one_way=True)(event.content())
+
+    def _echo(self, index: int, line: str) -> None:
+        if self._driver.channel.is_open:
+            rpc.with_options(self._driver.remote.log, one_way=True)(index, line)
+
+    def _log_directory(self, run: Path) -> Path:
+        directory = run / "logs" if self._spec.log_dir is None else Path(self._spec.log_dir)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory
+
+    def _keep(self, credentials: Sequence[bytes | None]) -> tuple[str | None, ...]:
+        """Write the host's certificate and key where the containers find them."""
+        from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
+
+        assert self._run is not None  # noqa: S101 - the driver has called prepare()
+        certificate, trusted, crl = credentials
+        return tuple(
+            certificates.write_credentials(
+                self._run.path / "tls", self._key, certificate, trusted, crl
+            )
+        )
+
+    async def _status(self, child: Child, timeout: float) -> dict[str, Any]:
+        status: dict[str, Any] = {
+            "index": child.index,
+            "host": self._facts["host"],
+            "pid": child.pid,
+            "url": child.url,
+            "state": child.state,
+            "agents": 0,
+            "restarts": child.restarts,
+            "exit_code": child.exit_code,
+        }
+        if child.state in {"running", "hung"}:
+            status["uptime"] = child.uptime
+            status |= _used(child.pid)
+            try:
+                status |= await child.call("status", timeout=timeout)
+            except (ClusterError, ContainerDied):
+                status["state"] = "hung" if child.state == "running" else child.state
+        return status
+
+    def _load(self, child: Child) -> float:
+        used, now = _used(child.pid).get("cpu", 0.0), time.monotonic()
+        pid, before, then = self._loads.get(child.index, (0, 0.0, 0.0))
+        if pid != child.pid:
+            before, then = 0.0, now - child.uptime
+        self._loads[child.index] = (child.pid, used, now)
+        return (used - before) / max(now - then, 0.001)
+
+
+def _used(pid: int) -> dict[str, Any]:
+    """Return what a process has used: seconds of CPU, bytes of memory."""
+    import psutil  # noqa: PLC0415 - 15 ms that a start need not spend
+
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            return {"cpu": times.user + times.system, "rss": process.memory_info().rss}
+    except psutil.Error:
+        return {}
+
+
+async def _all_or_first_error(coros: Sequence[Awaitable[Any]]) -> None:
+    """Await all; when one fails, cancel the others and raise its error."""
+    tasks = [asyncio.ensure_future(coro) for coro in coros]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+
+
+def main(control_fd: int) -> None:
+    """Run a supervisor.
+
+    Args:
+        control_fd: an inherited socket, over which the driver controls it.
+    """
+    # Ctrl-C in a terminal goes to all processes there; the driver alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit of file sizes is an error of write()
+    os.set_inheritable(control_fd, False)
+    control = socket.socket(fileno=control_fd)
+    asyncio.run(Supervisor().serve(control))
