@@ -331,8 +331,7 @@ def _kill_group(pid: int) -> None:
 
 def _check_single(what: str) -> None:
     """Make sure that there is one thread, as only that one would live on in a child."""
-    tasks = Path("/proc/self/task")
-    count = len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
+    count = _count_threads()
     if count > 1:
         msg = (
             f"{what} {count} threads, and a process with threads must not be forked: do not "
@@ -340,6 +339,14 @@ def _check_single(what: str) -> None:
             f"libraries, setting OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1 helps, too)"
         )
         raise ClusterError(msg)
+
+
+def _count_threads() -> int:
+    """Return how many threads there are, those that Python knows nothing of included (Linux)."""
+    try:
+        return Path("/proc/self/task").stat().st_nlink - 2  # a folder for each
+    except OSError:
+        return threading.active_count()
 
 
 def _describe(exc: Exception) -> list[Any]:
