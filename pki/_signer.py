@@ -52,14 +52,25 @@ class Signer:
         replace: bool = False,
     ) -> Entry:
         """Sign a request, and write the certificate into the file *out*."""
-        self._deny_compromised(authority.read_request(csr).key_fingerprint)
-        certificate = authority.sign(self.authority, csr, name=name, days=days)
+        certificate = self._signed(csr, name, days)
         self._deny_own_files(out)
         _must_be_free([out], replace=replace)
         _must_be_writable(out.parent)
         entry = self._record("sign", certificate, out)
         _files.write(out, certificate, replace=replace, keep_owner=False)
         return entry
+
+    def certify(
+        self, csr: bytes, *, name: str | None = None, days: int = authority.DEVICE_DAYS
+    ) -> bytes:
+        """Sign a request, and return the certificate (PEM): for who writes no file with it."""
+        certificate = self._signed(csr, name, days)
+        self._record("sign", certificate, None)
+        return certificate
+
+    def _signed(self, csr: bytes, name: str | None, days: int) -> bytes:
+        self._deny_compromised(authority.read_request(csr).key_fingerprint)
+        return authority.sign(self.authority, csr, name=name, days=days)
 
     def issue(
         self,
@@ -186,12 +197,12 @@ class Signer:
                 raise StoreError(msg)
 
     def _record(
-        self, action: str, certificate: bytes, place: Path, *, replaces: str | None = None
+        self, action: str, certificate: bytes, place: Path | None, *, replaces: str | None = None
     ) -> Entry:
         info = authority.inspect(certificate)
-        place = place.resolve()
         above = self.store.directory.resolve().parent
-        if place.is_relative_to(above):
+        place = place and place.resolve()
+        if place and place.is_relative_to(above):
             place = place.relative_to(above)
         entry = Entry(
             serial=info.serial,
@@ -200,7 +211,7 @@ class Signer:
             issuer=self.authority.info.fingerprint,
             not_before=info.not_before,
             not_after=info.not_after,
-            place=str(place),
+            place=None if place is None else str(place),
             replaces=replaces,
         )
         _files.write(self.store.issued_path(entry), certificate)

@@ -129,6 +129,47 @@ def test_devices_files_are_not_written_into_the_authority(store):
         issue(store, store.directory / "issued" / "node1")
 
 
+def test_certificate_without_a_file_is_recorded_and_can_be_revoked(store):
+    csr = authority.make_request("node1", NAMES, authority.make_key())
+    with store.signing() as signer:
+        certificate = signer.certify(csr, name="other", days=7)
+    [entry] = store.find("other")
+    assert store.issued(entry) == certificate
+    assert store.place(entry) is None
+    assert entry.not_after - entry.not_before < dt.timedelta(days=7)
+    assert log_of(store)[-1]["action"] == "sign"
+    assert Index.from_json(store.index().to_json(), "here").issued[entry.serial] == entry
+    with store.signing() as signer:
+        signer.revoke([entry], reason="keyCompromise")
+        with pytest.raises(StoreError, match="the key was revoked as compromised"):
+            signer.certify(csr)
+    assert revoked_in(store) == {entry.serial}
+
+
+def test_key_that_is_loaded_is_used_again_until_there_is_another(store, monkeypatch):
+    with store.signing() as signer:
+        first = signer.authority
+    with monkeypatch.context() as patch:
+        patch.setattr(authority, "load_authority", None)
+        with store.signing(ready=first) as signer:
+            assert signer.authority is first
+    with store.signing(ready=first) as signer:
+        signer.rotate()
+    with store.signing(ready=first) as signer:
+        assert signer.authority.certificate == store.certificate() != first.certificate
+
+
+def test_revocation_list_says_until_when_it_is_good(store):
+    assert abs(store.crl_until() - now() - dt.timedelta(days=90)) < dt.timedelta(minutes=10)
+    with store.signing() as signer:
+        signer.rotate()
+        signer.publish(days=3)
+    assert abs(store.crl_until() - now() - dt.timedelta(days=3)) < dt.timedelta(minutes=10)
+    (store.directory / "crl.pem").write_bytes(b"")
+    with pytest.raises(PkiError, match="no revocation list in it"):
+        store.crl_until()
+
+
 def test_name_and_file_that_are_called_the_same_are_not_guessed(store, tmp_path, monkeypatch):
     issue(store, tmp_path / "x")
     monkeypatch.chdir(tmp_path)
