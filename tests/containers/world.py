@@ -106,10 +106,14 @@ class World:
         if self.containers and kind == "inside":
             return self.containers[0]
         name = f"{len(self.containers)}"
-        addr: Any = {
-            "tcp": ("127.0.0.1", 0),
-            "unix": self.unix_path + name,
-        }.get(kind) or aiomas.get_queue(f"q{name}")
+        addr: Any = (
+            kwds.pop("addr", None)
+            or {
+                "tcp": ("127.0.0.1", 0),
+                "unix": self.unix_path + name,
+            }.get(kind)
+            or aiomas.get_queue(f"q{name}")
+        )
         container = await Container.create(addr, as_coro=True, **kwds)
         self.containers.append(container)
         return container
