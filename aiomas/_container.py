@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -17,9 +19,16 @@ from aiomas._address import Address, TcpAddress, parse_url
 from aiomas._authorize import Authorize, Guard, checked
 from aiomas._certificates import Certificates, SSLContexts
 from aiomas._dispatch import Dispatcher
-from aiomas._endpoint import Server, SocketAddress, advertised, retry, socket_address
+from aiomas._endpoint import (
+    Server,
+    SocketAddress,
+    advertised,
+    check_bound,
+    retry,
+    socket_address,
+)
 from aiomas._handlers import Handlers
-from aiomas._hello import Hello
+from aiomas._hello import Hello, answering_proof, proof
 from aiomas._limits import Limits, check_seconds
 from aiomas._loopback import Loopback
 from aiomas._objects import AgentObjects, AgentProxy
@@ -59,8 +68,8 @@ class Container:
         loop: the event loop, the current one by default.
         clock: the clock for the agents, :class:`~aiomas.clocks.AsyncioClock` by default.
         connect_kwargs: keywords for the connections that the container makes: ``codec``,
-            ``extra_serializers``, ``limits``, ``call_timeout``, ``tracebacks`` and, for TCP,
-            ``ssl``.
+            ``extra_serializers``, ``limits``, ``call_timeout``, ``tracebacks``, ``token`` and, for
+            TCP, ``ssl``.
     """
 
     router = Service(["agents"])
@@ -83,12 +92,15 @@ class Container:
         self._population = Population(self)
         self.agents = self._population.agents
         """The agents; ``agents.dict`` maps their ids to them."""
+        self._token: str | None = self._connect_kwargs.get("token")
         self._terms = Terms(
             limits=self._connect_kwargs.get("limits") or Limits(),
             tracebacks=self._connect_kwargs.get("tracebacks", True),
             call_timeout=self._connect_kwargs.get("call_timeout"),
-            hello=Hello(url=base_url),
+            hello=Hello(url=base_url, token=self._proof(answering_proof, base_url)),
+            expects=self._proof(proof, base_url),
         )
+        """For connections that the container accepts."""
         self._server: Server | None = None
         self._accepted: set[RpcClient] = set()
         self._handlers = Handlers()
@@ -129,6 +141,8 @@ class Container:
         limits: Limits | None = None,
         call_timeout: float | None = None,
         tracebacks: bool = True,
+        token: str | None = None,
+        sock: socket.socket | None = None,
         as_coro: Literal[False] = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Self: ...
@@ -147,6 +161,8 @@ class Container:
         limits: Limits | None = None,
         call_timeout: float | None = None,
         tracebacks: bool = True,
+        token: str | None = None,
+        sock: socket.socket | None = None,
         as_coro: Literal[True],
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Coroutine[Any, Any, Self]: ...
@@ -164,6 +180,8 @@ class Container:
         limits: Limits | None = None,
         call_timeout: float | None = None,
         tracebacks: bool = True,
+        token: str | None = None,
+        sock: socket.socket | None = None,
         as_coro: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
         **historic: bool,
@@ -198,13 +216,21 @@ class Container:
                 ``None`` for no limit.
             tracebacks: whether callers see the tracebacks of what went wrong here, or only what
                 the exceptions themselves say.
+            token: what the containers of one cluster know, and nobody else.  Who does not know it
+                is not served, over whatever connection; see :ref:`tokens`.
+            sock: a socket that is bound already (it may listen, too), to be used in place of a new
+                one.  Then *addr* only says what is in the URLs: the path, or the *host*, with the
+                port that the socket has.  The container closes it, but not what else holds the
+                same socket, such as a duplicate or another process; and it leaves the file of a
+                Unix socket alone.
             as_coro: return an awaitable, in any case (``async=True`` is the same).
             loop: the event loop to use, if not the current one.
 
         Raises:
             OSError: the address is in use or cannot be bound, or a certificate cannot be read.
             AddressError: *addr* is no address.
-            ValueError: there is an *authorize* and no *ssl*, so it would never be asked.
+            ValueError: there is an *authorize* and no *ssl*, so it would never be asked; the
+                *token* is empty; or *sock* is of another kind than *addr*.
         """
         as_coro = historic.pop("async", as_coro)
         if historic:
@@ -217,6 +243,9 @@ class Container:
             msg = f"clock must be a BaseClock, got {clock!r}"
             raise TypeError(msg)
         check_seconds("call_timeout", call_timeout)
+        _check_token(token)
+        if sock is not None:
+            check_bound(sock, addr)
         loop = loop or util.current_loop()
         connect_kwargs = {
             "codec": codec,
@@ -224,9 +253,10 @@ class Container:
             "limits": limits,
             "call_timeout": call_timeout,
             "tracebacks": tracebacks,
+            "token": token,
         }
         authorize = checked(authorize, tls=ssl is not None)
-        coro = cls._create(addr, loop, clock, connect_kwargs, ssl, authorize, advertise)
+        coro = cls._create(addr, loop, clock, connect_kwargs, ssl, authorize, advertise, sock)
         return _run_or_return(coro, loop, as_coro=as_coro)
 
     @classmethod
@@ -438,8 +468,9 @@ class Container:
         ssl: SSLCerts | SSLContexts | None,
         authorize: Authorize | None,
         advertise: str | None,
+        sock: socket.socket | None,
     ) -> Self:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {} if sock is None else {"sock": sock}
         # A container on a Unix socket may still dial others over TCP.
         certificates = None if ssl is None else Certificates(ssl)
         if certificates is not None and isinstance(addr, tuple | list):
@@ -451,7 +482,7 @@ class Container:
             container._accept(channel)
 
         server = await channels.listen(
-            addr,
+            addr if sock is None else None,
             accept,
             lambda: container._terms,
             loop=loop,
@@ -504,7 +535,7 @@ class Container:
             kwds["ssl"] = kwargs.get("ssl") if certificates is None else certificates.client
         channel = await channels.dial(
             socket_address(address),
-            self._terms,
+            self._terms_of_dialling(address.url),
             loop=self._loop,
             codec=kwargs.get("codec"),
             extra_serializers=_with_arrow(kwargs),
@@ -513,6 +544,17 @@ class Container:
             **kwds,
         )
         return clients[channel]
+
+    def _terms_of_dialling(self, url: str) -> Terms:
+        if self._token is None:
+            return self._terms
+        hello = dataclasses.replace(self._terms.hello, token=self._proof(proof, url))
+        return dataclasses.replace(
+            self._terms, hello=hello, expects=self._proof(answering_proof, url)
+        )
+
+    def _proof(self, prove: Callable[[str, str], str], url: str) -> str | None:
+        return None if self._token is None else prove(self._token, url)
 
     def _proxy(self, sender: rpc.Sender, url: str, aid: str, class_name: str | None) -> Proxy:
         if class_name is None:
@@ -582,6 +624,15 @@ def _run_or_return(
     coro: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, *, as_coro: bool
 ) -> Coroutine[Any, Any, T] | T:
     return coro if as_coro or loop.is_running() else loop.run_until_complete(coro)
+
+
+def _check_token(token: object) -> None:
+    if token is not None and not isinstance(token, str):
+        msg = f"token is a string, got {type(token).__name__}"  # and not what it is: it is secret
+        raise TypeError(msg)
+    if token == "":
+        msg = "token is empty, so anybody would know it; leave it out to have none"
+        raise ValueError(msg)
 
 
 async def _validate_aid(connection: RpcClient, aid: str) -> str | None:

@@ -341,6 +341,30 @@ def check_unix_path(path: str) -> None:
         raise AddressError(msg)
 
 
+def check_bound(sock: socket.socket, addr: SocketAddress) -> None:
+    """Make sure that a server for *addr* can use *sock*.
+
+    Raises:
+        TypeError: it is no socket.
+        ValueError: it is not bound, or to another kind of address.
+    """
+    if not isinstance(sock, socket.socket):
+        msg = f"sock is a socket.socket, got {sock!r}"
+        raise TypeError(msg)
+    if isinstance(addr, LocalQueue):
+        kinds: tuple[str, ...] = ()
+    elif isinstance(addr, str | os.PathLike):
+        check_unix_path(os.fspath(addr))
+        kinds = ("AF_UNIX",)
+    else:
+        _host_and_port(addr)
+        kinds = ("AF_INET", "AF_INET6")
+    fits = sock.family.name in kinds and sock.type == socket.SOCK_STREAM
+    if not fits or sock.getsockname() in {"", b""} or sock.getsockname()[1:2] == (0,):
+        msg = f"sock has to be bound to {describe(addr)}, or something like it, got {sock!r}"
+        raise ValueError(msg)
+
+
 async def _connect_unix(path: str) -> socket.socket:
     """Return a socket that is connected; wait while the server's queue is full.
 

@@ -3,6 +3,9 @@
 The end that dialled may ask for the extensions of the protocol with one ordinary request, the
 hello.  A peer that does not know it answers with an error, as to any path that it does not know,
 and then only what every version understands is ever sent on that connection.
+
+Containers may have a token in common.  It is never sent: each end shows a proof that it knows it,
+which is of no use to anybody but the two ends.
 """
 
 from __future__ import annotations
@@ -22,6 +25,13 @@ VERSION = 1
 EXTENSIONS = ("cancel", "failures", "options", "ping")
 """What the version consists of; all of it is used, or nothing."""
 
+STRANGER = "this container belongs to a cluster: it has a token, which the peer has not shown"
+"""Why a peer is not served that has not shown that it knows our token."""
+
+_OTHER_NAME = (
+    ": what it has shown is for another token, or for another name of this container; dial it by "
+    "its URL {}"
+)
 _LARGEST_FOREIGN = 65_536  # bytes; a first message that is read with other codecs is no larger
 
 
@@ -31,7 +41,7 @@ class Hello:
 
     Args:
         url: the base URL of the container, if it is one.
-        token: what all containers of one cluster know, and nobody else.
+        token: a proof that it knows what all containers of one cluster know, and nobody else.
         codec: the name of the codec.
         serializers: the names of the types that have serializers, in their order.
         version: the version of the extensions.
@@ -77,22 +87,43 @@ class Hello:
                 )
         return None
 
-    def objection(self, peer: Hello) -> str | None:
-        """Return why this end and *peer* cannot talk to each other, or ``None``."""
+    def objection(self, peer: Hello, expected: str | None = None) -> str | None:
+        """Return why this end and *peer* cannot talk to each other, or ``None``.
+
+        Args:
+            peer: what the end that dials says.
+            expected: the proof that it has to show, if any.
+        """
+        if expected is not None and not peer.shows(expected):
+            return STRANGER + (_OTHER_NAME.format(self.url) if peer.token is not None else "")
         if (self.codec, self.serializers) != (peer.codec, peer.serializers):
             return (
                 f"codecs and extra_serializers have to be the same at both ends: the one that "
                 f"was dialled has {_described(self)}, the one that dials has {_described(peer)}"
             )
-        if self.token is not None and not hmac.compare_digest(
-            _bytes_of(self.token), _bytes_of(peer.token or "")
-        ):
-            return "this container belongs to a cluster, and the peer has not shown its token"
         return None
+
+    def shows(self, expected: str) -> bool:
+        """Whether the proof that was sent is the *expected* one."""
+        return hmac.compare_digest(_bytes_of(expected), _bytes_of(self.token or ""))
 
     def fits(self, peer: Hello) -> bool:
         """Whether both know the extensions."""
         return peer.version >= VERSION and set(EXTENSIONS) <= set(peer.extensions)
+
+
+def proof(token: str, url: str) -> str:
+    """Return what an end shows that dials the container with the base URL *url*.
+
+    It is of use there only, so that a stranger who was dialled cannot pass it on to others.
+    """
+    return hmac.new(_bytes_of(token), _bytes_of(url), "sha256").hexdigest()
+
+
+def answering_proof(token: str, url: str) -> str:
+    """Return what the container with the base URL *url* shows to the end that has dialled it."""
+    # No URL begins like this, so that nobody can answer with what was just shown to him.
+    return proof(token, f"welcome {url}")
 
 
 def seconds(value: Any) -> float | None:

@@ -36,6 +36,7 @@ from aiomas._session import (
     PONG,
     REQUEST,
     RESULT,
+    STRANGER,
     Session,
     State,
 )
@@ -92,8 +93,13 @@ class ChannelProtocol(asyncio.Protocol):
         self.terms = terms or Terms(limits=limits or Limits())
         codec.max_size = self.terms.limits.max_frame
         codec.max_nesting = self.terms.limits.max_nesting
+        expects = self.terms.expects
         self.session: Session[asyncio.Future[Any]] = Session(
-            codec, self.terms.limits, accepting=accepting
+            codec,
+            self.terms.limits,
+            accepting=accepting,
+            expects=expects,
+            plain=None if expects is None or not accepting else _plain(codec),
         )
         self.outbox = Outbox(loop, self.terms.limits, self._stalled, self._writable)
         self.intake = Intake(self.terms.limits, loop, self._is_open)
@@ -364,6 +370,8 @@ class ChannelProtocol(asyncio.Protocol):
             self._ponged(ref, content)
         elif kind == HELLO:
             self._greeted(ref, content)
+        elif kind == STRANGER:
+            self._refuse_stranger(ref)
         elif kind == BAD_REQUEST:
             self._counters.calls_in += 1
             text = f"{type(content).__name__}: {content}"
@@ -414,7 +422,7 @@ class ChannelProtocol(asyncio.Protocol):
     def _greeted(self, message_id: int, peer: Hello) -> None:
         """Answer the hello of the peer."""
         own = self._own_hello()
-        objection = own.objection(peer)
+        objection = own.objection(peer, self.session.expects)
         if objection is None:
             extended = own.fits(peer)
             self.outbox.send(self.session.welcome(message_id, own, extended=extended))
@@ -424,6 +432,23 @@ class ChannelProtocol(asyncio.Protocol):
             self._error = HandshakeError(f"{self.peer} was refused: {objection}")
             self.outbox.send(self.session.reply(RESULT, message_id, _hello.refusal(objection)))
             self.close()
+
+    def _refuse_stranger(self, message_id: int) -> None:
+        """Serve nothing to a peer that has not shown our token."""
+        self._counters.calls_in += 1
+        if not self.session.accepting:  # we have dialled it, and may go on calling it
+            bad_peers.warning("Refusing a call of %s: %s", self.peer, _hello.STRANGER)
+            text = f"PermissionError: {_hello.STRANGER}"
+            self.failure(message_id, "denied", text, Outcome.NOT_EXECUTED)
+            return
+        if not self._is_open():
+            return
+        self._counters.errors += 1
+        bad_peers.warning("Refusing the connection of %s: %s", self.peer, _hello.STRANGER)
+        self._error = HandshakeError(f"{self.peer} was refused: {_hello.STRANGER}")
+        text = f"HandshakeError: {_hello.STRANGER}"
+        self.outbox.send(self.session.reply(EXCEPTION, message_id, text))
+        self.close()
 
     def _agreed(self, peer: Hello) -> None:
         if not self.session.extended:
@@ -473,3 +498,10 @@ class ChannelProtocol(asyncio.Protocol):
             self._error = error
             self.outbox.send(self.session.last_words)
             self.close()
+
+
+def _plain(codec: Codec) -> Codec:
+    """Return a codec of the same kind and with the same limits that knows no serializers."""
+    plain = type(codec)()
+    plain.max_size, plain.max_nesting = codec.max_size, codec.max_nesting
+    return plain

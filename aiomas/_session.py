@@ -44,6 +44,8 @@ BAD_REQUEST = "bad request"
 BAD_REPLY = "bad reply"
 # ... and the first request of a peer that would like to know what it can do with us.
 HELLO = "hello"
+# ... and a request of a peer that has not shown the proof that we expect.
+STRANGER = "stranger"
 
 _DEFAULTS = Limits()
 _EXTENDED = range(CALL, FAILURE + 1)
@@ -69,9 +71,19 @@ class Session(Generic[W]):
         codec: encodes and decodes the messages.
         limits: the limits of the connection.
         accepting: whether this is the end that was dialled, which the other one may greet.
+        expects: the proof that the peer has to show before it is served.
+        plain: the codec without any serializers; what a stranger sends is read with it.
     """
 
-    def __init__(self, codec: Codec, limits: Limits = _DEFAULTS, *, accepting: bool = True) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        limits: Limits = _DEFAULTS,
+        *,
+        accepting: bool = True,
+        expects: str | None = None,
+        plain: Codec | None = None,
+    ) -> None:
         self.state = State.OPEN
         self.extended = False
         """Whether both ends have agreed on the extensions."""
@@ -79,8 +91,13 @@ class Session(Generic[W]):
         """The id of the next request; all lower ones have been given away."""
         self.last_words: bytes | None = None
         """A frame that tells the peer why it is given up, after a :class:`ProtocolError`."""
-        self._accepting = accepting
+        self.expects = expects
+        """The proof that the peer has to show, until it has shown it."""
+        self.accepting = accepting
+        """Whether this is the end that was dialled."""
         self._codec = codec
+        # A serializer is code of the user, which runs for nobody who is a stranger.
+        self._reading_codec = plain or codec
         self._max_frame = limits.max_frame
         self._reader = FrameReader(limits.max_frame)
         self._pending: dict[int, W] = {}
@@ -134,8 +151,10 @@ class Session(Generic[W]):
         return self.request(_hello.question(hello), waiter)
 
     def welcome(self, message_id: int, hello: Hello, *, extended: bool) -> bytes:
-        """Return the frame that accepts the peer's hello."""
+        """Return the frame that accepts the peer's hello, and with it the peer."""
         self.extended = extended
+        self.expects = None
+        self._reading_codec = self._codec
         return self._frame(RESULT, message_id, hello.content())
 
     def cancel(self, message_id: int) -> bytes:
@@ -170,7 +189,7 @@ class Session(Generic[W]):
         The events are ``(kind, ref, content, size)``, where *size* is that of the message in
         bytes.  Kind and reference are ``REQUEST, id``; ``CALL, id`` (whose content are options and
         content); ``RESULT, waiter``; ``EXCEPTION, waiter``; ``FAILURE, waiter``; ``CANCEL, id``;
-        ``PING, id``; ``PONG, id``; ``HELLO, id``; and with a
+        ``PING, id``; ``PONG, id``; ``HELLO, id``; ``STRANGER, id``; and with a
         :class:`~aiomas.exceptions.DecodeError` as content ``BAD_REQUEST, id`` and
         ``BAD_REPLY, waiter``.
 
@@ -234,7 +253,7 @@ class Session(Generic[W]):
     def _event(self, payload: bytes) -> Event | None:
         first, self._heard = not self._heard, True
         try:
-            message, bad_content = self._codec.decode_message(payload)
+            message, bad_content = self._reading_codec.decode_message(payload)
         except DecodeError as exc:
             if first:
                 answer = _hello.foreign_answer(payload, self._codec)
@@ -249,17 +268,26 @@ class Session(Generic[W]):
             raise _no_message(message)
 
         size = len(payload)
-        may_be_hello = self._accepting and self._next_of_peer is None
+        may_be_hello = self.accepting and self._next_of_peer is None
         if kind in {REQUEST, CALL}:
             self._check_number(message_id)
         if kind in {RESULT, EXCEPTION} or (kind == FAILURE and self.extended):
             return self._reply_event(kind, message_id, content, size, bad_content)
         if kind != REQUEST and not (self.extended and kind in _EXTENDED):
             raise _no_message(message)
-        if bad_content is not None:
-            return BAD_REQUEST, message_id, bad_content, size
         if may_be_hello and kind == REQUEST and (hello := _hello.asked(content)) is not None:
             return HELLO, message_id, hello, size
+        if self.expects is not None or bad_content is not None:
+            return self._event_in_doubt(kind, message_id, content, size, bad_content)
+        return kind, message_id, content, size
+
+    def _event_in_doubt(
+        self, kind: int, message_id: int, content: Any, size: int, bad_content: DecodeError | None
+    ) -> Event:
+        if self.expects is not None and kind in {REQUEST, CALL}:
+            return STRANGER, message_id, None, size
+        if bad_content is not None:
+            return BAD_REQUEST, message_id, bad_content, size
         return kind, message_id, content, size
 
     def _check_number(self, message_id: int) -> None:
@@ -284,6 +312,8 @@ class Session(Generic[W]):
             theirs = Hello.read(content) if kind == RESULT else None
             # From the very next message on, which may have come with this one.
             self.extended = theirs is not None and Hello().fits(theirs)
+            if theirs is not None and self.expects is not None and theirs.shows(self.expects):
+                self.expects = None
         if bad_content is not None:
             return BAD_REPLY, waiter, bad_content, size
         return kind, waiter, content, size

@@ -20,5 +20,7 @@ class Terms:
     """Seconds that an own call has if its caller does not say so."""
     hello: Hello = dataclasses.field(default_factory=Hello)
     """What it says about itself."""
+    expects: str | None = None
+    """The proof that the peer has to show before it is served; see ``aiomas._hello``."""
     counters: Counters = dataclasses.field(default_factory=Counters)
     """Where it is counted what the connections do."""

@@ -8,11 +8,12 @@ Each one derives from :class:`AiomasError` and from the builtin that callers alr
     ├── SerializationError      (TypeError)             an object that the codec cannot encode
     │   └── DecodeError         (ValueError)            bytes or a representation it cannot decode
     ├── ClusterError                                    a container process reports an error
-    │   └── SpawnError                                  it could not make an agent
+    │   ├── SpawnError                                  it could not make an agent
+    │   └── PartialResult                               some of many calls have failed
     ├── ContainerDied           (ConnectionError)       a container process of a cluster ended
     ├── RemoteException                                 the other side raised while serving a call
     │   ├── RemoteLookupError   (LookupError)           it has no such agent or exposed function
-    │   ├── ShuttingDown                            its container is about to end
+    │   ├── ShuttingDown                            its container is about to end, or has just begun
     │   ├── PermissionDenied    (PermissionError)       it does not let us call this
     │   ├── Overloaded                                  a limit was hit, there or here
     │   └── DeadlineExceeded    (TimeoutError)          the call's time was up
@@ -47,6 +48,7 @@ __all__ = [
     "HandshakeError",
     "Outcome",
     "Overloaded",
+    "PartialResult",
     "PeerUnresponsive",
     "PermissionDenied",
     "ProtocolError",
@@ -140,13 +142,30 @@ class ContainerDied(AiomasError, ConnectionError):  # noqa: N818 - says what hap
     Args:
         message: what happened.
         index: the container's index.
-        exit_code: its exit code; negative for the number of the signal that killed it.
+        exit_code: its exit code; negative for the number of the signal that killed it; ``None`` if
+            nobody knows.
+        out_of_memory: whether it had used up the memory that it may have.
+        log: the last lines of its log.
     """
 
-    def __init__(self, message: str, index: int, exit_code: int | None) -> None:
+    def __init__(
+        self,
+        message: str,
+        index: int,
+        exit_code: int | None,
+        *,
+        out_of_memory: bool = False,
+        log: Sequence[str] = (),
+    ) -> None:
         super().__init__(message, index, exit_code)
         self.index = index
+        """The container's index."""
         self.exit_code = exit_code
+        """Its exit code; negative for the number of the signal that killed it, or ``None``."""
+        self.out_of_memory = out_of_memory
+        """Whether it had used up the memory that it may have."""
+        self.log = list(log)
+        """The last lines of its log, the newest at the end."""
         self.spawned: list[Any] = []
         """Proxies for those agents that the call in question has made elsewhere."""
 
@@ -169,6 +188,23 @@ class SpawnError(ClusterError):
     def __init__(self, message: str, spawned: Sequence[Any] = ()) -> None:
         super().__init__(message, spawned)
         self.spawned = list(spawned)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class PartialResult(ClusterError):  # noqa: N818 - says what is there
+    """Some of the calls that were made together have failed, the others have not.
+
+    Args:
+        message: which ones, and why.
+        results: what each call came to, in their order: its result, or its exception.
+    """
+
+    def __init__(self, message: str, results: Sequence[Any]) -> None:
+        super().__init__(message, results)
+        self.results = list(results)
+        """What each call came to, in their order: its result, or its exception."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -200,7 +236,10 @@ class RemoteLookupError(RemoteException, LookupError):
 
 
 class ShuttingDown(RemoteException):
-    """The other side's container is being shut down and takes no more calls."""
+    """The other side's container takes no calls, or none for this agent; nothing was run.
+
+    It is being shut down; or it was restarted and has not restored the agent yet.
+    """
 
 
 class PermissionDenied(RemoteException, PermissionError):  # noqa: N818 - says what happened

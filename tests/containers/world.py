@@ -106,10 +106,14 @@ class World:
         if self.containers and kind == "inside":
             return self.containers[0]
         name = f"{len(self.containers)}"
-        addr: Any = {
-            "tcp": ("127.0.0.1", 0),
-            "unix": self.unix_path + name,
-        }.get(kind) or aiomas.get_queue(f"q{name}")
+        addr: Any = (
+            kwds.pop("addr", None)
+            or {
+                "tcp": ("127.0.0.1", 0),
+                "unix": self.unix_path + name,
+            }.get(kind)
+            or aiomas.get_queue(f"q{name}")
+        )
         container = await Container.create(addr, as_coro=True, **kwds)
         self.containers.append(container)
         return container
@@ -129,8 +133,11 @@ class World:
 
     async def restart(self, worker: Worker) -> Worker:
         """Shut the container of *worker* down, and make both anew at the same address."""
-        old = worker.container
-        await old.shutdown(as_coro=True)
+        await worker.container.shutdown(as_coro=True)
+        return self.take(Worker(await self.again(worker.container)))
+
+    async def again(self, old: Container, **kwds: Any) -> Container:
+        """Return a new container at the address of an *old* one, which was shut down."""
         addr: Any
         if old.base_url.startswith("tcp"):
             addr = ("127.0.0.1", int(old.base_url.rstrip("/").rpartition(":")[2]))
@@ -138,9 +145,9 @@ class World:
             addr = old.base_url.removeprefix("ipc://[").removesuffix("]/")
         else:
             addr = aiomas.get_queue(old.base_url.removeprefix("local://").rstrip("/"))
-        container = await Container.create(addr, as_coro=True)
+        container = await Container.create(addr, as_coro=True, **kwds)
         self.containers.append(container)
-        return self.take(Worker(container))
+        return container
 
     async def close(self) -> None:
         for worker in self.workers:

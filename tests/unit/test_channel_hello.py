@@ -311,7 +311,7 @@ class TestRefusing:
     @pytest.mark.parametrize("shown", [None, "", "wrong"])
     async def test_one_who_does_not_know_the_token(self, unix_path, shown):
         async with await channels.listen(
-            unix_path, lambda _: None, lambda: Terms(hello=Hello(token="secret"))
+            unix_path, lambda _: None, lambda: Terms(expects="secret")
         ):
             with pytest.raises(HandshakeError, match="token") as caught:
                 await channels.dial(unix_path, Terms(hello=Hello(token=shown)), extensions=True)

@@ -143,7 +143,7 @@ async def test_a_cancellation_of_no_request_is_ignored(end, message_id):
 
 
 async def test_a_token_that_is_no_text_is_refused(caplog):
-    end = End(Terms(hello=Hello(token="secret")))
+    end = End(Terms(expects="secret"))
     content = json.dumps({**Hello(token="\ud800").speaking(end.codec).content()})
 
     with caplog.at_level(logging.WARNING):

@@ -12,6 +12,7 @@ from aiomas.exceptions import (
     AddressError,
     AgentNotFoundError,
     AiomasError,
+    ClusterError,
     ConnectionLost,
     ConnectTimeout,
     ContainerClosedError,
@@ -21,6 +22,7 @@ from aiomas.exceptions import (
     HandshakeError,
     Outcome,
     Overloaded,
+    PartialResult,
     PeerUnresponsive,
     ProtocolError,
     RemoteException,
@@ -47,6 +49,7 @@ def test_every_exception_derives_from_aiomas_error(name):
         (ConnectionLost, ConnectionResetError),
         (ContainerClosedError, ConnectionLost),
         (ContainerDied, ConnectionError),
+        (PartialResult, ClusterError),
         (ProtocolError, ConnectionLost),
         (ProtocolError, RuntimeError),
         (HandshakeError, ConnectionLost),
@@ -97,6 +100,14 @@ def test_a_dead_container_is_named_with_its_exit_code():
     exc = ContainerDied("container 3 was killed", index=3, exit_code=-9)
 
     assert (str(exc), exc.index, exc.exit_code) == ("container 3 was killed", 3, -9)
+    assert (exc.out_of_memory, exc.log) == (False, [])
+
+
+def test_a_partial_result_has_what_each_call_came_to():
+    failure = ValueError("boom")
+    exc = PartialResult("1 of 2 calls failed", ["spam", failure])
+
+    assert (str(exc), exc.results) == ("1 of 2 calls failed", ["spam", failure])
 
 
 def test_a_spawn_error_holds_the_agents_that_exist():
@@ -105,11 +116,15 @@ def test_a_spawn_error_holds_the_agents_that_exist():
 
 
 def test_errors_of_a_cluster_can_be_copied_and_pickled():
-    died = exceptions.ContainerDied("it died", 3, -9)
+    died = exceptions.ContainerDied("it died", 3, None, out_of_memory=True, log=("no", "more"))
+    partial = PartialResult("some failed", [1, None])
     spawn = exceptions.SpawnError("it failed", ["a proxy"])
     for make in (copy.copy, lambda error: pickle.loads(pickle.dumps(error))):
         again = make(died)
-        assert (str(again), again.index, again.exit_code) == ("it died", 3, -9)
+        assert (str(again), again.index, again.exit_code) == ("it died", 3, None)
+        assert (again.out_of_memory, again.log) == (True, ["no", "more"])
+        again = make(partial)
+        assert (str(again), again.results) == ("some failed", [1, None])
         again = make(spawn)
         assert (str(again), again.spawned) == ("it failed", ["a proxy"])
 

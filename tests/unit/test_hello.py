@@ -149,7 +149,6 @@ def test_the_names_in_the_lists_become_text():
 
 
 def test_ends_with_the_same_codec_and_serializers_fit():
-    assert HELLO.objection(Hello(codec="json", serializers=("Arrow", "UUID"))) is not None
     assert HELLO.objection(HELLO) is None
     assert Hello(codec="json").objection(Hello(codec="json")) is None
 
@@ -184,25 +183,48 @@ def test_an_odd_or_endless_name_makes_no_odd_or_endless_text():
 
 
 @pytest.mark.parametrize("token", [None, "", "Secret", "secret ", "geheim", "sécret", "\ud800"])
-def test_who_does_not_know_the_token_is_refused_and_does_not_see_it(token):
-    reason = Hello(token="secret").objection(Hello(token=token))
+def test_who_does_not_show_the_proof_is_refused_and_does_not_see_it(token):
+    reason = Hello(url="tcp://here:1/").objection(Hello(token=token), "secret")
 
     assert reason is not None
     assert "token" in reason
     assert "secret" not in reason
 
 
+def test_who_has_another_proof_is_told_that_it_may_be_for_another_url():
+    own = Hello(url="tcp://here:1/")
+
+    assert "dial it by its URL tcp://here:1/" in str(own.objection(Hello(token="x"), "secret"))
+    assert "dial it by" not in str(own.objection(Hello(), "secret"))
+
+
 @pytest.mark.parametrize("token", ["secret", "sécret", "\ud800"])
-def test_who_knows_the_token_fits(token):
-    assert Hello(token=token).objection(Hello(token=token)) is None
+def test_who_shows_the_proof_fits(token):
+    assert Hello().objection(Hello(token=token), token) is None
+    assert Hello(token=token).shows(token)
 
 
-def test_an_empty_token_is_not_shown_by_who_has_none_of_another():
-    assert Hello(token="x").objection(Hello(token="")) is not None
-
-
-def test_a_token_is_nothing_to_who_needs_none():
+def test_a_proof_is_nothing_to_who_needs_none():
     assert Hello().objection(Hello(token="secret")) is None
+
+
+def test_a_proof_is_that_of_rfc_2104_for_the_url():
+    # $ printf tcp://here:1/ | openssl dgst -sha256 -hmac secret
+    assert _hello.proof("secret", "tcp://here:1/") == (
+        "0682be7557b9dded299f234552bb5d2fa110d9908cce3ec5b7266bcf702fe9a7"
+    )
+
+
+def test_each_token_url_and_direction_has_a_proof_of_its_own():
+    proofs = {
+        make(token, url)
+        for make in (_hello.proof, _hello.answering_proof)
+        for token in ("secret", "geheim", "\ud800")
+        for url in ("tcp://here:1/", "tcp://here:2/", "ipc://[\udc80]/")
+    }
+
+    assert len(proofs) == 18
+    assert not any("secret" in proof for proof in proofs)
 
 
 @pytest.mark.parametrize(
