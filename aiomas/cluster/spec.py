@@ -11,6 +11,7 @@ from typing import Any
 
 from aiomas import codecs
 from aiomas.clocks import ExternalClock
+from aiomas.cluster.loading import file_of
 
 TRANSPORTS = ("unix", "tcp")
 LOOPS = ("auto", "asyncio", "uvloop")
@@ -94,7 +95,8 @@ def clock_date(clock: Any) -> str:
 def importable_name(obj: Any) -> str:
     """Return the name by which another process can import *obj*, a class or a function.
 
-    What is defined in the main script is named by the script's file.
+    What is defined in the main script, or in a file that was loaded by its path, is named by that
+    file.
 
     Raises:
         ValueError: there is no such name.
@@ -107,6 +109,8 @@ def importable_name(obj: Any) -> str:
         raise ValueError(msg)
     if module == "__main__":
         module = _main_module(obj)
+    elif file := file_of(module):
+        module = str(file)
     return f"{module}:{qualname}"
 
 
