@@ -14,6 +14,10 @@ from aiomas import __version__
 __all__ = ["aiomas", "main"]
 
 GROUPS = {
+    "cluster": (
+        "aiomas.cluster.commands:cluster",
+        "Many containers on this machine as one system (POSIX only).",
+    ),
     "pki": ("pki.cli:pki", "Certificates for the machines of a distributed system."),
 }
 """Where each group is, and what it is for."""

@@ -11,8 +11,6 @@ from typing import Any
 
 from aiomas import util
 
-_PREFIX = "__aiomas_"
-
 
 def load(name: str) -> Any:
     """Return what *name* stands for: ``"module:attribute"`` or ``"/path/file.py:attribute"``.
@@ -28,18 +26,21 @@ def load(name: str) -> Any:
     return util.obj_from_str(name)
 
 
-def file_of(module: str) -> str | None:
-    """Return the path of a module that :func:`load` has imported by that, else ``None``."""
-    if not module.startswith(_PREFIX):
-        return None
-    return str(sys.modules[module].__file__)
+def file_of(module: str) -> Path | None:
+    """Return the file that was imported by :func:`load` as *module*; ``None`` if none was."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file is not None and _module_name(Path(file)) == module else None
+
+
+def _module_name(path: Path) -> str:
+    # The number keeps files of the same name in different folders apart.
+    return f"__aiomas_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}__"
 
 
 def _import_file(path: Path) -> str:
     """Import the file under a name of its own, once; return that name."""
     # As with multiprocessing, `if __name__ == "__main__"` is false there.
-    # The number keeps files of the same name in different folders apart.
-    name = f"{_PREFIX}{path.stem}_{zlib.crc32(os.fsencode(path)):08x}__"
+    name = _module_name(path)
     if name in sys.modules:
         return name
     spec = importlib.util.spec_from_file_location(name, path)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from aiomas import util
-from aiomas.cluster.loading import load
+from aiomas.cluster.loading import file_of, load
 
 
 @pytest.fixture
@@ -50,6 +50,13 @@ def test_files_of_the_same_name_are_different_modules(file):
     first = load(f"{file}:Worker")
     assert load(f"{other}:Worker").other
     assert load(f"{file}:Worker") is first
+
+
+def test_the_file_of_a_module_is_known(file):
+    assert file_of(load(f"{file}:Worker").__module__) == file.resolve()
+    assert file_of("aiomas.util") is None
+    assert file_of("no_such_module") is None
+    assert file_of("sys") is None
 
 
 def test_a_path_may_have_a_colon(tmp_path, file):

@@ -13,6 +13,7 @@ import pytest
 
 from aiomas import codecs, util
 from aiomas.cluster import spec
+from aiomas.cluster.loading import load
 from aiomas.cluster.spec import (
     ClusterSpec,
     clock_date,
@@ -133,6 +134,18 @@ class TestNames:
     def test_what_is_nested_in_a_class_has_a_name(self):
         assert importable_name(Codec.Nested) == f"{__name__}:Codec.Nested"
         assert importable_name(Codec.Nested.method) == f"{__name__}:Codec.Nested.method"
+
+    def test_what_was_loaded_from_a_file_is_named_by_the_file(self, tmp_path):
+        file = tmp_path.resolve() / "program.py"
+        file.write_text("class Worker:\n    class Inner: pass\n")
+        before = set(sys.modules)
+        try:
+            worker = load(f"{file}:Worker")
+            assert importable_name(worker) == f"{file}:Worker"
+            assert load(importable_name(worker.Inner)) is worker.Inner
+        finally:
+            for name in set(sys.modules) - before:
+                del sys.modules[name]
 
     @pytest.mark.parametrize("obj", [lambda: None, 5, "x", None, object()], ids=str)
     def test_what_has_no_name_is_refused(self, obj):

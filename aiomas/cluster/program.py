@@ -1,0 +1,137 @@
+"""Running a program in a cluster: its ``main`` is found, gets the cluster, and gives the exit code.
+
+Nothing of the command line is known here but the form of a target.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiomas.cluster.cluster import Cluster
+from aiomas.cluster.loading import load
+from aiomas.cluster.terminal import INTERRUPTED, describe
+from aiomas.exceptions import ClusterError
+
+Main = Callable[..., Awaitable[Any]]
+
+_LARGEST_EXIT_CODE = 255
+
+
+class BadTarget(ValueError):  # noqa: N818 - says what is bad
+    """What was asked for cannot be run as it was asked for."""
+
+
+class ProgramFailed(ClusterError):  # noqa: N818 - says what happened
+    """The program raised an exception, which is the cause of this one."""
+
+
+def find_main(target: str, arguments: Sequence[str]) -> Main:
+    """Import and return the function that *target* names.
+
+    The directory of a file, or the current one for a module, comes first in ``sys.path``, as with
+    ``python file.py`` and ``python -m module``.
+
+    Args:
+        target: ``"module:main"`` or ``"file.py:main"``.
+        arguments: what it will get after the cluster.
+
+    Raises:
+        BadTarget: there is no such file, module or function, or it does not take these arguments.
+        ProgramFailed: the module raised an exception.
+    """
+    module, _, name = target.rpartition(":")
+    if not (module and name):
+        msg = f"TARGET is module:main or file.py:main, got {target!r}"
+        raise BadTarget(msg)
+    if module.endswith(".py"):
+        file = Path(module).resolve()
+        if not file.is_file():
+            msg = f"there is no file {module}"
+            raise BadTarget(msg)
+        sys.path.insert(0, str(file.parent))
+        target = f"{file}:{name}"
+    else:
+        sys.path.insert(0, str(Path.cwd()))
+    _import(target.rpartition(":")[0])
+    try:
+        main = load(target)
+    except AttributeError as exc:
+        msg = f"there is no {name} in {module}"
+        raise BadTarget(msg) from exc
+    _check(main, f"{name} in {module}", arguments)
+    return main  # type: ignore[no-any-return] # it was checked
+
+
+def _import(module: str) -> None:
+    try:
+        load(f"{module}:__name__")
+    except Exception as exc:
+        missing = exc.name if isinstance(exc, ModuleNotFoundError) else None
+        if missing and f"{module}.".startswith(f"{missing}."):
+            msg = f"there is no module {module}"
+            raise BadTarget(msg) from exc
+        msg = f"{os.path.relpath(module) if module.endswith('.py') else module}: {_reason(exc)}"
+        raise ProgramFailed(msg) from exc
+
+
+def _check(main: Any, what: str, arguments: Sequence[str]) -> None:
+    if not inspect.iscoroutinefunction(main):
+        msg = f"{what} is no coroutine function (async def)"
+        raise BadTarget(msg)
+    signature = inspect.signature(main)
+    try:
+        signature.bind(None, *arguments)
+    except TypeError as exc:
+        msg = f"{what}, which takes {signature}: {exc}"
+        raise BadTarget(msg) from exc
+
+
+def run(main: Main, arguments: Sequence[str], options: Mapping[str, Any]) -> int:
+    """Run *main* in a cluster.
+
+    Args:
+        main: gets the cluster and the arguments.
+        arguments: further arguments of it.
+        options: those of the :class:`Cluster`.
+
+    Returns:
+        The exit code: what *main* returned if that is an integer, else 0; 130 after Ctrl-C.
+
+    Raises:
+        BadTarget: an option has a value that it cannot have.
+        ProgramFailed: *main* raised an exception, or the cluster did not start.
+    """
+    try:
+        result = asyncio.run(_run(main, arguments, options))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BadTarget:
+        raise
+    except Exception as exc:
+        raise ProgramFailed(_reason(exc)) from exc
+    if not isinstance(result, int) or isinstance(result, bool):
+        return 0
+    # The system keeps eight bits: 256 errors would be none.
+    return result if 0 <= result <= _LARGEST_EXIT_CODE else _LARGEST_EXIT_CODE
+
+
+async def _run(main: Main, arguments: Sequence[str], options: Mapping[str, Any]) -> Any:
+    try:
+        cluster = Cluster(**options)
+    except ValueError as exc:
+        raise BadTarget(str(exc)) from exc
+    async with cluster:
+        return await main(cluster, *arguments)
+
+
+def _reason(exc: BaseException) -> str:
+    """Return the kind of an exception and what it says."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return f"{type(exc).__name__}: {describe(exc)}".removesuffix(": ")
