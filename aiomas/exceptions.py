@@ -8,7 +8,8 @@ Each one derives from :class:`AiomasError` and from the builtin that callers alr
     ├── SerializationError      (TypeError)             an object that the codec cannot encode
     │   └── DecodeError         (ValueError)            bytes or a representation it cannot decode
     ├── ClusterError                                    a container process reports an error
-    │   └── SpawnError                                  it could not make an agent
+    │   ├── SpawnError                                  it could not make an agent
+    │   └── PartialResult                               some of many calls failed
     ├── ContainerDied           (ConnectionError)       a container process of a cluster ended
     ├── RemoteException                                 the other side raised while serving a call
     │   ├── RemoteLookupError   (LookupError)           it has no such agent or exposed function
@@ -47,6 +48,7 @@ __all__ = [
     "HandshakeError",
     "Outcome",
     "Overloaded",
+    "PartialResult",
     "PeerUnresponsive",
     "PermissionDenied",
     "ProtocolError",
@@ -169,6 +171,22 @@ class SpawnError(ClusterError):
     def __init__(self, message: str, spawned: Sequence[Any] = ()) -> None:
         super().__init__(message, spawned)
         self.spawned = list(spawned)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class PartialResult(ClusterError):  # noqa: N818 - says what happened
+    """Some of many calls that were made together failed; its cause is the first failure.
+
+    Args:
+        message: how many failed, and the first failure.
+        results: for each call its result, or the exception that it failed with.
+    """
+
+    def __init__(self, message: str, results: Sequence[Any]) -> None:
+        super().__init__(message, results)
+        self.results = list(results)
 
     def __str__(self) -> str:
         return str(self.args[0])

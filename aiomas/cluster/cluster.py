@@ -15,11 +15,11 @@ from typing import Any, Self
 
 import psutil
 
-from aiomas.agent import Agent, Container, url_of
+from aiomas.agent import Agent, Container
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.launchers.local import WorkerProcess
 from aiomas.cluster.loading import load
-from aiomas.cluster.placement import Pinned, RoundRobin, Strategy, least_loaded
+from aiomas.cluster.placement import RoundRobin, Strategy, chooser
 from aiomas.cluster.spec import (
     ClusterSpec,
     clock_date,
@@ -50,6 +50,8 @@ class ContainerInfo:
     """``starting``, ``running``, ``stopped`` or ``died``."""
     agents: int = 0
     """How many agents the driver has spawned there."""
+    cpu_load: float = 0.0
+    """The share of one core that its process has used lately; 1.0 for all of it."""
     host: str = "localhost"
     """The host on which it runs."""
     exit_code: int | None = None
@@ -349,7 +351,7 @@ class Cluster:
         placement: str | int | Proxy | Strategy,
     ) -> list[Any]:
         name = target if isinstance(target, str) else importable_name(target)
-        choose = self._strategy(placement)
+        choose = chooser(placement, self.containers, self._round_robin)
         running = [info for info in self.containers if info.state == "running"]
         if not running:
             msg = "No container of this cluster runs"
@@ -412,32 +414,6 @@ class Cluster:
                     pieces += [piece[middle:], piece[:middle]]
                 else:
                     yield piece, data
-
-    def _strategy(self, placement: str | int | Proxy | Strategy) -> Strategy:
-        match placement:
-            case "round-robin":
-                return self._round_robin
-            case "least-loaded":
-                return least_loaded
-            case int():
-                return Pinned(placement)
-            case Proxy():
-                return Pinned(self._index_of(placement))
-            case _ if callable(placement):
-                return placement
-        msg = (
-            f"placement must be 'round-robin', 'least-loaded', a container's index, an agent's "
-            f"proxy or a strategy, got {placement!r}"
-        )
-        raise ValueError(msg)
-
-    def _index_of(self, agent: Proxy) -> int:
-        url = url_of(agent)
-        for info in self.containers:
-            if url.startswith(info.url):
-                return info.index
-        msg = f"{agent!r} is no agent of this cluster"
-        raise ValueError(msg)
 
     async def _status(self, info: ContainerInfo, timeout: float) -> dict[str, Any]:
         status: dict[str, Any] = {

@@ -35,7 +35,7 @@ SURFACE = {
     "aiomas.exceptions": """
         AddressError AgentNotFoundError AiomasError ClusterError ConnectTimeout ConnectionLost
         ContainerClosedError ContainerDied DeadlineExceeded DecodeError HandshakeError Outcome
-        Overloaded PeerUnresponsive PermissionDenied ProtocolError RemoteException
+        Overloaded PartialResult PeerUnresponsive PermissionDenied ProtocolError RemoteException
         RemoteLookupError SerializationError ShuttingDown SpawnError
         """,
     "aiomas.local_queue": """
