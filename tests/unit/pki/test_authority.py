@@ -56,6 +56,7 @@ def openssl(*args: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
 
 
 @pytest.mark.parametrize("key_type", pki.KEY_TYPES)
+@pytest.mark.usefixtures("slow_keys")
 def test_key_of_each_type_can_be_made(key_type):
     key = pki.make_key(key_type)
 
@@ -75,6 +76,7 @@ def test_key_of_each_type_can_be_encrypted(key_type):
     assert read.stdout == pki.public_key(key, SECRET)
 
 
+@pytest.mark.usefixtures("slow_keys")
 def test_passphrase_is_stretched_with_600_000_rounds():
     structure = openssl("asn1parse", stdin=pki.make_key(passphrase=SECRET)).stdout.decode()
 
@@ -805,6 +807,7 @@ def test_subject_of_a_certificate_does_nothing_to_a_terminal():
     assert (info.name, info.subject) == ("a\\x1b[2Jb", "CN=a\\x1b[2Jb")
 
 
+@pytest.mark.usefixtures("slow_keys")
 def test_weak_encryption_of_others_can_be_replaced():
     key = ec.generate_private_key(ec.SECP256R1())
     weak = key.private_bytes(

@@ -345,6 +345,7 @@ def test_python_refuses_another_host(made):
         shake_hands("other.example", *contexts(made))
 
 
+@pytest.mark.usefixtures("slow_keys")
 def test_python_loads_an_encrypted_key(made, tmp_path):
     device = pki.issue(made.authority, "shop", pki.parse_names([DNS]), passphrase="a secret")
     key, certificate = tmp_path / "device.key", tmp_path / "device.pem"
