@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from aiomas.agent import Agent, Container
+from aiomas.agent import Agent, Container, url_of
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
 from aiomas.cluster.fanout import CONCURRENCY, map_calls, starmap_calls
@@ -152,14 +152,14 @@ class Cluster:
             seed=seed,
             port=port,
             env=environments(env),
-            cwd=None if cwd is None else os.path.abspath(cwd),
+            cwd=_absolute(cwd),
             pin=pin,
             nice=nice,
             memory=memory,
             open_files=open_files,
             hang_timeout=hang_timeout,
             on_hang=on_hang,
-            log_dir=None if log_dir is None else os.path.abspath(log_dir),
+            log_dir=_absolute(log_dir),
             log_bytes=log_bytes,
             log_backups=log_backups,
             start_timeout=start_timeout,
@@ -302,8 +302,7 @@ class Cluster:
         except KeyError:
             ended = " any more: its container ended" if name in self._taken else ""
             msg = (
-                f"There is no agent with the name {name!r}{ended}; there are: "
-                f"{sorted(self._names)}"
+                f"There is no agent with the name {name!r}{ended}; there are: {sorted(self._names)}"
             )
             raise LookupError(msg) from None
 
@@ -539,9 +538,11 @@ class Cluster:
         self._listeners.tell(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
 
 
-def _base_url(proxy: Any) -> str:
-    from aiomas.agent import url_of  # noqa: PLC0415
+def _absolute(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
+
+def _base_url(proxy: Any) -> str:
     return url_of(proxy).rpartition("/")[0] + "/"
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import click
 
 from aiomas.cluster import rundir
-from aiomas.cluster.spec import CODECS, LOOPS
+from aiomas.cluster.naming import CODECS
+from aiomas.cluster.spec import LOOPS
 from aiomas.cluster.terminal import (
     Command,
     Commands,

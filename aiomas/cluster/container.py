@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from aiomas import rpc
@@ -43,6 +44,38 @@ class ClusterContainer(Container):
         super().__init__(*args, **kwargs)
         self._kept: dict[int, tuple[Source, dict[int, Entry]]] = {}
         self._tickets = itertools.count(1)
+        self._told_of_removal: Callable[[str], object] | None = None
+
+    def begin_life(self, life: int, awaited: Iterable[str]) -> None:
+        """Take the place of a container that died.
+
+        Args:
+            life: how many there were before.
+            awaited: the ids of agents that will be made again.
+        """
+        self._begin_life(life)
+        self._awaiting(awaited)
+
+    def assigning(self, former: Sequence[str]) -> AbstractContextManager[list[str]]:
+        """Give agents that are made in this context their former ids; yield all ids made there."""
+        return self._assigning(former)
+
+    def give_up(self, aids: Iterable[str]) -> None:
+        """Let callers know that there will be no agents with these ids, where there are none."""
+        self._give_up(aids)
+
+    def portable_codec(self) -> Codec:
+        """Return a codec for values that travel beside the connections of the cluster."""
+        return self._portable_codec()
+
+    def on_removed(self, callback: Callable[[str], object]) -> None:
+        """Call ``callback(aid)`` when an agent was stopped."""
+        self._told_of_removal = callback
+
+    async def _remove(self, agent: Any, aid: str, timeout: float) -> None:
+        if self._told_of_removal is not None:
+            self._told_of_removal(aid)
+        await super()._remove(agent, aid, timeout)
 
     @rpc.expose
     async def call_many(

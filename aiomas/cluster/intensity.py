@@ -20,9 +20,7 @@ class Intensity:
         clock: returns seconds.
     """
 
-    def __init__(
-        self, policy: RestartPolicy, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, policy: RestartPolicy, clock: Callable[[], float] = time.monotonic) -> None:
         self.exhausted = False
         """Whether there were too many restarts."""
         self._policy = policy

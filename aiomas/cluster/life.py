@@ -11,7 +11,8 @@ from typing import Any
 
 from aiomas import rpc
 from aiomas.cluster import streams
-from aiomas.cluster.environment import OUT_OF_MEMORY, kernel_oom_kills
+from aiomas.cluster.environment import kernel_oom_kills
+from aiomas.cluster.forkserver import OUT_OF_MEMORY
 from aiomas.cluster.logs import Log
 from aiomas.cluster.zygote import ForkServer, Process
 from aiomas.exceptions import (
@@ -141,9 +142,7 @@ class Life:
         ours, theirs = socket.socketpair()
         pipe = LogPipe(log)
         try:
-            process = await fork.fork(
-                job, [pipe.write_end, theirs.fileno(), listening.fileno()]
-            )
+            process = await fork.fork(job, [pipe.write_end, theirs.fileno(), listening.fileno()])
         except BaseException:
             ours.close()
             await pipe.drain()

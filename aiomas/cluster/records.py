@@ -30,9 +30,7 @@ class Records:
         """The ids of all agents that will be made again."""
         return [aid for made in self._made.values() for aid in made]
 
-    def add(
-        self, target: str, arguments: bytes, made: Iterable[tuple[str, Sequence[str]]]
-    ) -> None:
+    def add(self, target: str, arguments: bytes, made: Iterable[tuple[str, Sequence[str]]]) -> None:
         """Remember agents.
 
         Args:

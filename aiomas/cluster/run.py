@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import sys
@@ -54,7 +55,9 @@ class Run:
         self._host: Host | None = None
         self._token = secrets.token_hex(32)
 
-    async def start(self, launcher: Launcher, on_lost: Callable[[], object]) -> list[dict[str, Any]]:
+    async def start(
+        self, launcher: Launcher, on_lost: Callable[[], object]
+    ) -> list[dict[str, Any]]:
         """Start all containers, and return what the supervisor knows of each.
 
         Args:
@@ -77,9 +80,7 @@ class Run:
 
         self._thread = ControlThread()
         self._host = Host(to_us(self._on_event), to_us(self._on_log or _nothing))
-        await self._thread.run(
-            self._host.launch(launcher, spec.start_timeout, to_us(on_lost))
-        )
+        await self._thread.run(self._host.launch(launcher, spec.start_timeout, to_us(on_lost)))
         prepared = await self.call("prepare", spec.fields(), _facts(spec))
         self.name, self.directory = prepared["name"], Path(prepared["directory"])
         contexts, credentials = self._certificates(prepared["request"])
@@ -125,10 +126,8 @@ class Run:
             await asyncio.shield(asyncio.ensure_future(self._close(timeout, patience)))
 
     async def _ask_to_stop(self, timeout: float, patience: float) -> None:
-        try:
+        with contextlib.suppress(ClusterError):  # it is gone, or will be when it is closed
             await self.call("stop", timeout, timeout=patience)
-        except ClusterError:
-            pass  # it is gone, or will be when it is closed
 
     async def _close(self, timeout: float, patience: float) -> None:
         try:

@@ -173,7 +173,9 @@ def clock_date(clock: Any) -> str:
         raise ValueError(msg) from exc
 
 
-def environments(env: Mapping[str, str] | Sequence[Mapping[str, str]]) -> tuple[dict[str, str], ...]:
+def environments(
+    env: Mapping[str, str] | Sequence[Mapping[str, str]],
+) -> tuple[dict[str, str], ...]:
     """Return *env*, one mapping for all containers or one for each, as a field of a spec.
 
     Raises:
@@ -185,7 +187,9 @@ def environments(env: Mapping[str, str] | Sequence[Mapping[str, str]]) -> tuple[
         if isinstance(mapping, Mapping):
             strings = [*mapping.keys(), *mapping.values()]
         if not isinstance(mapping, Mapping) or not all(isinstance(s, str) for s in strings):
-            msg = f"env must be a mapping of strings to strings, or one a container, got {mapping!r}"
+            msg = (
+                f"env must be a mapping of strings to strings, or one a container, got {mapping!r}"
+            )
             raise ValueError(msg)
     return tuple(dict(mapping) for mapping in mappings if mapping or len(mappings) > 1)
 

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -27,6 +27,8 @@ from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import AiomasError, ClusterError, ContainerDied
 
+Credentials = tuple[bytes, bytes, bytes | None]
+"""The certificate of a host, those that it trusts, and their revocation list (PEM)."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -37,7 +39,7 @@ _PARENT_PAUSE = 1.0  # seconds between two looks whether the driver still lives
 
 def _reporting(
     method: Callable[Concatenate[Supervisor, P], Awaitable[T]],
-) -> Callable[Concatenate[Supervisor, P], Awaitable[dict[str, Any]]]:
+) -> Callable[Concatenate[Supervisor, P], Coroutine[Any, Any, dict[str, Any]]]:
     """Let *method* return its result or its error in a form that can travel."""
 
     @functools.wraps(method)
@@ -106,7 +108,7 @@ class Supervisor:
     @rpc.expose
     @_reporting
     async def begin(
-        self, token: str, credentials: Sequence[bytes | None] | None, *, echo: bool
+        self, token: str, credentials: Credentials | None, *, echo: bool
     ) -> list[dict[str, Any]]:
         """Start all containers, and return when each of them answers.
 
@@ -143,7 +145,11 @@ class Supervisor:
     @rpc.expose
     @_reporting
     async def spawn(
-        self, index: int, target: str, arguments: bytes, respawn: bool  # noqa: FBT001 - travels
+        self,
+        index: int,
+        target: str,
+        arguments: bytes,
+        respawn: bool,  # noqa: FBT001 - travels
     ) -> tuple[list[Any], str | None]:
         """Make agents in a container; see :meth:`aiomas.cluster.worker.Worker.spawn`."""
         return await self._children[index].spawn(target, arguments, respawn=respawn)
@@ -224,7 +230,7 @@ class Supervisor:
     async def _watch_parent(self) -> None:
         """End when the driver has, also if somebody else still holds its end of the stream."""
         parent = os.getppid()
-        while os.getppid() == parent:
+        while os.getppid() == parent:  # noqa: ASYNC110 - the system does not tell
             await asyncio.sleep(_PARENT_PAUSE)
         self._end.set()
 
@@ -262,17 +268,16 @@ class Supervisor:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return directory
 
-    def _keep(self, credentials: Sequence[bytes | None]) -> tuple[str | None, ...]:
+    def _keep(self, credentials: Credentials) -> tuple[str | None, ...]:
         """Write the host's certificate and key where the containers find them."""
         from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
 
         assert self._run is not None  # noqa: S101 - the driver has called prepare()
         certificate, trusted, crl = credentials
-        return tuple(
-            certificates.write_credentials(
-                self._run.path / "tls", self._key, certificate, trusted, crl
-            )
+        certs = certificates.write_credentials(
+            self._run.path / "tls", self._key, certificate, trusted, crl
         )
+        return tuple(None if path is None else os.fspath(path) for path in certs)
 
     async def _status(self, child: Child, timeout: float) -> dict[str, Any]:
         status: dict[str, Any] = {
@@ -295,7 +300,8 @@ class Supervisor:
         return status
 
     def _load(self, child: Child) -> float:
-        used, now = _used(child.pid).get("cpu", 0.0), time.monotonic()
+        used: float = _used(child.pid).get("cpu", 0.0)
+        now = time.monotonic()
         pid, before, then = self._loads.get(child.index, (0, 0.0, 0.0))
         if pid != child.pid:
             before, then = 0.0, now - child.uptime

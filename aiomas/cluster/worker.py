@@ -74,10 +74,10 @@ class Worker:
             clock=None if clock is None else ExternalClock(clock, init_time=fields["time"]),
             ssl=None if tls is None else SSLCerts(*tls),
             token=fields["token"],
-            life=fields["life"],
-            awaited=fields["awaited"],
             as_coro=True,
         )
+        # Nothing has been served yet: we have not let go of the event loop since it was bound.
+        self.container.begin_life(fields["life"], fields["awaited"])
         self._codec = self.container.portable_codec()
         self.container.on_removed(self._forget)
         state.keep_with(self._codec, self._save)
@@ -136,7 +136,7 @@ class Worker:
             except Exception:  # noqa: BLE001 - user code; the driver is told
                 failures.append(traceback.format_exc())
             finally:
-                self.container.await_no_more(aids)
+                self.container.give_up(aids)
         return failures
 
     @rpc.expose

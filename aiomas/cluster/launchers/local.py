@@ -32,7 +32,7 @@ class LocalLauncher:
         try:
             with theirs:
                 # Not by asyncio, which leaves waiting for children to the policy of the program.
-                process = subprocess.Popen(
+                process = subprocess.Popen(  # noqa: ASYNC220, S603 - takes a moment; our own program
                     [sys.executable, "-c", _BOOT, argument],
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
