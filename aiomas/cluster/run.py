@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -157,9 +158,15 @@ class Run:
     async def _make_container(self, contexts: Any) -> ClusterContainer:
         spec = self._spec
         assert self.directory is not None  # noqa: S101 - known before
-        address = self.directory / "driver.sock" if spec.transport == "unix" else ("127.0.0.1", 0)
+        address: Any = ("127.0.0.1", 0)
+        sock = None
+        if spec.transport == "unix":
+            address = str(self.directory / "driver.sock")
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.bind(address)
         return await ClusterContainer.create(
             address,
+            sock=sock,
             codec=load(spec.codec),
             extra_serializers=[load(name) for name in spec.extra_serializers],
             clock=None if spec.clock is None else ExternalClock(spec.clock),

@@ -20,6 +20,28 @@ ON_HANG = ("report", "restart")
 _LAST_PORT = 65535
 
 
+def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        msg = f"{field} must be one of {', '.join(choices)}, got {value!r}"
+        raise ValueError(msg)
+
+
+def _check_number(field: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        msg = f"{field} must be a number from {least} up, got {value!r}"
+        raise ValueError(msg)
+
+
+def _check_positive(field: str, value: object) -> None:
+    try:
+        check_seconds(field, value)
+    except TypeError as exc:
+        raise ValueError(str(exc)) from None
+    if value is None:
+        msg = f"{field} is a positive number of seconds, got None"
+        raise ValueError(msg)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
     """When a container that has ended is started again, in the terms of Erlang/OTP's supervisors.
@@ -192,25 +214,3 @@ def environments(
             )
             raise ValueError(msg)
     return tuple(dict(mapping) for mapping in mappings if mapping or len(mappings) > 1)
-
-
-def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        msg = f"{field} must be one of {', '.join(choices)}, got {value!r}"
-        raise ValueError(msg)
-
-
-def _check_number(field: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        msg = f"{field} must be a number from {least} up, got {value!r}"
-        raise ValueError(msg)
-
-
-def _check_positive(field: str, value: object) -> None:
-    try:
-        check_seconds(field, value)
-    except TypeError as exc:
-        raise ValueError(str(exc)) from None
-    if value is None:
-        msg = f"{field} is a positive number of seconds, got None"
-        raise ValueError(msg)
