@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+LOCALHOST = "localhost"
+"""How this machine is called, as one of the hosts of a cluster."""
+
 
 @dataclasses.dataclass(slots=True)
 class ContainerInfo:
@@ -20,7 +23,7 @@ class ContainerInfo:
     again) or ``stopped``."""
     agents: int = 0
     """How many agents the driver has spawned there."""
-    host: str = "localhost"
+    host: str = LOCALHOST
     """The host on which it runs."""
     exit_code: int | None = None
     """How its last process ended; negative for the number of the signal that killed it."""

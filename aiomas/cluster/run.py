@@ -16,12 +16,12 @@ from aiomas.clocks import ExternalClock
 from aiomas.cluster.container import ClusterContainer
 from aiomas.cluster.control import ControlThread, Host
 from aiomas.cluster.events import ClusterEvent
+from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.launchers.base import Launcher
 from aiomas.cluster.loading import load
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.exceptions import ClusterError
 
-_LOOPBACK = ("localhost", "127.0.0.1")
 _MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
 
 
@@ -151,8 +151,8 @@ class Run:
             authority = certificates.RunAuthority.temporary(self.name)
         else:
             authority = certificates.RunAuthority.of_directory(self._pki)
-        certificate = authority.sign(request, "localhost", _LOOPBACK)
-        contexts = certificates.contexts_for_driver(authority, _LOOPBACK)
+        certificate = authority.sign(request, LOCALHOST, certificates.LOOPBACK)
+        contexts = certificates.contexts_for_driver(authority)
         return contexts, (certificate, authority.trusted, authority.crl)
 
     async def _make_container(self, contexts: Any) -> ClusterContainer:

@@ -22,6 +22,7 @@ from aiomas.cluster import streams, watch
 from aiomas.cluster.child import Child, Surroundings
 from aiomas.cluster.environment import set_title
 from aiomas.cluster.events import ClusterEvent, EventKind, error_content
+from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.rundir import RunDirectory
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.zygote import ForkServer
@@ -102,7 +103,7 @@ class Supervisor:
         if self._spec.transport == "tls":
             from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
 
-            self._key, request = certificates.make_key_and_request("localhost", ["127.0.0.1"])
+            self._key, request = certificates.make_key_and_request(LOCALHOST)
         return {"directory": str(self._run.path), "name": self._run.name, "request": request}
 
     @rpc.expose
@@ -282,7 +283,7 @@ class Supervisor:
     async def _status(self, child: Child, timeout: float) -> dict[str, Any]:
         status: dict[str, Any] = {
             "index": child.index,
-            "host": self._facts["host"],
+            "host": LOCALHOST,
             "pid": child.pid,
             "url": child.url,
             "state": child.state,
