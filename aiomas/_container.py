@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Self, TypeVar, overload
 
 from aiomas import channel as channels
@@ -31,7 +32,7 @@ from aiomas._handlers import Handlers
 from aiomas._hello import Hello, answering_proof, proof
 from aiomas._limits import Limits, check_seconds
 from aiomas._loopback import Loopback
-from aiomas._objects import AgentObjects, AgentProxy
+from aiomas._objects import AgentObjects, AgentProxy, add_url_serializer
 from aiomas._peers import Pool
 from aiomas._population import Population
 from aiomas._stats import ContainerStats
@@ -317,16 +318,16 @@ class Container:
             raise TypeError(msg)
         address, aid = parse_url(url)
         async with self._pool.until_closing():
-            if address.url == self._base_url:
-                return self._proxy(self._local, url, aid, self.validate_aid(aid))
+            own = address.url == self._base_url
             peer = self._pool.peer(address)
 
             async def attempt() -> str | None:
-                connection = await peer.connect()
-                return await _validate_aid(connection, aid)
+                if own:
+                    return self.validate_aid(aid)
+                return await _validate_aid(await peer.connect(), aid)
 
             name = await retry(attempt, timeout, f"connecting to {url}")
-            return self._proxy(peer, url, aid, name)
+            return self._proxy(self._local if own else peer, url, aid, name)
 
     async def ping(self, base_url: str) -> None:
         """Return when the container at *base_url* (see :attr:`base_url`) has answered a request.
@@ -412,9 +413,18 @@ class Container:
 
     @expose
     def validate_aid(self, aid: str) -> str | None:
-        """Return the class name of the agent with the id *aid*, or ``None`` if there is none."""
-        agent = self.agents.dict.get(aid) if isinstance(aid, str) else None
-        return None if agent is None else type(agent).__name__
+        """Return the class name of the agent with the id *aid*, or ``None`` if there is none.
+
+        Raises:
+            ConnectionLost: there will be one soon, when it has been made again after a restart.
+        """
+        if not isinstance(aid, str):
+            return None
+        agent = self.agents.dict.get(aid)
+        if agent is None:
+            self._population.check_not_awaited(aid)
+            return None
+        return type(agent).__name__
 
     async def reload_tls(self, certs: SSLCerts | SSLContexts | None = None) -> None:
         """Use new certificates for connections that are made from now on.
@@ -568,15 +578,44 @@ class Container:
             raise ContainerClosedError(msg)
         return self._population.add(agent, aid)
 
+    def _portable_codec(self) -> Codec:
+        """Return a codec for values that travel between containers outside of a connection.
+
+        Agents and proxies travel as URLs, and arrive as what :meth:`proxy` returns.
+        """
+        codec = self._make_codec()
+        codec.max_nesting = self._terms.limits.max_nesting
+        add_url_serializer(codec, self)
+        return codec
+
+    def _make_codec(self) -> Codec:
+        """Return a codec with all serializers but the one for agents, which is the last one."""
+        kwargs = self._connect_kwargs
+        return make_codec(kwargs.get("codec") or DEFAULT_CODEC, _with_arrow(kwargs))
+
+    def _begin_life(self, life: int, gone: Iterable[str] = ()) -> None:
+        """Take the place of a container that died; see :meth:`Population.begin_life`."""
+        self._population.begin_life(life, gone)
+
+    def _assigning(self, aids: Sequence[str]) -> AbstractContextManager[list[str]]:
+        """Give agents that are made again their ids; see :meth:`Population.assigning`."""
+        return self._population.assigning(aids)
+
+    def _awaiting(self, aids: Iterable[str]) -> None:
+        """Let callers of these agents try again until they have been made again."""
+        self._population.await_agents(aids)
+
+    def _give_up(self, aids: Iterable[str]) -> None:
+        """Undo :meth:`_awaiting` for agents that will not be made again."""
+        self._population.give_up(aids)
+
     async def _remove(self, agent: Any, aid: str, timeout: float) -> None:
         # We may be serving a call of this very agent.
         with self._handlers.not_waiting_for(asyncio.current_task()):
             await self._population.remove(agent, aid, self._handlers, self._local, timeout)
 
     def _make_loopback(self) -> Loopback:
-        codec = make_codec(
-            self._connect_kwargs.get("codec") or DEFAULT_CODEC, _with_arrow(self._connect_kwargs)
-        )
+        codec = self._make_codec()
         codec.max_nesting = self._terms.limits.max_nesting - 1  # there is no message around it
         dispatcher = Dispatcher(self.router, self._handlers)
         loopback = Loopback(codec, dispatcher, self._base_url, self._loop, self._terms)

@@ -19,7 +19,7 @@ from aiomas._current import Call, serving
 from aiomas._handlers import Handlers
 from aiomas._logs import LimitedLog
 from aiomas.exceptions import Outcome
-from aiomas.routing import GoneError, Router, is_idempotent, not_found
+from aiomas.routing import GoneError, NotYetError, Router, is_idempotent, not_found
 
 troubles = LimitedLog(logging.getLogger("aiomas.rpc"))
 
@@ -240,6 +240,9 @@ def _has_not_started(function: Callable[..., Any], exc: BaseException) -> bool:
 
 def _refuse_unknown(request: Any, path: str, exc: Exception) -> None:
     """Say the same to the peer, whatever the reason is why it can call nothing at *path*."""
+    if isinstance(exc, NotYetError):
+        request.refuse("refused", str(exc))
+        return
     text = str(exc) if isinstance(exc, GoneError) else not_found(path)
     if not isinstance(exc, GoneError) and str(exc) != text:
         troubles.error("The router of %.200r could not be made", path, exc_info=exc)

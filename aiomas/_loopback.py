@@ -23,6 +23,7 @@ from aiomas._dispatch import Dispatcher
 from aiomas._futures import Waiting, copy_error
 from aiomas._intake import describe_failure
 from aiomas._outgoing import typed_failure
+from aiomas._retries import Retries
 from aiomas._terms import Terms
 from aiomas.codecs import Codec
 from aiomas.exceptions import (
@@ -72,6 +73,7 @@ class Loopback:
         self._context = contextvars.Context()  # for timers, as in Outgoing
         self._open = True
         self._closing: ConnectionLost | None = None  # for calls that serve no request
+        self._retries = Retries(self._send_once, loop)
 
     @property
     def pending(self) -> int:
@@ -84,6 +86,12 @@ class Loopback:
 
     def send(self, content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; see :meth:`.Channel.send`."""
+        if options is not None and options.retries:
+            deadline = deadline_of(self._loop, options, self._terms.call_timeout)
+            return self._retries.send(content, options, deadline)
+        return self._send_once(content, options)
+
+    def _send_once(self, content: Any, options: CallOptions | None) -> asyncio.Future[Any]:
         if self._closing is not None and not (is_serving() and self._open):
             raise copy_error(self._closing).of_call(Outcome.NOT_SENT)
         deadline = deadline_of(self._loop, options, self._terms.call_timeout)
@@ -99,7 +107,8 @@ class Loopback:
         counters.calls_out += 1
         counters.calls_in += 1
         one_way = options is not None and options.one_way
-        request = _Request(message_id, future, self, deadline, one_way=one_way)
+        again = options is not None and options.again
+        request = _Request(message_id, future, self, deadline, one_way=one_way, again=again)
         if one_way:
             self._loop.call_soon(_finish, future)
         else:
@@ -177,9 +186,7 @@ class Loopback:
 
 
 class _Request:
-    __slots__ = ("content", "deadline", "future", "message_id", "one_way", "source")
-
-    again = False
+    __slots__ = ("again", "content", "deadline", "future", "message_id", "one_way", "source")
 
     def __init__(
         self,
@@ -189,6 +196,7 @@ class _Request:
         deadline: float | None,
         *,
         one_way: bool,
+        again: bool,
     ) -> None:
         self.content: Any = None
         self.message_id = message_id
@@ -196,6 +204,7 @@ class _Request:
         self.source = source
         self.deadline = deadline
         self.one_way = one_way
+        self.again = again
 
     def reply(self, result: Any) -> None:
         if self.one_way:

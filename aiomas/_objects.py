@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from aiomas._address import Address, parse_url
 from aiomas._current import CallOptions
 from aiomas.channel import Channel
+from aiomas.codecs import Codec
 from aiomas.exceptions import AddressError, SerializationError
-from aiomas.rpc import Proxy, Sender
+from aiomas.rpc import Proxy, Sender, path_of
 
 _AGENTS = "agents/"
 
@@ -147,3 +148,31 @@ class AgentObjects:
         except AddressError:  # the peer says nonsense about itself
             return Proxy(connection, representation)
         return AgentProxy(CallsBack(connection, self._dial(address)), representation, "Agent", url)
+
+
+def add_url_serializer(codec: Codec, container: Any) -> None:
+    """Let agents and proxies travel as URLs, and arrive as proxies, where there is no connection.
+
+    Args:
+        codec: gets the serializer.
+        container: has the agents, and makes proxies for URLs.
+    """
+
+    def serialize(obj: Any) -> str:
+        if isinstance(obj, AgentProxy):
+            return obj._url  # noqa: SLF001 - proxies have no public attributes of their own
+        if isinstance(obj, Proxy):
+            msg = f"{obj!r} stands for no agent, so it cannot be passed on"
+            raise SerializationError(msg)
+        path = path_of(obj, container.router)
+        aid = path.removeprefix(_AGENTS)
+        if container.agents.get(aid) is not obj:
+            msg = f"{obj!r} is no agent (any more), so it has no URL and cannot be passed on"
+            raise SerializationError(msg)
+        return f"{container.base_url}{aid}"
+
+    def deserialize(url: str) -> Proxy:
+        proxy: Proxy = container.proxy(url)
+        return proxy
+
+    codec.add_serializer(object, serialize, deserialize)

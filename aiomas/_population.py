@@ -1,20 +1,27 @@
 """Who lives in a container: the names of its agents, and their ends.
 
-An id is never given away twice, so that nobody talks to a stranger by mistake.
+An id is never given away twice, so that nobody talks to a stranger by mistake; not even by a
+container that takes the place of one that died, and has a new *life*.  Only what makes an agent
+again gives it its former id.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import dataclasses
 import inspect
 import logging
 import re
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
 from aiomas._current import Call, Source, serving
 from aiomas._handlers import Handlers
-from aiomas.routing import GoneError, RoutingDict
+from aiomas.exceptions import ConnectionLost
+from aiomas.routing import GoneError, NotYetError, RoutingDict
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +29,43 @@ logger = logging.getLogger(__name__)
 _AID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,254}")
 
 
-_DIGITS = 18  # numbers of agents have less
+_DIGITS = 18  # numbers of agents have no more
+
+# Each life of a container numbers its agents from this times its own number on.  So nobody has to
+# remember how far a life has come, which may end at any moment: none makes so many agents.
+_NUMBERS_OF_A_LIFE = 10**9
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class _Assignment:
+    """The ids for those agents that are made again in one context."""
+
+    population: Population
+    former: set[str]  # those that nobody has got yet
+    numbers: deque[str]  # of these, and of those that somebody has asked for, in their order
+    made: list[str]
+    call: Call | None  # that is being served; what other calls make is no part of it
+    active: bool = True  # tasks that outlive the context go on without it
+
+    def counts_for(self, population: Population) -> bool:
+        """Whether an agent that is made now in *population* is made by what the ids are for."""
+        return self.active and self.population is population and serving.get() is self.call
+
+    def next_number(self) -> str | None:
+        """Take the next one for an agent that asks for none.
+
+        Names are for those that ask for them: they were chosen, so they will be again.
+        """
+        while self.numbers:
+            number = self.numbers.popleft()
+            if number in self.former and number not in self.population.agents.dict:
+                return number
+        return None
+
+
+_assignment: contextvars.ContextVar[_Assignment | None] = contextvars.ContextVar(
+    "_assignment", default=None
+)
 
 
 class Population:
@@ -37,7 +80,9 @@ class Population:
         """The agents by their ids."""
         self.agents.router.missing = self._explain
         self._container = container
+        self._first = 0  # number of this life
         self._next = 0
+        self._awaited: set[str] = set()  # agents of the former life that will be made again
         self._gone: set[str] = set()  # names that were chosen; numbers are known by their order
         self._ends: dict[str, asyncio.Task[None]] = {}
         self._over = False  # whether all agents have to end
@@ -49,12 +94,83 @@ class Population:
             TypeError: *aid* is no string.
             ValueError: *aid* cannot be in a URL, or is or was the id of another agent.
         """
-        if aid is None:
-            while (number := str(self._next)) in self.agents.dict or number in self._gone:
-                self._next += 1
+        assignment = _assignment.get()
+        if assignment is not None and not assignment.counts_for(self):
+            assignment = None
+        if aid is not None:
+            self._check(aid, assignment)
+        elif assignment is None or (aid := assignment.next_number()) is None:
+            aid = self._next_number()
+        self.agents.dict[aid] = agent
+        self._awaited.discard(aid)
+        if assignment is not None:
+            assignment.former.discard(aid)
+            assignment.made.append(aid)
+        return aid
+
+    def begin_life(self, life: int, gone: Iterable[str] = ()) -> None:
+        """Take the place of a container that died.
+
+        Args:
+            life: how many there were before.
+            gone: ids that agents of former lives have chosen; their numbers are known by *life*.
+
+        Raises:
+            ValueError: *life* is no such number.
+            RuntimeError: there are agents already.
+        """
+        if not 0 <= life < _NUMBERS_OF_A_LIFE:
+            msg = f"A life has a number from 0 to {_NUMBERS_OF_A_LIFE - 1}, got {life!r}"
+            raise ValueError(msg)
+        if self.agents.dict or self._next > self._first:
+            msg = f"{self._container!r} has had agents in this life already"
+            raise RuntimeError(msg)
+        self._first = self._next = life * _NUMBERS_OF_A_LIFE
+        self._gone.update(gone)
+
+    @contextlib.contextmanager
+    def assigning(self, former: Sequence[str]) -> Iterator[list[str]]:
+        """Give agents that are made in this context, and in tasks that it starts, their former ids.
+
+        Those that ask for no id get the numbers in *former*, in that order, and after the last one
+        fresh numbers.  Those that ask for an id may have one that is in *former*.
+
+        Yields:
+            The ids of all agents that are made in it, as they are made.
+        """
+        numbers = deque(filter(_is_number, former))
+        assignment = _Assignment(self, set(former), numbers, [], serving.get())
+        token = _assignment.set(assignment)
+        try:
+            yield assignment.made
+        finally:
+            _assignment.reset(token)
+            assignment.active = False
+
+    def await_agents(self, aids: Iterable[str]) -> None:
+        """Let callers of agents with these ids try again later, until they have been made."""
+        self._awaited.update(aid for aid in aids if aid not in self.agents.dict)
+
+    def give_up(self, aids: Iterable[str]) -> None:
+        """Tell callers of agents with these ids that there will be none."""
+        self._awaited.difference_update(aids)
+
+    def check_not_awaited(self, aid: str) -> None:
+        """Make sure that one who knows nothing of an agent need not try again later.
+
+        Raises:
+            ConnectionLost: he has to.
+        """
+        if aid in self._awaited:
+            raise ConnectionLost(_being_restored(aid))
+
+    def _next_number(self) -> str:
+        while (number := str(self._next)) in self.agents.dict or number in self._gone:
             self._next += 1
-            self.agents.dict[number] = agent
-            return number
+        self._next += 1
+        return number
+
+    def _check(self, aid: str, assignment: _Assignment | None) -> None:
         if not isinstance(aid, str):
             msg = f"An agent's id is a string, got {aid!r}"
             raise TypeError(msg)
@@ -64,12 +180,11 @@ class Population:
                 f"most 255 letters, digits and characters of '._~-'"
             )
             raise ValueError(msg)
-        if aid in self.agents.dict or self._was_here(aid):
+        comes_back = assignment is not None and aid in assignment.former
+        if aid in self.agents.dict or (self._was_here(aid) and not comes_back):
             state = "is" if aid in self.agents.dict else "was"
             msg = f"{aid!r} {state} the id of another agent in {self._container!r}"
             raise ValueError(msg)
-        self.agents.dict[aid] = agent
-        return aid
 
     async def remove(
         self, agent: Any, aid: str, handlers: Handlers, source: Source, timeout: float
@@ -148,17 +263,24 @@ class Population:
 
     def _was_numbered(self, aid: str) -> bool:
         """Whether *aid* is a number that was given away."""
-        return (
-            len(aid) <= _DIGITS
-            and aid.isdecimal()
-            and str(int(aid)) == aid
-            and int(aid) < self._next
-        )
+        return _is_number(aid) and int(aid) < self._next
 
     def _explain(self, aid: str) -> None:
+        if aid in self._awaited:
+            raise NotYetError(_being_restored(aid))
         if self._was_here(aid):
             msg = f"the agent {aid!r} was stopped"
+            if self._first and not (_is_number(aid) and int(aid) >= self._first):
+                msg += ", or lost when its container was restarted"
             raise GoneError(msg)
+
+
+def _is_number(aid: str) -> bool:
+    return len(aid) <= _DIGITS and aid.isdecimal() and str(int(aid)) == aid
+
+
+def _being_restored(aid: str) -> str:
+    return f"the agent {aid!r} is being restored, its container was restarted"
 
 
 async def _clean_up(agent: Any, aid: str, source: Source, timeout: float) -> None:

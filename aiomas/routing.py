@@ -28,6 +28,10 @@ class GoneError(LookupError):
     """What was at a path has ended; the text is for the peer."""
 
 
+class NotYetError(LookupError):
+    """What will be at a path is not there yet; the text is for the peer."""
+
+
 @overload
 def expose(func: F) -> F: ...
 @overload
@@ -325,7 +329,7 @@ class DictRouter(Router):
     def __init__(self, obj: Any) -> None:
         super().__init__(obj)
         self.missing: Callable[[str], None] | None = None
-        """Called with a name that is not there; may raise a :class:`GoneError`."""
+        """Called with a name that is not there; may raise a `GoneError` or `NotYetError`."""
 
     def _sub_router(self, name: str) -> Router | None:
         router = super()._sub_router(name) or self.adopt(name)

@@ -384,22 +384,7 @@ def add_object_serializer(codec: Any, root: Callable[[], Router | None], objects
     def serialize(obj: Any) -> str:
         if isinstance(obj, Proxy):
             return objects.represent(obj)
-        cls = type(obj)
-        router = router_of(obj)
-        if router is None:
-            msg = (
-                f"There is no serializer for {obj!r} of type {cls.__module__}.{cls.__qualname__} "
-                f"(pass one in extra_serializers), and it has no router"
-            )
-            raise SerializationError(msg)
-        own = root()
-        if own is None or router.root is not own:
-            msg = (
-                f"{obj!r} is not served on this connection (any more), so the peer could not call "
-                f"it"
-            )
-            raise SerializationError(msg)
-        return router.path
+        return path_of(obj, root())
 
     def deserialize(representation: str) -> Proxy:
         if not isinstance(representation, str):
@@ -408,6 +393,26 @@ def add_object_serializer(codec: Any, root: Callable[[], Router | None], objects
         return objects.proxy(representation)
 
     codec.add_serializer(object, serialize, deserialize)
+
+
+def path_of(obj: object, root: Router | None) -> str:
+    """Return the path that leads from *root* to *obj*.
+
+    Raises:
+        SerializationError: none does, so that *obj* cannot travel.
+    """
+    router = router_of(obj)
+    if router is None:
+        cls = type(obj)
+        msg = (
+            f"There is no serializer for {obj!r} of type {cls.__module__}.{cls.__qualname__} "
+            f"(pass one in extra_serializers), and it has no router"
+        )
+        raise SerializationError(msg)
+    if root is None or router.root is not root:
+        msg = f"{obj!r} is not served on this connection (any more), so the peer could not call it"
+        raise SerializationError(msg)
+    return router.path
 
 
 def _finish(future: asyncio.Future[None]) -> None:

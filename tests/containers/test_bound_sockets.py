@@ -156,7 +156,7 @@ class TestWhatDoesNotFit:
 
     async def test_what_is_no_address(self, world, address):
         with address.duplicate() as sock, pytest.raises(AddressError):
-            await Container.create(5, sock=sock, as_coro=True)  # type: ignore[arg-type]
+            await Container.create(5, sock=sock, as_coro=True)  # type: ignore[call-overload]
 
     async def test_what_is_not_bound(self, world, address):
         with (
@@ -167,4 +167,4 @@ class TestWhatDoesNotFit:
 
     async def test_what_is_no_socket(self, world, address):
         with pytest.raises(TypeError, match=r"socket\.socket"):
-            await Container.create(address.addr, sock=3, as_coro=True)  # type: ignore[arg-type]
+            await Container.create(address.addr, sock=3, as_coro=True)  # type: ignore[call-overload]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Coroutine
 from typing import Any, Protocol, assert_type
@@ -89,6 +90,9 @@ async def running(certs: SSLCerts, contexts: tuple[ssl.SSLContext, ssl.SSLContex
     )
     await Container.create(("localhost", 0), ssl=SSLCerts("ca", "cert", "key"), as_coro=True)
     await Container.create(5, as_coro=True)  # type: ignore[call-overload]
+    await Container.create(("localhost", 0), token="x", sock=socket.socket(), as_coro=True)
+    await Container.create("path", token=b"x", as_coro=True)  # type: ignore[call-overload]
+    await Container.create("path", sock=3, as_coro=True)  # type: ignore[call-overload]
     await Container.create(("localhost", 0), codec=aiomas.JSON(), as_coro=True)  # type: ignore[call-overload]
     await Container.create(("localhost", 0), spam=1, as_coro=True)  # type: ignore[call-overload]
 
