@@ -253,7 +253,7 @@ def _last(path: Path, file: BufferedReader, lines: int) -> tuple[list[bytes], by
     data, is_all = _end_of(file, lines)
     for number in itertools.count(1):
         missing = lines - data.count(b"\n")
-        if missing <= 0 or not is_all:
+        if missing < 0 or not is_all:  # 0: the first of the lines may have begun in an older part
             break
         try:
             with _part(path, number).open("rb") as older:
