@@ -126,8 +126,8 @@ class Log:
         Returns:
             How many bytes of *data* are in the file.
         """
-        note = self._note()
-        file, size = self._file_for(len(note) + len(data))
+        file, size = self._file_for(len(self._note()) + len(data))
+        note = self._note()  # only now it is known in which file
         written = file.write(note + data)
         if written < len(note):
             file.truncate(size)

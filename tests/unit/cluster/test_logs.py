@@ -296,6 +296,22 @@ def test_a_loss_in_the_middle_of_a_line_is_noted_on_its_own_line(make, path, mon
     assert path.read_bytes() == b"abc\n" + lost
 
 
+def test_a_note_in_a_new_part_needs_no_line_of_its_own(make, path, tmp_path):
+    log = make(max_bytes=20)
+    log.write(b"half a line, no end")
+    aside = tmp_path.rename(tmp_path.with_name("aside"))
+    tmp_path.mkdir()
+    log._file.close()
+    log._file = None
+    shutil.rmtree(tmp_path)
+    log.write(b"lost")
+    aside.rename(tmp_path)
+    log._file = log._open()
+    log.write(b"more\n")
+    start = "[aiomas: 4 bytes of the log were lost: No such file or directory]\nmore\n"
+    assert path.read_text() == start
+
+
 def test_a_full_disk_loses_what_has_no_room_and_says_so_later(tmpfs):
     path = tmpfs / "0.log"
     log = Log(path)
