@@ -13,7 +13,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from io import BufferedReader, FileIO
 from pathlib import Path
 
@@ -208,7 +208,7 @@ class Log:
                 self._echo(text)
 
 
-def follow(path: str | os.PathLike[str], *, lines: int = 10, wait: bool = True) -> Iterator[str]:
+def follow(path: str | os.PathLike[str], *, lines: int = 10, wait: bool = True) -> Generator[str]:
     """Yield the last lines of a log, and then those that are added, without their ends.
 
     Ends when the file or its directory is removed, as at the end of a run.

@@ -160,7 +160,7 @@ def test_a_link_is_not_written_through(make, path, tmp_path):
 
 
 def test_the_last_lines_are_remembered_and_complete_ones_echoed(make):
-    seen = []
+    seen: list[str] = []
     log = make(tail=3, echo=seen.append)
     log.write(b"a\nb\r\nc")
     assert log.last_lines == ["a", "b", "c"]
@@ -180,7 +180,7 @@ def test_characters_that_arrive_in_pieces_are_whole(make):
 
 
 def test_what_is_no_text_is_written_as_it_is_and_shown_as_well_as_possible(make, path):
-    seen = []
+    seen: list[str] = []
     log = make(echo=seen.append)
     data = bytes(range(256)) * 3 + b"\n"
     log.write(data)
@@ -358,6 +358,9 @@ log.write(b"0123456\\n")
 log.write(b"0123456\\n")
 log.write(b"0123456\\n")
 print(log.dropped)
+soft(30)  # room for a part of the note
+log.write(b"01\\n")
+print(open(sys.argv[1], "rb").read())
 soft(resource.RLIM_INFINITY)
 log.write(b"end\\n")
 log.close()
@@ -372,9 +375,9 @@ print(log.dropped)
         check=True,
         timeout=TIMEOUT,
     )
-    assert done.stdout.split() == ["14", "14"]
+    assert done.stdout.split() == ["14", r"b'0123456\n01'", "17"]
     assert path.read_text() == (
-        "0123456\n01\n[aiomas: 14 bytes of the log were lost: File too large]\nend\n"
+        "0123456\n01\n[aiomas: 17 bytes of the log were lost: File too large]\nend\n"
     )
 
 
@@ -442,6 +445,25 @@ def test_no_line_is_missed_in_rotations(make, path, short_polls):
     log.close()
     shutil.rmtree(path.parent)
     assert reader.end() == ["begin", *(f"line {number}" for number in range(2000))]
+
+
+def test_no_line_is_missed_if_the_log_is_rotated_while_one_looks(make, path, monkeypatch):
+    log = make(max_bytes=2)
+    log.write(b"0\n")
+    lines = follow(path)
+    assert next(lines) == "0"
+    real, more = logs._parts, [b"2\n"]
+
+    def parts(path):
+        found = real(path)
+        if more:
+            log.write(more.pop())
+        return found
+
+    monkeypatch.setattr(logs, "_parts", parts)
+    log.write(b"1\n")
+    assert [next(lines) for _ in range(2)] == ["1", "2"]
+    lines.close()
 
 
 def test_a_reader_that_is_too_slow_goes_on_with_the_oldest_part(make, path, short_polls):
