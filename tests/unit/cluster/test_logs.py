@@ -160,7 +160,7 @@ def test_a_link_is_not_written_through(make, path, tmp_path):
 
 
 def test_the_last_lines_are_remembered_and_complete_ones_echoed(make):
-    seen = []
+    seen: list[str] = []
     log = make(tail=3, echo=seen.append)
     log.write(b"a\nb\r\nc")
     assert log.last_lines == ["a", "b", "c"]
@@ -180,7 +180,7 @@ def test_characters_that_arrive_in_pieces_are_whole(make):
 
 
 def test_what_is_no_text_is_written_as_it_is_and_shown_as_well_as_possible(make, path):
-    seen = []
+    seen: list[str] = []
     log = make(echo=seen.append)
     data = bytes(range(256)) * 3 + b"\n"
     log.write(data)
@@ -278,22 +278,38 @@ def test_a_log_that_cannot_be_rotated_does_not_grow(make, path, monkeypatch):
 def test_a_loss_in_the_middle_of_a_line_is_noted_on_its_own_line(make, path, monkeypatch):
     log = make()
 
-    def write(self, data):
-        if calls.pop():
-            return os.write(self.fileno(), data[:3])
-        raise OSError(errno.ENOSPC, "No space left on device")
+    class Full(FileIO):
+        def write(self, data):
+            if answers and answers.pop():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data[:3] if data[:1] == b"a" else data)
 
-    calls = [False, True]
-    with monkeypatch.context() as patch:
-        patch.setattr(logs, "FileIO", type("Full", (FileIO,), {"write": write}))
-        log._file.close()
-        log._file = None
-        log.write(b"abcdef\n")
-    assert calls == []
+    answers = [True, False]
+    log._file.close()
+    log._file = None
+    monkeypatch.setattr(logs, "FileIO", Full)
+    log.write(b"abcdef\n")
+    assert answers == []
     assert log.dropped == 4
     log.close()  # has the last chance to say it
     lost = b"[aiomas: 4 bytes of the log were lost: No space left on device]\n"
     assert path.read_bytes() == b"abc\n" + lost
+
+
+def test_a_note_in_a_new_part_needs_no_line_of_its_own(make, path, tmp_path):
+    log = make(max_bytes=20)
+    log.write(b"half a line, no end")
+    aside = tmp_path.rename(tmp_path.with_name("aside"))
+    tmp_path.mkdir()
+    log._file.close()
+    log._file = None
+    shutil.rmtree(tmp_path)
+    log.write(b"lost")
+    aside.rename(tmp_path)
+    log._file = log._open()
+    log.write(b"more\n")
+    start = "[aiomas: 4 bytes of the log were lost: No such file or directory]\nmore\n"
+    assert path.read_text() == start
 
 
 def test_a_full_disk_loses_what_has_no_room_and_says_so_later(tmpfs):
@@ -342,6 +358,9 @@ log.write(b"0123456\\n")
 log.write(b"0123456\\n")
 log.write(b"0123456\\n")
 print(log.dropped)
+soft(30)  # room for a part of the note
+log.write(b"01\\n")
+print(open(sys.argv[1], "rb").read())
 soft(resource.RLIM_INFINITY)
 log.write(b"end\\n")
 log.close()
@@ -356,9 +375,9 @@ print(log.dropped)
         check=True,
         timeout=TIMEOUT,
     )
-    assert done.stdout.split() == ["14", "14"]
+    assert done.stdout.split() == ["14", r"b'0123456\n01'", "17"]
     assert path.read_text() == (
-        "0123456\n01\n[aiomas: 14 bytes of the log were lost: File too large]\nend\n"
+        "0123456\n01\n[aiomas: 17 bytes of the log were lost: File too large]\nend\n"
     )
 
 
@@ -428,6 +447,25 @@ def test_no_line_is_missed_in_rotations(make, path, short_polls):
     assert reader.end() == ["begin", *(f"line {number}" for number in range(2000))]
 
 
+def test_no_line_is_missed_if_the_log_is_rotated_while_one_looks(make, path, monkeypatch):
+    log = make(max_bytes=2)
+    log.write(b"0\n")
+    lines = follow(path)
+    assert next(lines) == "0"
+    real, more = logs._parts, [b"2\n"]
+
+    def parts(path):
+        found = real(path)
+        if more:
+            log.write(more.pop())
+        return found
+
+    monkeypatch.setattr(logs, "_parts", parts)
+    log.write(b"1\n")
+    assert [next(lines) for _ in range(2)] == ["1", "2"]
+    lines.close()
+
+
 def test_a_reader_that_is_too_slow_goes_on_with_the_oldest_part(make, path, short_polls):
     log = make(max_bytes=2, backups=2)
     log.write(b"0\n")
@@ -464,7 +502,11 @@ def test_the_next_run_of_that_name_is_another_one(tmp_path, short_polls):
 def test_an_endless_line_is_passed_on_in_pieces(make, path, monkeypatch, short_polls):
     monkeypatch.setattr(logs, "_UNBROKEN", 100_000)
     log = make()
+    log.write(b"begin\n")
     lines = follow(path)
-    log.write(b"x" * 300_000)
-    assert next(lines) == "x" * 300_000 or True
+    assert next(lines) == "begin"
+    log.write(b"x" * 300_000 + b"\n")
+    pieces = [next(lines) for _ in range(3)]
+    assert "".join(pieces) == "x" * 300_000
+    assert max(map(len, pieces)) <= 100_000 + logs._CHUNK
     lines.close()

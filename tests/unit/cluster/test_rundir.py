@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import aiomas
+from aiomas._endpoint import MAX_UNIX_PATH
 from aiomas.cluster import basedir, rundir
 from aiomas.cluster.rundir import RunDirectory, find, remove_tree, running, sweep
 from aiomas.exceptions import ClusterError
@@ -362,6 +363,36 @@ run.remove()
     assert not base.exists()
 
 
+def test_kills_at_any_moment_hurt_nobody_else_and_leave_nothing_for_good(base):
+    script = """
+import random
+keeper = RunDirectory.create("keeper")
+seed = random.Random(5)
+signal.signal(signal.SIGALRM, signal.SIG_DFL)
+for _ in range(60):
+    pids = []
+    for number in range(2):
+        delay = seed.uniform(0.0001, 0.005)
+        if not (pid := os.fork()):
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            while True:
+                run = RunDirectory.create(f"n{number}")
+                (run.path / "logs").mkdir()
+                (run.path / "logs" / "0.log").touch()
+                run.remove()
+                sweep()
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [signal.SIGALRM] * 2
+    assert [(r.name, r.facts["pid"]) for r in running()] == [("keeper", os.getpid())]
+sweep()
+print(os.listdir(keeper.path.parent), os.listdir(keeper.path))
+keeper.remove()
+"""
+    with process(script) as child:
+        assert child.stdout.read() == "['keeper'] ['run.json']\n"
+    assert not base.exists()
+
+
 def test_damaged_and_empty_leftovers_are_removed(base):
     RunDirectory.create("x").remove()
     base.mkdir(0o700)
@@ -421,7 +452,18 @@ def test_what_cannot_be_looked_at_is_not_taken_for_dead(base, monkeypatch):
     assert not base.exists()
 
 
+@pytest.fixture
+def for_strangers(base):
+    """Let the user `STRANGER` make the base directory."""
+    before = base.parent.parent.stat().st_mode
+    base.parent.parent.chmod(0o755)
+    base.parent.chmod(0o777)
+    yield
+    base.parent.parent.chmod(before)
+
+
 @ONLY_ROOT
+@pytest.mark.usefixtures("for_strangers")
 def test_files_of_somebody_else_do_not_keep_a_run_from_starting(base):
     # A user finds a directory in the old run that is root's, and not empty.
     path = killed("a")
@@ -429,7 +471,6 @@ def test_files_of_somebody_else_do_not_keep_a_run_from_starting(base):
     (path / "theirs" / "file").touch()
     for mine in (base, path, path / "run.json"):
         os.chown(mine, STRANGER, STRANGER)
-    base.parent.chmod(0o777)
     script = """
 os.setuid(int(sys.argv[1]))
 run = RunDirectory.create("a")
@@ -437,16 +478,40 @@ print([r.name for r in running()], sorted(p.name for p in run.path.iterdir()))
 run.remove()
 sweep()
 """
-    mine = base.parent.parent.stat().st_mode
-    base.parent.parent.chmod(0o755)
-    try:
-        with process(script, str(STRANGER)) as child:
-            assert child.stdout.read() == "['a'] ['run.json']\n"
-            assert child.wait() == 0
-    finally:
-        base.parent.parent.chmod(mine)
+    with process(script, str(STRANGER)) as child:
+        assert child.stdout.read() == "['a'] ['run.json']\n"
+        assert child.wait() == 0
     (left,) = base.iterdir()
     assert left.name.startswith(".aiomas-")
+
+
+@ONLY_ROOT
+@pytest.mark.usefixtures("for_strangers")
+def test_what_was_killed_before_its_owner_could_use_it_is_removed(base):
+    # Who is not root can do nothing with what a strict umask made.
+    script = """
+from pathlib import Path
+os.setuid(int(sys.argv[1]))
+os.umask(0o777)
+real = Path.chmod
+def chmod(path, mode):
+    if path.name.startswith(".aiomas-"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, mode)
+if sys.argv[2] == "kill":
+    Path.chmod = chmod
+run = RunDirectory.create("a")
+print(sorted(p.name for p in run.path.parent.iterdir()))
+run.remove()
+"""
+    with process(script, str(STRANGER), "kill") as child:
+        assert child.wait() == -9
+    (left,) = base.iterdir()
+    assert mode(left) == 0
+    with process(script, str(STRANGER), "") as child:
+        assert child.stdout.read() == "['a']\n"
+        assert child.wait() == 0
+    assert not base.exists()
 
 
 @ONLY_ROOT
@@ -558,7 +623,7 @@ def test_a_run_whose_sockets_would_not_fit_is_made_elsewhere(base, monkeypatch):
     short = base.parent / "short"
     monkeypatch.setattr(basedir, "_fallback", lambda: short)
     # As long as a name of 20 characters allows.
-    room = basedir.MAX_UNIX_PATH - len(str(base)) - 20 - len("//driver.sock")
+    room = MAX_UNIX_PATH - len(str(base)) - 20 - len("//driver.sock")
     base = base.with_name("base" + room * "x")
     monkeypatch.setenv("AIOMAS_RUN_DIR", str(base))
     fits, long = RunDirectory.create("a" * 20), RunDirectory.create("b" * 21)
@@ -587,9 +652,12 @@ def test_a_base_that_is_removed_while_one_waits_for_it_is_made_again(base, monke
     held = os.open(base, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     waits = threading.Event()
-    monkeypatch.setattr(
-        basedir.time, "sleep", lambda _: waits.set() or threading.Event().wait(0.01)
-    )
+
+    def sleep(seconds):
+        waits.set()
+        threading.Event().wait(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
     runs = []
     thread = threading.Thread(target=lambda: runs.append(RunDirectory.create("a")))
     thread.start()
