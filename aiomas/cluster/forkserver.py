@@ -15,7 +15,6 @@ import contextlib
 import errno
 import gc
 import importlib
-import io
 import os
 import selectors
 import signal
@@ -276,9 +275,7 @@ class _Server:
     def _leave(self, server: int, descriptors: list[int], mask: set[int | signal.Signals]) -> None:
         """Make a process of its own of the one that was just forked."""
         if descriptors:
-            os.dup2(descriptors[0], 1)
-            os.dup2(descriptors[0], 2)
-            os.close(descriptors[0])
+            _print_to(descriptors[0])
         with contextlib.suppress(OSError):  # our parent may have done it
             os.setpgid(0, 0)
         die_with_parent(server)
@@ -289,9 +286,6 @@ class _Server:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for sock in (self._requests, self._descriptors, self._wakeup, self._waker):
             sock.close()
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(line_buffering=True, errors="backslashreplace")
         gc.enable()
 
     # --- children that end ------------------------------------------------------------------------
@@ -331,8 +325,7 @@ def _kill_group(pid: int) -> None:
 
 def _check_single(what: str) -> None:
     """Make sure that there is one thread, as only that one would live on in a child."""
-    tasks = Path("/proc/self/task")
-    count = len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
+    count = _count_threads()
     if count > 1:
         msg = (
             f"{what} {count} threads, and a process with threads must not be forked: do not "
@@ -340,6 +333,14 @@ def _check_single(what: str) -> None:
             f"libraries, setting OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1 helps, too)"
         )
         raise ClusterError(msg)
+
+
+def _count_threads() -> int:
+    """Return how many threads there are, those that Python knows nothing of included (Linux)."""
+    try:
+        return Path("/proc/self/task").stat().st_nlink - 2  # a folder for each
+    except OSError:
+        return threading.active_count()
 
 
 def _describe(exc: Exception) -> list[Any]:
@@ -386,6 +387,20 @@ def _has_memory_error(exc: BaseException) -> bool:
     return isinstance(exc, MemoryError)
 
 
+def _print_to(fd: int) -> None:
+    """Make *fd* the standard output and error of this process."""
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    # The old streams believe that they could seek, if the server's were files.
+    streams = [
+        open(number, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
+        for number in (1, 2)
+    ]
+    sys.stdout, sys.stderr = streams
+    sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
+
+
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -397,6 +412,6 @@ def _nothing(*_: object) -> None:
 
 
 def _remove_tree(path: Path) -> None:
-    import shutil  # noqa: PLC0415 - not needed by children
+    from aiomas.cluster.rundir import remove_tree  # noqa: PLC0415 - not needed by children
 
-    shutil.rmtree(path, ignore_errors=True)
+    remove_tree(path)
