@@ -1,5 +1,7 @@
 """What the processes do that tests of the fork server fork."""
 
+# ruff: noqa: T201 - what they print is what the tests look at
+
 from __future__ import annotations
 
 import builtins
@@ -8,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 
 def main(job, fds, guard_fd):
@@ -53,7 +56,7 @@ def tells(fds, guard_fd):
     print("blocked", signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     print("wakeup", signal.set_wakeup_fd(-1))
     print("group", os.getpgid(0) == os.getpid())
-    print("stdin", os.readlink("/proc/self/fd/0"))
+    print("stdin", Path("/proc/self/fd/0").readlink())
     print("more open", [fd for fd in range(3, 100) if fd != guard_fd and is_open(fd)])
     inheritable = [fd for fd in (guard_fd, *fds) if os.get_inheritable(fd)]
     print("inheritable", inheritable)
