@@ -26,6 +26,7 @@ RAISED = "raised"
 """The kind of failures that are exceptions of the function itself."""
 
 _ENTRY_BYTES = 64  # that an entry takes beside its piece, at the most
+_IMMUTABLE = frozenset({bool, bytes, float, int, str, type(None)})
 _LATE = "DeadlineExceeded: there was no reply in time"
 
 
@@ -35,8 +36,8 @@ def pack(codec: Codec, value: Any) -> Piece:
     Raises:
         SerializationError: *value* cannot be encoded.
     """
-    if type(codec) is MsgPackBlosc:  # the whole message will be compressed
-        return MsgPack.encode(codec, value)
+    if _compresses(codec):
+        return MsgPack.encode(codec, value)  # type: ignore[arg-type]
     try:
         data = codec.encode(value)
     except SerializationError:
@@ -44,7 +45,8 @@ def pack(codec: Codec, value: Any) -> Piece:
     except Exception as exc:  # a codec of a user, which may raise anything
         msg = f"{codec!r} cannot encode a part of a message: {exc!r}"
         raise SerializationError(msg) from exc
-    return data.decode() if isinstance(codec, JSON) else data
+    # JSON has no bytes. Nor may codecs of users; then a message with them cannot be encoded.
+    return data.decode() if type(codec).encode is JSON.encode else data
 
 
 def unpack(codec: Codec, piece: object) -> Any:
@@ -57,13 +59,18 @@ def unpack(codec: Codec, piece: object) -> Any:
         msg = f"A part of a message is text or bytes, got {piece!r:.100}"
         raise DecodeError(msg)
     data = piece.encode(errors="surrogatepass") if isinstance(piece, str) else piece
-    if type(codec) is MsgPackBlosc:
-        value, error = MsgPack.decode_message(codec, data)
+    if _compresses(codec):
+        value, error = MsgPack.decode_message(codec, data)  # type: ignore[arg-type]
     else:
         value, error = codec.decode_message(data)
     if error is not None:
         raise error
     return value
+
+
+def _compresses(codec: Codec) -> bool:
+    """Whether it compresses messages, so that their pieces need not be."""
+    return type(codec).encode is MsgPackBlosc.encode
 
 
 def size_of(piece: Piece) -> int:
@@ -156,6 +163,7 @@ class Batch:
         self._method = method
         self._calls = calls
         self._arguments = arguments
+        self._shared: tuple[Any, Any] | None = None
         self._dispatcher = dispatcher
         self._concurrency = concurrency
         self._entries: list[Entry | None] = [None] * len(calls)
@@ -215,11 +223,22 @@ class Batch:
             case _:
                 msg = "one of many calls is [aid, arguments]"
                 raise TypeError(msg)
-        arguments = unpack(self.terms.codec, self._arguments if piece is None else piece)
-        match arguments:
-            case [args, kwargs]:
-                return f"agents/{aid}/{self._method}", args, kwargs
-        msg = "arguments are [args, kwargs]"
+        args, kwargs = self._arguments_of_all() if piece is None else self._unpacked(piece)
+        return f"agents/{aid}/{self._method}", args, kwargs
+
+    def _arguments_of_all(self) -> tuple[Any, Any]:
+        if self._shared is not None:
+            return self._shared
+        args, kwargs = self._unpacked(self._arguments)
+        if all(type(value) in _IMMUTABLE for value in [*args, *kwargs.values()]):
+            self._shared = args, kwargs  # else each agent gets objects of its own
+        return args, kwargs
+
+    def _unpacked(self, piece: object) -> tuple[Any, Any]:
+        match unpack(self.terms.codec, piece):
+            case [list() | tuple() as args, dict() as kwargs]:
+                return args, kwargs
+        msg = "arguments are [args, kwargs], a list and a map"
         raise TypeError(msg)
 
     def _late(self, number: int) -> Entry:

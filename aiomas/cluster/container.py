@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aiomas import rpc
@@ -21,6 +21,7 @@ from aiomas.codecs import Codec
 from aiomas.exceptions import ConnectionLost, DeadlineExceeded, Outcome
 
 _MARGIN = 100  # bytes of a reply beside its entries
+_MOST_KEPT = 256  # replies whose caller has not come for the rest of them
 _KEEP = 60.0  # seconds in which a caller has to come for results that had no room in a reply
 
 
@@ -109,7 +110,7 @@ class ClusterContainer(Container):
             :meth:`more_results` returns the others.
 
         Raises:
-            TypeError: a parameter has the wrong type.
+            TypeError: a parameter has the wrong type, or *grace* is not finite.
             ValueError: there are more calls than *max_requests*.
         """
         self._check(method, calls, concurrency, grace)
@@ -127,7 +128,10 @@ class ClusterContainer(Container):
         batch = Batch(
             method, calls, arguments, self._dispatcher_for(source), terms, max(1, concurrency)
         )
-        entries, kept = fill(await batch.run(), own_room)
+        ended = await batch.run()
+        if not isinstance(source, Loopback):  # the same counters count it at the caller's end
+            self.count(errors=sum(not entry[0] for entry in ended))
+        entries, kept = fill(ended, own_room)
         return entries, self._keep(source, kept)
 
     @rpc.expose
@@ -145,10 +149,11 @@ class ClusterContainer(Container):
         Raises:
             LookupError: there are none; they are kept for a minute.
         """
-        source, kept = self._kept.get(ticket, (None, {}))
-        if source is not current_call()._source:  # noqa: SLF001 - as above
+        found = self._kept.get(ticket) if isinstance(ticket, int) else None
+        if found is None or found[0] is not current_call()._source:  # noqa: SLF001 - as above
             msg = f"There are no results for the ticket {ticket!r:.20}"
             raise LookupError(msg)
+        kept = found[1]
         lot = take(kept, self._room(room))
         if not kept:
             del self._kept[ticket]
@@ -202,6 +207,7 @@ class ClusterContainer(Container):
             and isinstance(calls, list | tuple)
             and isinstance(concurrency, int)
             and isinstance(grace, int | float)
+            and math.isfinite(grace)
         )
         if not good:
             msg = "call_many() takes the name of a function and a list of calls"
@@ -231,6 +237,11 @@ class ClusterContainer(Container):
             return None
         ticket = next(self._tickets)
         self._kept[ticket] = source, kept
+        if len(self._kept) > _MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        if not isinstance(source, Loopback):
+            channel = source.channel  # type: ignore[attr-defined]
+            channel.on_closed(lambda: self._kept.pop(ticket, None))
         # Not in the context of the caller, which would live as long.
         context = contextvars.Context()
         self._loop.call_later(_KEEP, self._kept.pop, ticket, None, context=context)

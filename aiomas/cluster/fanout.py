@@ -307,13 +307,14 @@ class _FanOut:
                 self._take(link, call, entry)
         while missing and ticket is not None:
             try:
-                lot, more = await link.send(("more_results", (ticket, room), {}), options)
+                reply = await link.send(("more_results", (ticket, room), {}), options)
+                lot, more = _lot(link, reply)
             except AiomasError as exc:  # they have run, but nobody knows how they ended
                 self._fail_all(missing.values(), exc, Outcome.EXECUTED)
                 return
-            for number, entry in lot:
-                self._take(link, missing.pop(number), entry)
-            if not more:
+            for number in lot.keys() & missing.keys():
+                self._take(link, missing.pop(number), lot[number])
+            if not (lot and more):
                 break
         if missing:
             error = RemoteException(link.peer, "There is no result of this call in the reply")
@@ -356,7 +357,7 @@ class _FanOut:
                 function = with_options(function, timeout=min(own or left, left))
             args, kwargs = self._arguments if call.arguments is None else call.arguments
             self._results[call.position] = await function(*args, **kwargs)
-        except (AiomasError, OSError) as exc:
+        except (AiomasError, OSError, ValueError) as exc:
             self._fail(call, exc)
         finally:
             self._slots.give(1)
@@ -406,3 +407,18 @@ def _reply(link: Link, reply: Any, count: int) -> tuple[Sequence[Any], int | Non
             return entries, ticket
     text = f"This is no reply to a call of many agents: {reply!r:.100}"
     raise RemoteException(link.peer, text).of_call(Outcome.EXECUTED)
+
+
+def _lot(link: Link, reply: Any) -> tuple[dict[int, Any], bool]:
+    match reply:
+        case [list() | tuple() as lot, bool() as more] if all(_is_pair(pair) for pair in lot):
+            return dict(lot), more
+    text = f"These are no results of calls of many agents: {reply!r:.100}"
+    raise RemoteException(link.peer, text).of_call(Outcome.EXECUTED)
+
+
+def _is_pair(pair: Any) -> bool:
+    match pair:
+        case [int(), _]:
+            return True
+    return False

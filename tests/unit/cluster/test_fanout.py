@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -31,6 +32,19 @@ KINDS = ["tcp", "unix", "local"]
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"loop_factory": VirtualTimeLoop}
+
+
+class Backwards(aiomas.codecs.Codec):
+    """A codec of a user."""
+
+    def encode(self, data: Any) -> bytes:
+        try:
+            return json.dumps(data, default=self.serialize_obj).encode()[::-1]
+        except TypeError as exc:
+            raise SerializationError(str(exc)) from exc
+
+    def decode(self, data: bytes) -> Any:
+        return json.loads(data[::-1], object_hook=self.deserialize_obj)
 
 
 class Part:
@@ -183,6 +197,12 @@ class TestResults:
         assert await starmap_calls(driver, "add", calls) == [0, 1, 2, 3]
         assert await map_calls(driver, "large", proxies, (3,)) == ["xxx"] * 4
 
+    async def test_a_codec_that_knows_no_bytes_will_do(self, world, messages):
+        driver, proxies = await world.agents(4, codec=Backwards)
+        calls = [(proxy, number) for number, proxy in enumerate(proxies)]
+        assert await starmap_calls(driver, "add", calls) == [0, 1, 2, 3]
+        assert messages == []
+
     async def test_agents_share_no_arguments(self, world):
         driver, proxies = await world.agents(2, places=1, codec=aiomas.JSON)
         await map_calls(driver, "keep", proxies, ([1, 2],))
@@ -316,7 +336,13 @@ class TestFailures:
             [error] = await map_calls(driver, method, [proxy], args, return_exceptions=True)
             return caught.value, error
 
-        for method, *args in (["fail_for", 1], ["hidden"], ["add", 1, 2, 3], ["nothing"]):
+        calls: list[tuple[str, tuple[Any, ...]]] = [
+            ("fail_for", (1,)),
+            ("hidden", ()),
+            ("add", (1, 2, 3)),
+            ("nothing", ()),
+        ]
+        for method, args in calls:
             expected, found = await both(method, *args)
             assert (type(found), str(found)) == (type(expected), str(expected))
             assert found.outcome is expected.outcome
