@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -311,6 +312,19 @@ class TestLogs:
         lines = run("logs", "-f", "-n1", *which.split()).output.splitlines()
         timer.join()
         assert lines == (["b", "c"] if which else [*sorted(lines[:2]), "[0] c"])
+
+    @pytest.mark.parametrize("which", ["0", "winter"])
+    def test_ctrl_c_ends_them(self, which, supervisor):
+        command = [sys.executable, "-m", "aiomas.cli", "cluster", "logs", "-f", "-n1", which]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                assert process.stdout and process.stdout.readline()
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=20)
+            except BaseException:
+                process.kill()
+                raise
+        assert (process.returncode, errors) == (130, b"")
 
 
 class TestStop:
