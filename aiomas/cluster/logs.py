@@ -13,7 +13,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from io import BufferedReader, FileIO
 from pathlib import Path
 
@@ -126,8 +126,8 @@ class Log:
         Returns:
             How many bytes of *data* are in the file.
         """
-        note = self._note()
-        file, size = self._file_for(len(note) + len(data))
+        file, size = self._file_for(len(self._note()) + len(data))
+        note = self._note()  # only now it is known in which file
         written = file.write(note + data)
         if written < len(note):
             file.truncate(size)
@@ -208,7 +208,7 @@ class Log:
                 self._echo(text)
 
 
-def follow(path: str | os.PathLike[str], *, lines: int = 10, wait: bool = True) -> Iterator[str]:
+def follow(path: str | os.PathLike[str], *, lines: int = 10, wait: bool = True) -> Generator[str]:
     """Yield the last lines of a log, and then those that are added, without their ends.
 
     Ends when the file or its directory is removed, as at the end of a run.
@@ -253,7 +253,7 @@ def _last(path: Path, file: BufferedReader, lines: int) -> tuple[list[bytes], by
     data, is_all = _end_of(file, lines)
     for number in itertools.count(1):
         missing = lines - data.count(b"\n")
-        if missing <= 0 or not is_all:
+        if missing < 0 or not is_all:  # 0: the first of the lines may have begun in an older part
             break
         try:
             with _part(path, number).open("rb") as older:
