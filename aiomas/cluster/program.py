@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from aiomas.cluster.loading import load
 from aiomas.cluster.terminal import INTERRUPTED, describe
 from aiomas.exceptions import ClusterError
 
-Main = Callable[..., Awaitable[Any]]
+Main = Callable[..., Coroutine[Any, Any, Any]]
 
 _LARGEST_EXIT_CODE = 255
 

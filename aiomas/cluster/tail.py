@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -19,23 +20,39 @@ def show(files: Mapping[int, Path], *, lines: int, wait: bool) -> None:
         files: by the containers' indices; if there are several, each line begins with one.
         lines: how many of the last lines to begin with.
         wait: whether to go on with what is added, until the run ends.
+
+    Raises:
+        FileNotFoundError: there is one file to print, and it is not there.
     """
-    if wait and len(files) > 1:
-        _follow_all(files, lines)
-        return
-    for index, file in files.items():
-        prefix = f"[{index}] " if len(files) > 1 else ""
+    if len(files) == 1:
+        for file in files.values():
+            _print(logs.follow(file, lines=lines, wait=wait))
+    elif wait:
+        _print(_all(files, lines))
+    else:
+        for index, file in files.items():
+            _print(_with_index(index, file, lines=lines, wait=False))
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def _with_index(index: int, file: Path, *, lines: int, wait: bool) -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError):  # this container has not begun
         for line in logs.follow(file, lines=lines, wait=wait):
-            click.echo(prefix + line)
+            yield f"[{index}] {line}"
 
 
-def _follow_all(files: Mapping[int, Path], lines: int) -> None:
+def _all(files: Mapping[int, Path], lines: int) -> Iterator[str]:
+    """Yield the lines of several files as they come."""
     found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read(index: int, file: Path) -> None:
         try:
-            for line in logs.follow(file, lines=lines, wait=True):
-                found.put(f"[{index}] {line}")
+            for line in _with_index(index, file, lines=lines, wait=True):
+                found.put(line)
         finally:
             found.put(None)
 
@@ -48,4 +65,4 @@ def _follow_all(files: Mapping[int, Path], lines: int) -> None:
         if line is None:
             left -= 1
         else:
-            click.echo(line)
+            yield line

@@ -161,7 +161,7 @@ def view(look: Look, height: int) -> Group:
     """Return what fits into *height* lines."""
     table = Table(box=None, pad_edge=False)
     for title in TITLES:
-        table.add_column(title, justify="left" if title == "state" else "right")
+        table.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
     every = rows(look)
     shown = every[: max(height - _OTHER_LINES, 1)]
     for row in shown:

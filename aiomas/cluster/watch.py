@@ -56,9 +56,59 @@ class _Service:
         self._stop()
 
 
+class WatchServer:
+    """What :func:`serve_watch` returns; also an asynchronous context manager."""
+
+    def __init__(self) -> None:
+        self._clients: set[rpc.RpcClient] = set()
+        self._server: Server
+
+    @classmethod
+    async def start(cls, service: _Service, sock: socket.socket) -> Self:
+        """Serve *service* on a socket that is bound, and belongs to the server from now on."""
+        server = cls()
+        try:
+            server._server = await rpc.start_server(
+                None,
+                service,
+                server._connected,
+                codec=MsgPack,
+                sock=sock,
+            )
+        except BaseException:
+            sock.close()
+            raise
+        return server
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+        await self.wait_closed()
+
+    def close(self) -> None:
+        """Stop listening, and close all connections after what has been answered."""
+        self._server.close()
+        for client in tuple(self._clients):
+            client.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until all is closed, at most a second."""
+        await self._server.wait_closed()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                for client in tuple(self._clients):
+                    await client.close()
+
+    def _connected(self, client: rpc.RpcClient) -> None:
+        self._clients.add(client)
+        client.channel.on_closed(lambda: self._clients.discard(client))
+
+
 async def serve_watch(
     path: Path, status: Callable[[], Awaitable[dict[str, Any]]], stop: Callable[[], None]
-) -> Server:
+) -> WatchServer:
     """Serve those who watch a run, on a Unix socket that only this user can connect to.
 
     The socket's file is removed with the directory, not when the server is closed.
@@ -72,12 +122,7 @@ async def serve_watch(
         OSError: the socket cannot be made.
     """
     # Not by its path: to bind that would lock the directory, which a living run keeps locked.
-    sock = _bind(path)
-    try:
-        return await rpc.start_server(None, _Service(status, stop), codec=MsgPack, sock=sock)
-    except BaseException:
-        sock.close()
-        raise
+    return await WatchServer.start(_Service(status, stop), _bind(path))
 
 
 def _bind(path: Path) -> socket.socket:

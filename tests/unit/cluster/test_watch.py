@@ -70,6 +70,26 @@ async def test_a_run_is_asked_to_stop(supervisor):
     assert supervisor.stopped
 
 
+async def test_the_end_of_the_server_is_that_of_its_connections(directory):
+    async def status():
+        return {"facts": {}, "containers": []}
+
+    stopped = asyncio.Event()
+    server = await serve_watch(directory.path / SOCKET, status, stopped.set)
+    async with Watch(rundir.find()) as watch:
+        # The answer comes before the end.
+        asking = asyncio.create_task(watch.stop())
+        await stopped.wait()
+        server.close()
+        await asking
+        with pytest.raises(RunGone):
+            await watch.status()
+    await server.wait_closed()
+    with pytest.raises(RunGone):
+        async with Watch(rundir.find()):
+            pass
+
+
 async def test_only_this_user_can_connect(supervisor, directory):
     mode = (directory.path / SOCKET).stat().st_mode
     assert stat.S_ISSOCK(mode)

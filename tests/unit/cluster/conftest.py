@@ -1,0 +1,119 @@
+"""Runs to look at: their directories, and a thread that answers like a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiomas.cluster.rundir import RunDirectory
+from aiomas.cluster.watch import SOCKET, serve_watch
+
+BOUND = 10.0  # seconds
+
+
+class FakeSupervisor:
+    """A run without processes: each time it is asked, its containers have served 10 more calls."""
+
+    def __init__(self, name: str | None = None, containers: int = 2) -> None:
+        self.directory = RunDirectory.create(name)
+        self.facts: dict[str, Any] = {
+            "name": self.directory.name,
+            "pid": 4711,
+            "driver_pid": 4710,
+            "started": time.time() - 125,
+            "transport": "unix",
+            "containers": containers,
+            "command": ["plant.py", "a b"],
+            "host": "localhost",
+            "log_dir": str(self.directory.path / "logs"),
+        }
+        self.directory.publish(self.facts)
+        self.containers: list[dict[str, Any]] = [
+            {
+                "index": index,
+                "host": "localhost",
+                "pid": 5000 + index,
+                "url": f"ipc://[{index}]/",
+                "state": "running",
+                "agents": 7,
+                "cpu": 1.5,
+                "rss": 20 * 2**20,
+                "calls_in": 0,
+                "calls_out": 0,
+                "errors": 0,
+                "bytes_in": 0,
+                "bytes_out": 0,
+                "restarts": 3,
+                "uptime": 61.0,
+                "exit_code": None,
+            }
+            for index in range(containers)
+        ]
+        self.asked = 0
+        self.obeys = True
+        self._end: asyncio.Event
+        self._loop: asyncio.AbstractEventLoop
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(BOUND)
+
+    async def _serve(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+
+        def stop() -> None:
+            if self.obeys:
+                self._end.set()
+
+        async with await serve_watch(self.directory.path / SOCKET, self._status, stop):
+            self._ready.set()
+            await self._end.wait()
+        self.directory.remove()
+
+    async def _status(self):
+        self.asked += 1
+        for container in self.containers:
+            container["calls_in"] += 10
+        return {"facts": self.facts, "containers": self.containers}
+
+    def log(self, index: int, text: str) -> Path:
+        """Add to a log file."""
+        file = Path(self.facts["log_dir"], f"{index}.log")
+        file.parent.mkdir(exist_ok=True)
+        with file.open("a") as log:
+            log.write(text)
+        return file
+
+    def end(self) -> None:
+        """End the run."""
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(BOUND)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def run_base(unix_path, monkeypatch):
+    """The base directory of runs, for this test alone."""
+    base = Path(unix_path).with_name("runs")
+    monkeypatch.setenv("AIOMAS_RUN_DIR", str(base))
+    return base
+
+
+@pytest.fixture
+def supervise(run_base):
+    """Start a fake supervisor; all are ended with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*args, **kwargs):
+            supervisor = FakeSupervisor(*args, **kwargs)
+            stack.callback(supervisor.end)
+            return supervisor
+
+        yield start
