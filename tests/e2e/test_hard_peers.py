@@ -116,13 +116,13 @@ def test_a_reader_of_one_byte_a_second_is_cut_and_the_others_are_served(unix_pat
 def test_a_reader_that_is_slow_but_takes_something_is_not_cut(unix_path):
     size = 4 * MIB
     with (
-        PeerProcess.run(unix_path, limits={"write_timeout": 0.5}),
+        PeerProcess.run(unix_path, limits={"write_timeout": 0.3}),
         RawCaller.dial(unix_path) as slow,
     ):
         slow.send(request(0, "large", size))
         left = int.from_bytes(slow.read(4), "big")
-        while left:  # for 1.6 s, three times as long as it may take nothing
-            assert not slow.is_cut(within=0.1), f"with {left} bytes left"
+        while left:  # for 0.96 s, three times as long as it may take nothing
+            assert not slow.is_cut(within=0.06), f"with {left} bytes left"
             left -= len(slow.read(min(left, size // 16)))
         assert slow.call("echo", "afterwards") == "afterwards"
 
@@ -386,11 +386,11 @@ async def test_a_peer_that_is_stopped_for_a_moment_is_waited_for(unix_path, cont
 
 
 async def block_own_loop(servant: Any, here: Here) -> None:
-    time.sleep(1)
+    time.sleep(0.6)
 
 
 async def block_own_loop_in_a_handler(servant: Any, here: Here) -> None:
-    assert await servant.call_block(here, 1.0) == "awake"
+    assert await servant.call_block(here, 0.6) == "awake"
 
 
 @pytest.mark.parametrize("block", [block_own_loop, block_own_loop_in_a_handler])
@@ -405,7 +405,7 @@ async def test_while_our_own_loop_is_blocked_no_peer_is_taken_for_dead(
             held = servant.hold()
             assert await servant.echo(1) == 1
             for _ in range(2):
-                await block(servant, here)  # three times as long as the peer may be silent
+                await block(servant, here)  # twice as long as the peer may be silent
                 assert await servant.echo(2) == 2
             await servant.release()
             assert await held == "released", "it is still the same connection"

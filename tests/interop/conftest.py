@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .environments import (
     find_python_3_8,
     this_python,
 )
-from .peer import Peer
+from .peer import Nursery, Peer
 
 StartPeer = Callable[..., Awaitable[Peer]]
 
@@ -44,39 +44,42 @@ def has_python_3_8() -> bool:
     return True
 
 
-@pytest.fixture(scope="session")
-def python_with_aiomas_2() -> Path:
-    """An interpreter of Python 3.8 that can import aiomas 2.0.1."""
-    return interpreter(AIOMAS_2, find_python_3_8)
+@pytest.fixture(scope="package")
+def nursery_of_aiomas_2() -> Iterator[Nursery]:
+    """Runs programs with Python 3.8 that can import aiomas 2.0.1."""
+    python = interpreter(AIOMAS_2, find_python_3_8)
+    with Nursery.run(python, "aiomas", "aiomas.subproc", "arrow", "blosc", "msgpack") as nursery:
+        yield nursery
 
 
-@pytest.fixture(scope="session")
-def python_with_mosaik() -> Path:
-    """An interpreter, of the same version as this one, that can import mosaik_api_v3."""
-    return interpreter(MOSAIK, this_python)
+@pytest.fixture(scope="package")
+def nursery_of_mosaik() -> Iterator[Nursery]:
+    """Runs programs, with the same version of Python as this one, that can import mosaik_api_v3."""
+    with Nursery.run(interpreter(MOSAIK, this_python), "mosaik_api_v3.connection") as nursery:
+        yield nursery
 
 
 @pytest.fixture
-async def start_old(python_with_aiomas_2: Path) -> AsyncIterator[StartPeer]:
+async def start_old(nursery_of_aiomas_2: Nursery) -> AsyncIterator[StartPeer]:
     """Starts a program that uses aiomas 2.0.1: `await start_old("container.py", *args)`."""
     async with AsyncExitStack() as stack:
 
         async def start(program: str, *args: str) -> Peer:
             return await stack.enter_async_context(
-                Peer.run(python_with_aiomas_2, f"aiomas_2/{program}", *args)
+                Peer.run(nursery_of_aiomas_2, f"aiomas_2/{program}", *args)
             )
 
         yield start
 
 
 @pytest.fixture
-async def start_mosaik(python_with_mosaik: Path) -> AsyncIterator[StartPeer]:
+async def start_mosaik(nursery_of_mosaik: Nursery) -> AsyncIterator[StartPeer]:
     """Starts a program that uses mosaik's API: `await start_mosaik("server.py", *args)`."""
     async with AsyncExitStack() as stack:
 
         async def start(program: str, *args: str) -> Peer:
             return await stack.enter_async_context(
-                Peer.run(python_with_mosaik, f"mosaik/{program}", *args)
+                Peer.run(nursery_of_mosaik, f"mosaik/{program}", *args)
             )
 
         yield start

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .environments import clean_environment
 
@@ -17,35 +20,61 @@ PATIENCE = 20.0
 """Seconds that a peer may take for anything."""
 
 
+class Nursery:
+    """A process of another interpreter, from which the programs are forked (`nursery.py`)."""
+
+    def __init__(self, orders: socket.socket) -> None:
+        self._orders = orders
+
+    @classmethod
+    @contextmanager
+    def run(cls, python: Path, *modules: str) -> Iterator[Self]:
+        """Run one that has imported these modules."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                number = theirs.fileno()
+                process = subprocess.Popen(
+                    [python, "-u", "-W", "ignore", PROGRAMS / "nursery.py", str(number), *modules],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[number],
+                    env={**clean_environment(), "PYTHONPATH": str(PROGRAMS)},
+                )
+            ours.settimeout(PATIENCE)
+            with process:
+                try:
+                    yield cls(ours)
+                finally:
+                    process.kill()
+
+    def fork(self, program: str, *args: str) -> tuple[socket.socket, int]:
+        """Run one of the programs beside this file; return its input and output, and its number."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            order = json.dumps([str(PROGRAMS / program), *args]).encode()
+            socket.send_fds(self._orders, [order], [theirs.fileno()])
+        return ours, int(self._orders.recv(100))
+
+
 class Peer:
     """A program that says on its standard output what it does, and is told on its input what to do.
 
     It ends when its input does, so it cannot outlive the test.
     """
 
-    def __init__(self, process: Process) -> None:
-        assert process.stdin
-        assert process.stdout
-        self._process = process
-        self._stdin = process.stdin
-        self._stdout = process.stdout
+    def __init__(
+        self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._pid = pid
+        self._reader = reader
+        self._writer = writer
 
     @classmethod
     @asynccontextmanager
-    async def run(cls, python: Path, program: str, *args: str) -> AsyncIterator[Peer]:
+    async def run(cls, nursery: Nursery, program: str, *args: str) -> AsyncIterator[Peer]:
         """Run one of the programs beside this file."""
-        process = await asyncio.create_subprocess_exec(
-            python,
-            "-u",
-            "-W",
-            "ignore",
-            PROGRAMS / program,
-            *args,
-            stdin=PIPE,
-            stdout=PIPE,
-            env={**clean_environment(), "PYTHONPATH": str(PROGRAMS)},
-        )
-        peer = cls(process)
+        stream, pid = nursery.fork(program, *args)
+        peer = cls(pid, *await asyncio.open_connection(sock=stream))
         try:
             yield peer
         finally:
@@ -54,7 +83,7 @@ class Peer:
     async def says(self) -> Any:
         """Wait for what the program says next."""
         async with asyncio.timeout(PATIENCE):
-            line = await self._stdout.readline()
+            line = await self._reader.readline()
         if not line:
             msg = "the program has ended; what it wrote to its standard error says why"
             raise EOFError(msg)
@@ -72,25 +101,27 @@ class Peer:
 
     async def start(self, what: str, *args: Any) -> None:
         """Tell the program to do something."""
-        self._stdin.write(json.dumps([what, *args]).encode() + b"\n")
+        self._writer.write(json.dumps([what, *args]).encode() + b"\n")
         async with asyncio.timeout(PATIENCE):
-            await self._stdin.drain()
+            await self._writer.drain()
 
     async def kill(self) -> None:
         """End the program without giving it a chance to say goodbye."""
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
+        if not self._reader.at_eof():
+            os.kill(self._pid, signal.SIGKILL)
+            await self._reader.read()
 
     async def end(self) -> None:
         """Let the program end; kill it if it does not."""
-        self._stdin.close()
+        with suppress(OSError):  # it has ended
+            self._writer.write_eof()
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._process.wait()
+                await self._reader.read()
         except TimeoutError:
             await self.kill()
-        # Its pipes are closed when their end was seen.
-        await self._stdout.read()
+        except ConnectionError:  # what it was told last it has not read
+            pass
+        self._writer.close()
         with suppress(ConnectionError):
-            await self._stdin.wait_closed()
+            await self._writer.wait_closed()

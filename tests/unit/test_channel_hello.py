@@ -372,7 +372,7 @@ class TestSilence:
     async def test_a_peer_that_answers_lives_for_ever(self, site, unix_path):
         await site.serve(unix_path, echo)
         client = await site.connect(unix_path, extensions=True)
-        await asyncio.sleep(100_000)
+        await asyncio.sleep(10_000)
         assert await client.send("still there") == "still there"
 
     async def test_both_ends_watch(self, site, unix_path):
@@ -413,7 +413,7 @@ class TestSilence:
 
     async def test_without_heartbeat_nobody_is_asked(self, site, unix_path):
         client, reader, writer = await silent_peer(site, unix_path, heartbeat=None)
-        await asyncio.sleep(100_000)
+        await asyncio.sleep(10_000)
         assert client.is_open
         answer = client.send("first words")
         assert await read_message(reader) == [0, 1, "first words"]
