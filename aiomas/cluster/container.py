@@ -6,7 +6,8 @@ import asyncio
 import contextvars
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from aiomas import rpc

@@ -43,8 +43,7 @@ def _reporting(
 ) -> Callable[Concatenate[Supervisor, P], Coroutine[Any, Any, dict[str, Any]]]:
     """Let *method* return its result or its error in a form that can travel."""
 
-    @functools.wraps(method)
-    async def report(self: Supervisor, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+    async def report(self: Supervisor, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         try:
             return {"value": await method(self, *args, **kwargs)}
         except (ContainerDied, ClusterError) as exc:
@@ -52,6 +51,7 @@ def _reporting(
         except (AiomasError, OSError) as exc:
             return {"error": {"message": f"{type(exc).__name__}: {exc}"}}
 
+    functools.update_wrapper(report, method)
     return report
 
 
