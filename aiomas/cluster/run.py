@@ -182,7 +182,6 @@ def _facts(spec: ClusterSpec) -> dict[str, Any]:
         "transport": spec.transport,
         "containers": spec.containers,
         "command": sys.argv,
-        "log_dir": spec.log_dir,
     }
 
 

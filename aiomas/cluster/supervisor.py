@@ -94,6 +94,7 @@ class Supervisor:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": time.time(),
+            "log_dir": str(self._log_directory(self._run.path)),
         }
         self._run.publish(self._facts)
         set_title(f"aiomas {self._run.name}/supervisor")
@@ -128,7 +129,7 @@ class Supervisor:
             spec=spec,
             run=self._run.name,
             directory=self._run.path,
-            logs=self._log_directory(self._run.path),
+            logs=Path(self._facts["log_dir"]),
             fork=self._fork,
             token=token,
             tls=None if credentials is None else self._keep(credentials),
