@@ -145,6 +145,7 @@ def test_a_started_program_does_not_inherit_the_lock():
         stdout=subprocess.PIPE,
         close_fds=False,
     ) as child:
+        assert child.stdout is not None
         child.stdout.readline()  # it runs, so what it does not inherit is closed there by now
         os.close(run._descriptor)
         assert running() == []
