@@ -140,10 +140,16 @@ def test_a_started_program_does_not_inherit_the_lock():
     run = RunDirectory.create("a")
     assert not os.get_inheritable(run._descriptor)
     with subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False
-    ):
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        close_fds=False,
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # it runs, so what it does not inherit is closed there by now
         os.close(run._descriptor)
         assert running() == []
+        child.communicate(b"\n")
     run._descriptor = -1
     sweep()
 
