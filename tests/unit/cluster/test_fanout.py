@@ -269,6 +269,12 @@ class TestAgents:
         assert all(isinstance(error, DeadlineExceeded) for error in results)
         assert asyncio.get_running_loop().time() == pytest.approx(started + 4, abs=0.1)
 
+    async def test_options_of_a_proxy_count_if_they_are_stricter(self, world):
+        driver, [proxy] = await world.agents(1)
+        hurried = aiomas.with_options(proxy, timeout=2.0)
+        with pytest.raises(PartialResult, match="DeadlineExceeded"):
+            await map_calls(driver, "wait", [hurried], (5.0,), timeout=9.0)
+
     async def test_those_behind_old_connections_are_called_one_by_one(
         self, world, messages, monkeypatch
     ):
