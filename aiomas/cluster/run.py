@@ -145,7 +145,9 @@ class Run:
         If the supervisor was killed, the fork server removes it when all containers have ended.
         """
         until = time.monotonic() + _MARGIN
-        while self.directory is not None and self.directory.exists() and time.monotonic() < until:
+        while (  # noqa: ASYNC110 - another process does it
+            self.directory is not None and self.directory.exists() and time.monotonic() < until
+        ):
             await asyncio.sleep(_PAUSE)
 
     def _certificates(self, request: bytes | None) -> tuple[Any, Any]:
