@@ -11,6 +11,7 @@ from typing import Any
 
 from aiomas import rpc
 from aiomas.cluster import streams
+from aiomas.cluster.ending import how_it_ended
 from aiomas.cluster.environment import kernel_oom_kills
 from aiomas.cluster.forkserver import OUT_OF_MEMORY
 from aiomas.cluster.logs import Log
@@ -276,9 +277,4 @@ def _how(code: int | None, why_killed: str | None) -> str:
         return "ended together with the fork server"
     if why_killed is not None:
         return f"{why_killed}, and was killed"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
+    return how_it_ended(code)
