@@ -234,7 +234,6 @@ class _Server:
                 msg = f"The module {name} cannot be preloaded:\n{traceback.format_exc()}"
                 raise ClusterError(msg) from exc
             finally:
-                _flush()  # or each child would print it, too
                 self._watch_signals()
             _check_single(f"Importing {name} leaves the fork server with")
 
@@ -293,7 +292,7 @@ class _Server:
 
     def _fork_child(self, main: Main, job: dict[str, Any], descriptors: list[int]) -> int:
         gc.freeze()  # a collection in a child would else write to, and so copy, all of our pages
-        _flush()
+        _flush()  # or each child would print, too, what a module has printed
         server = os.getpid()
         # A signal for the child must not meet our handlers there.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)

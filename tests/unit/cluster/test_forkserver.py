@@ -362,6 +362,7 @@ class TestPreload:
         (tmp_path / "prints.py").write_text("import sys\nprint('spam', end='')\n")
         client.call("preload", ["prints"])
         assert client.outcome("leaves", 0) == (0, "")
+        assert client.exit_code(client.fork("leaves", 0)) == 0  # has the server's output
         client.close()
         assert client.output == b"spam"
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from aiomas.cluster import zygote
 from aiomas.cluster.forkserver import TICKET
 from aiomas.cluster.zygote import ForkServer, Program
 from aiomas.exceptions import ClusterError, SerializationError
@@ -28,6 +29,7 @@ SHORT = 0.2  # seconds, for calls that are not answered
 
 SUPERVISOR = """\
 import asyncio, os, pathlib, sys
+from aiomas.cluster import zygote
 from aiomas.cluster.forkserver import TICKET
 from aiomas.cluster.zygote import ForkServer, fork_program
 
@@ -156,10 +158,15 @@ class TestProcesses:
         assert codes == list(range(64))
         assert not psutil.Process(server.pid).children()
 
-    async def test_one_that_has_ended_before_anybody_looks(self, server, monkeypatch):
-        monkeypatch.setattr(server, "_lock", Late(server._lock))
+    async def test_one_that_has_ended_before_its_fork_returns(self, server, monkeypatch):
+        async def late(reply):
+            await asyncio.wait([reply])
+            await until(lambda: reply.result() in server._unclaimed)
+            return reply.result()
+
+        monkeypatch.setattr(zygote, "_result", late)
         process = await server.fork(job("leaves", 3))
-        await until(lambda: psutil.Process(server.pid).children() == [])
+        monkeypatch.undo()
         assert await bounded(process.wait()) == 3
         assert not server._unclaimed
 
@@ -209,20 +216,6 @@ class TestProcesses:
             await server.close()
 
 
-class Late:
-    """A lock that is left only when its holder's process has certainly ended."""
-
-    def __init__(self, lock):
-        self.lock = lock
-
-    async def __aenter__(self):
-        await self.lock.acquire()
-
-    async def __aexit__(self, *exc_info):
-        time.sleep(0.05)
-        self.lock.release()
-
-
 class TestErrors:
     async def test_descriptors_that_cannot_be_passed(self, server):
         with pytest.raises(OSError, match="300 descriptors: at most 253") as caught:
@@ -254,7 +247,7 @@ class TestErrors:
             await server.preload(["threads"])
 
     async def test_a_job_that_cannot_be_sent(self, server):
-        for _ in range(20):
+        for _ in range(600):  # more than the socket holds
             with pytest.raises(SerializationError):
                 await server.fork({"do": object()}, [2])
         process = await server.fork(job("leaves", 0))
