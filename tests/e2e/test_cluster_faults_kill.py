@@ -247,3 +247,36 @@ class TestAgainAndAgain:
             assert "restart mode 'temporary'" in failed.message
             with pytest.raises(SpawnError, match="No container"):
                 await cluster.spawn(Worker)
+
+
+class TestTime:
+    async def test_others_have_it_and_the_lost_one_is_named(self):
+        async with Cluster(2, loop="asyncio", clock="2020-01-01", restart=NEVER) as cluster:
+            events = Events(cluster)
+            other = await cluster.spawn(Worker, placement=1)
+            kill(cluster, 0)
+            async with asyncio.timeout(BOUND):
+                with pytest.raises(ContainerDied, match="Container 0") as caught:
+                    await cluster.set_time(5)
+            assert caught.value.index == 0
+            assert await other.time() == cluster.container.clock.time() == 5
+            await events.get(EventKind.FAILED)
+            with pytest.raises(ContainerDied, match="Container 0"):
+                await cluster.set_time(6)
+            assert await other.time() == 6
+
+    async def test_after_a_restart_its_clock_has_the_time_of_the_cluster(self):
+        policy = RestartPolicy(backoff=0.5)
+        async with Cluster(2, loop="asyncio", clock="2020-01-01", restart=policy) as cluster:
+            events = Events(cluster)
+            agents = [await cluster.spawn(Worker, respawn=True, placement=n) for n in range(2)]
+            await cluster.set_time(5)
+            kill(cluster, 0)
+            await events.get(EventKind.RESTARTING, 0)
+            await cluster.set_time(7)  # waits for the one that is being started again
+            assert [await agent.time() for agent in agents] == [7, 7]
+            kill(cluster, 0)
+            await events.get(EventKind.RESTARTED, 0, number=2)
+            assert [await agent.time() for agent in agents] == [7, 7]
+            await cluster.set_time(8)
+            assert [await agent.time() for agent in agents] == [8, 8]
