@@ -511,12 +511,12 @@ class Cluster:
         if event.kind is EventKind.DIED:
             assert isinstance(event.error, ContainerDied)  # noqa: S101 - it always has one
             info.exit_code = event.error.exit_code
-            info.agents = info.respawned
+            info.agents = info.respawned + info.pending
             self._forget_names(info.index, respawned=False)
         elif event.kind is EventKind.RESTARTED:
             info.restarts += 1
         elif event.kind is EventKind.FAILED:
-            info.agents = info.respawned = 0
+            info.agents, info.respawned = info.pending, 0
             self._forget_names(info.index, respawned=True)
 
     def _forget_names(self, index: int, *, respawned: bool) -> None:

@@ -99,6 +99,7 @@ class Spawner:
             for number in range(len(calls)):
                 info = places[choose(places)]
                 info.agents += 1  # now, so that the strategy sees it when it chooses for the next
+                info.pending += 1
                 numbers_at.setdefault(info.index, []).append(number)
             results = await asyncio.gather(
                 *(
@@ -111,6 +112,7 @@ class Spawner:
             for index, numbers in numbers_at.items():
                 made = sum(proxies[number] is not None for number in numbers)
                 infos[index].agents -= len(numbers) - made
+                infos[index].pending -= len(numbers)
                 infos[index].respawned += made if respawn else 0
         for error in results:
             if isinstance(error, SpawnError | ContainerDied):
@@ -131,7 +133,13 @@ class Spawner:
     ) -> None:
         """Make some of the agents in one container, and put their proxies into the list."""
         for chunk, data in self._chunks(calls, numbers):
-            made, failure = await self._send("spawn", info.index, target, data, respawn)
+            try:
+                made, failure = await self._send("spawn", info.index, target, data, respawn)
+            except ContainerDied:
+                if not respawn:  # those of earlier messages are gone with it
+                    for number in numbers:
+                        proxies[number] = None
+                raise
             for number, (url, class_name) in zip(chunk, made, strict=False):
                 proxies[number] = self._container.proxy(url, class_name)
             self._told(len(made))
