@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from aiomas.cluster.loading import load
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.exceptions import ClusterError
 
+_PAUSE = 0.02  # seconds between two looks whether the run has gone
 _MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
 
 
@@ -116,30 +118,37 @@ class Run:
             timeout: seconds that containers have to end, before they are terminated and, after
                 the same time again, killed.
         """
-        patience = 3 * timeout + _MARGIN
+        patience = 0.0
         try:
             if self._host is not None and self.directory is not None:
-                await self._ask_to_stop(timeout, patience)
-        except asyncio.CancelledError:
-            patience = 0.0
-            raise
+                with contextlib.suppress(ClusterError):  # it is gone, or will be when it is closed
+                    await self.call("stop", timeout, timeout=3 * timeout + _MARGIN)
+            patience = min(timeout, _MARGIN)
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._close(timeout, patience)))
+            await asyncio.shield(asyncio.ensure_future(self._close(patience)))
 
-    async def _ask_to_stop(self, timeout: float, patience: float) -> None:
-        with contextlib.suppress(ClusterError):  # it is gone, or will be when it is closed
-            await self.call("stop", timeout, timeout=patience)
-
-    async def _close(self, timeout: float, patience: float) -> None:
+    async def _close(self, patience: float) -> None:
         try:
             if self.container is not None:
-                await self.container.shutdown(as_coro=True, timeout=min(timeout, patience))
+                await self.container.shutdown(as_coro=True, timeout=patience)
         finally:
             thread, self._thread = self._thread, None
             if thread is not None:
                 if self._host is not None:
                     await thread.run(self._host.close(patience))
+                    await thread.run(self._nothing_is_left())
                 await thread.stop()
+
+    async def _nothing_is_left(self) -> None:
+        """Return when the directory of the run has gone, which is the last thing that goes.
+
+        If the supervisor was killed, the fork server removes it when all containers have ended.
+        """
+        until = time.monotonic() + _MARGIN
+        while (  # noqa: ASYNC110 - another process does it
+            self.directory is not None and self.directory.exists() and time.monotonic() < until
+        ):
+            await asyncio.sleep(_PAUSE)
 
     def _certificates(self, request: bytes | None) -> tuple[Any, Any]:
         """Return our own contexts for TLS, and what the supervisor needs; nothing without TLS."""
@@ -182,7 +191,6 @@ def _facts(spec: ClusterSpec) -> dict[str, Any]:
         "transport": spec.transport,
         "containers": spec.containers,
         "command": sys.argv,
-        "log_dir": spec.log_dir,
     }
 
 
