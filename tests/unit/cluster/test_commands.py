@@ -318,7 +318,8 @@ class TestLogs:
         command = [sys.executable, "-m", "aiomas.cli", "cluster", "logs", "-f", "-n1", which]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             try:
-                assert process.stdout and process.stdout.readline()
+                assert process.stdout
+                assert process.stdout.readline()
                 process.send_signal(signal.SIGINT)
                 _, errors = process.communicate(timeout=20)
             except BaseException:
