@@ -111,6 +111,7 @@ class Life:
         self._pipe = pipe
         self._client: rpc.RpcClient
         self._why_killed: str | None = None
+        self._stopping = False
         self._oom_kills = kernel_oom_kills()
 
     @classmethod
@@ -210,13 +211,17 @@ class Life:
             self._why_killed = self._why_killed or why
             await self._signal(signal.SIGKILL)
 
-    async def stop(self, timeout: float) -> None:
+    async def stop(self, timeout: float) -> int | None:
         """End it: ask it, then SIGTERM, then SIGKILL.
 
         Args:
             timeout: seconds that calls have which are being served, and that it has after each of
                 the two former.
+
+        Returns:
+            Its exit code; ``None`` if nobody could tell.
         """
+        self._stopping = True
         try:
             with contextlib.suppress(ClusterError, ContainerDied):
                 await self.call("stop", timeout, timeout=timeout + _LATE)
@@ -227,6 +232,7 @@ class Life:
         finally:  # also if we are cancelled
             await self.kill(f"did not end within {timeout} s")
             await self._has_ended(_EXIT_TIMEOUT)
+        return self.ended.result().exit_code if self.ended.done() else None
 
     @property
     def _name(self) -> str:
@@ -242,7 +248,8 @@ class Life:
                 await self._fork.kill(self._process, signum)
 
     def _control_closed(self) -> None:
-        if not self._process.exited.done():
+        # One that is being stopped has more time to end.
+        if not self._process.exited.done() and not self._stopping:
             self._closing = asyncio.ensure_future(self._kill_if_alive())
 
     async def _kill_if_alive(self) -> None:
