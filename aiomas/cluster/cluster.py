@@ -72,8 +72,8 @@ class Cluster:
         loop: ``"asyncio"``, ``"uvloop"``, or ``"auto"`` for uvloop where it is installed.
         clock: ``None`` for real time; a date for an :class:`~aiomas.ExternalClock` that starts
             there in each container, see :meth:`set_time`.
-        preload: the name, or names, of modules that all containers share, as they are imported before these are
-            forked.  They must not start threads.
+        preload: the name, or names, of modules that all containers share, as they are imported
+            before these are forked.  They must not start threads.
         name: to find it with ``aiomas cluster ls``; by default one is made up.
         seed: for each container, its random numbers (those of :mod:`random`, and of numpy's legacy
             functions if that was preloaded) follow from this, from its index and from how often it
