@@ -20,7 +20,7 @@ import click
 
 from aiomas.cluster import rundir
 from aiomas.cluster.naming import CODECS
-from aiomas.cluster.spec import LOOPS
+from aiomas.cluster.spec import LOOPS, TRANSPORTS
 from aiomas.cluster.terminal import (
     Command,
     Commands,
@@ -34,8 +34,6 @@ from aiomas.cluster.terminal import (
 from aiomas.exceptions import ClusterError
 
 __all__ = ["cluster"]
-
-TRANSPORTS = ("unix", "tcp", "tls")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,6 +93,7 @@ def run(target: str, arguments: Sequence[str], *, containers: int | None, **opti
 
     given = {key: value for key, value in options.items() if value not in {None, ()}}
     given["containers"] = _cores() if containers is None else containers
+    given["progress"] = True
     try:
         main = program.find_main(target, arguments)
         code = program.run(main, arguments, given)

@@ -8,7 +8,6 @@ one by one; what a caller sees is the same.
 from __future__ import annotations
 
 import asyncio
-import collections
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from aiomas._outgoing import typed_failure
 from aiomas.agent import Agent, url_of
 from aiomas.cluster.batch import RAISED, Piece, pack, size_of, unpack
 from aiomas.cluster.container import ClusterContainer, Link
+from aiomas.cluster.slots import Slots
 from aiomas.exceptions import (
     AiomasError,
     DeadlineExceeded,
@@ -129,38 +129,6 @@ class _Call:
     piece: Piece | None = None
 
 
-class _Slots:
-    """Places for calls that are under way; who comes first is served first.
-
-    Args:
-        count: how many there are.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._waiting: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
-
-    async def take(self, count: int) -> None:
-        """Wait until there are *count* free ones, and take them."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((count, future))
-        self._serve()
-        # All that wait here are cancelled together, so nobody has to hand back what he got.
-        await future
-
-    def give(self, count: int) -> None:
-        """Give *count* of them back."""
-        self._free += count
-        self._serve()
-
-    def _serve(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            count, future = self._waiting.popleft()
-            if not future.done():
-                self._free -= count
-                future.set_result(None)
-
-
 class _FanOut:
     """The calls of one function of many agents."""
 
@@ -180,9 +148,10 @@ class _FanOut:
         self._container = container
         self._method = method
         self._arguments = arguments
-        self._deadline = container.deadline(timeout)
+        # A default is for each of the calls, from when it is made.
+        self._deadline = None if timeout is None else container.deadline(timeout)
         self._concurrency = concurrency
-        self._slots = _Slots(concurrency)
+        self._slots = Slots(concurrency)
         self._results: list[Any] = []
         self._failures: dict[int, Exception] = {}  # in the order in which they came
         self._tasks: asyncio.TaskGroup
@@ -220,7 +189,7 @@ class _FanOut:
             if isinstance(target, AgentProxy | Agent):
                 base_url, _, aid = url_of(target).rpartition("/")
                 call = _Call(position, target, aid, arguments)
-                if getattr(target, "_options", None) is None or isinstance(target, Agent):
+                if _is_plain(target, aid):
                     groups.setdefault(base_url + "/", []).append(call)
                 else:
                     others.append(call)
@@ -234,7 +203,7 @@ class _FanOut:
     async def _send_group(self, base_url: str, calls: list[_Call], count: int) -> None:
         """Call agents of one container."""
         try:
-            link = await self._container.link(base_url, self._deadline)
+            link = await self._container.link(base_url, self._deadline_now())
             shared = pack(link.codec, self._arguments)
         except AiomasError as exc:
             self._fail_all(calls, exc)
@@ -273,8 +242,9 @@ class _FanOut:
         """Make some calls of one container, for which there are slots already."""
         singly = False
         try:
-            link = await self._container.link(base_url, self._deadline)
-            await self._exchange(link, chunk, shared)
+            deadline = self._deadline_now()
+            link = await self._container.link(base_url, deadline)
+            await self._exchange(link, chunk, shared, deadline)
         except (RemoteLookupError, PermissionDenied, SerializationError) as exc:
             # It is another kind of container, or does not let us use this, or the message was not
             # sent, since it was too large or the codec knows no bytes.
@@ -288,11 +258,13 @@ class _FanOut:
         if singly:
             await self._send_singly(chunk)
 
-    async def _exchange(self, link: Link, chunk: list[_Call], shared: Piece) -> None:
+    async def _exchange(
+        self, link: Link, chunk: list[_Call], shared: Piece, deadline: float | None
+    ) -> None:
         options = None
-        if self._deadline is not None:
-            self._check_time(link.peer)
-            options = CallOptions(deadline=self._deadline + _GRACE)
+        if deadline is not None:
+            _check_time(deadline, link.peer)
+            options = CallOptions(deadline=deadline + _GRACE)
         room = self._container.max_frame
         pieces = [(call.aid, call.piece) for call in chunk]
         keywords = {"concurrency": len(chunk), "grace": _GRACE, "room": room}
@@ -352,8 +324,8 @@ class _FanOut:
         try:
             function = self._function(call.target)
             if self._deadline is not None:
-                left = self._check_time(function._channel.peer)  # noqa: SLF001 - as in url_of()
-                own = function._options and function._options.timeout  # noqa: SLF001 - as above
+                left = _check_time(self._deadline, function)
+                own = function._options and function._options.timeout  # noqa: SLF001 - as in url_of()
                 function = with_options(function, timeout=min(own or left, left))
             args, kwargs = self._arguments if call.arguments is None else call.arguments
             self._results[call.position] = await function(*args, **kwargs)
@@ -368,17 +340,9 @@ class _FanOut:
             function = getattr(function, name)
         return function
 
-    def _check_time(self, peer: Any) -> float:
-        """Return how many seconds are left, if there is a deadline.
-
-        Raises:
-            DeadlineExceeded: there are none.
-        """
-        left = (self._deadline or 0.0) - asyncio.get_running_loop().time()
-        if left <= 0:
-            text = "DeadlineExceeded: the time was up before the call was sent"
-            raise DeadlineExceeded(peer, text).of_call(Outcome.NOT_SENT)
-        return left
+    def _deadline_now(self) -> float | None:
+        """Return when a message that is sent now has to be answered."""
+        return self._container.deadline(None) if self._deadline is None else self._deadline
 
     def _fail(self, call: _Call, error: Exception) -> None:
         self._results[call.position] = self._failures[call.position] = error
@@ -390,6 +354,27 @@ class _FanOut:
             own = copy_error(error)
             own.outcome = error.outcome if outcome is None else outcome
             self._fail(call, own)
+
+
+def _is_plain(target: AgentProxy | Agent, aid: str) -> bool:
+    """Whether the call of an agent is what :meth:`ClusterContainer.call_many` makes."""
+    if isinstance(target, Agent):
+        return True
+    # Proxies have no public attributes of their own.
+    return target._options is None and target._path == f"agents/{aid}"  # noqa: SLF001
+
+
+def _check_time(deadline: float, origin: Any) -> float:
+    """Return how many seconds are left.
+
+    Raises:
+        DeadlineExceeded: there are none.
+    """
+    left = deadline - asyncio.get_running_loop().time()
+    if left <= 0:
+        text = "DeadlineExceeded: the time was up before the call was sent"
+        raise DeadlineExceeded(origin, text).of_call(Outcome.NOT_SENT)
+    return left
 
 
 def _check_method(method: object) -> None:

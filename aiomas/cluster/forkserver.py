@@ -50,6 +50,7 @@ _REAP_INTERVAL = 0.05  # seconds between two looks at them if no signal says tha
 
 # Only the supervisor decides when this program ends, not what a terminal or service manager sends.
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HANDLED = (signal.SIGCHLD, *_IGNORED)
 
 Main = Callable[[dict[str, Any], list[int], int], object]
 
@@ -258,7 +259,7 @@ class _Server:
         _flush()
         server = os.getpid()
         # A signal for the child must not meet our handlers there.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         try:
             pid = os.fork()
             if pid == 0:
@@ -280,7 +281,7 @@ class _Server:
             os.setpgid(0, 0)
         die_with_parent(server)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, *_IGNORED):
+        for number in _HANDLED:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

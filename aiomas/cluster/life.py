@@ -157,6 +157,8 @@ class Life:
             life._client = await streams.dial(ours, router, timeout=timeout)
         except OSError as exc:
             ours.close()
+            if not isinstance(exc, TimeoutError):  # it has ended, or is about to
+                await life._has_ended(_EXIT_TIMEOUT)
             await life.kill(f"did not answer within {timeout} s")
             raise await life.ended from exc
         except BaseException:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aiomas.cluster.cluster import Cluster
+from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.loading import load
 from aiomas.cluster.terminal import INTERRUPTED, describe
 from aiomas.exceptions import ClusterError
@@ -127,7 +128,24 @@ async def _run(main: Main, arguments: Sequence[str], options: Mapping[str, Any])
     except ValueError as exc:
         raise BadTarget(str(exc)) from exc
     async with cluster:
-        return await main(cluster, *arguments)
+        running = asyncio.ensure_future(main(cluster, *arguments))
+        ended: list[ClusterEvent] = []
+
+        def end(event: ClusterEvent) -> None:
+            # Nobody else would tell a program that waits for something else.
+            if event.kind is EventKind.LOST and not ended:
+                ended.append(event)
+                running.cancel()
+
+        cluster.on_event(end)
+        try:
+            return await running
+        except asyncio.CancelledError:
+            if not ended:
+                raise
+            raise ended[0].error or ClusterError(ended[0].message) from None
+        finally:
+            running.cancel()  # it lives on if it was we who were interrupted
 
 
 def _reason(exc: BaseException) -> str:

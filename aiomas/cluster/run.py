@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from aiomas.cluster.loading import load
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.exceptions import ClusterError
 
+_PAUSE = 0.02  # seconds between two looks whether the run has gone
 _MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
 
 
@@ -120,29 +122,39 @@ class Run:
         Returns:
             How each container's last process ended, as far as the supervisor could still tell.
         """
-        patience = 3 * timeout + _MARGIN
+        patience = 0.0
         exit_codes: list[int | None] = []
         try:
             if self._host is not None and self.directory is not None:
                 with contextlib.suppress(ClusterError):  # it is gone, or will be when it is closed
-                    exit_codes = await self.call("stop", timeout, timeout=patience)
-        except asyncio.CancelledError:
-            patience = 0.0
-            raise
+                    exit_codes = await self.call("stop", timeout, timeout=3 * timeout + _MARGIN)
+            patience = min(timeout, _MARGIN)
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._close(timeout, patience)))
+            await asyncio.shield(asyncio.ensure_future(self._close(patience)))
         return exit_codes
 
-    async def _close(self, timeout: float, patience: float) -> None:
+    async def _close(self, patience: float) -> None:
         try:
             if self.container is not None:
-                await self.container.shutdown(as_coro=True, timeout=min(timeout, patience))
+                await self.container.shutdown(as_coro=True, timeout=patience)
         finally:
             thread, self._thread = self._thread, None
             if thread is not None:
                 if self._host is not None:
                     await thread.run(self._host.close(patience))
+                    await thread.run(self._nothing_is_left())
                 await thread.stop()
+
+    async def _nothing_is_left(self) -> None:
+        """Return when the directory of the run has gone, which is the last thing that goes.
+
+        If the supervisor was killed, the fork server removes it when all containers have ended.
+        """
+        until = time.monotonic() + _MARGIN
+        while (  # noqa: ASYNC110 - another process does it
+            self.directory is not None and self.directory.exists() and time.monotonic() < until
+        ):
+            await asyncio.sleep(_PAUSE)
 
     def _certificates(self, request: bytes | None) -> tuple[Any, Any]:
         """Return our own contexts for TLS, and what the supervisor needs; nothing without TLS."""
@@ -186,7 +198,6 @@ def _facts(spec: ClusterSpec) -> dict[str, Any]:
         "transport": spec.transport,
         "containers": spec.containers,
         "command": sys.argv,
-        "log_dir": spec.log_dir,
     }
 
 

@@ -6,6 +6,9 @@ in a file.  (``systemd-tmpfiles`` leaves locked directories alone, too.)  Whoeve
 removes a run holds a lock on the base directory meanwhile, so a lock on a run that somebody else
 finds is always that of a living supervisor.
 
+To listen on a path locks its directory for a moment, too.  So sockets in a run are bound by hand
+and handed over; nobody's dead socket can be in the way there.
+
 A run appears and vanishes under its name in one step: it is made, and removed, under a name that
 begins with ``PREFIX``.  What a power cut left half done is told from other people's files by that.
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiomas._limits import check_seconds
 from aiomas.clocks import ExternalClock
+from aiomas.cluster.basedir import LONGEST_NAME, NAME
 
 TRANSPORTS = ("unix", "tcp", "tls")
 LOOPS = ("auto", "asyncio", "uvloop")
@@ -123,6 +124,12 @@ class ClusterSpec:
         _check_number("containers", self.containers, 1)
         _check_choice("transport", self.transport, TRANSPORTS)
         _check_choice("loop", self.loop, LOOPS)
+        if self.name is not None and not (isinstance(self.name, str) and NAME.fullmatch(self.name)):
+            msg = (
+                f"name must have at most {LONGEST_NAME} letters, digits, '.', '_' and '-', with a "
+                f"letter or a digit first, got {self.name!r}"
+            )
+            raise ValueError(msg)
         if self.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
             msg = "loop='uvloop' needs uvloop, which is not installed; use loop='auto'"
             raise ValueError(msg)

@@ -33,6 +33,7 @@ Credentials = tuple[bytes, bytes, bytes | None]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_SHARED = ("arrow",)  # what each container imports when it starts
 _HURRY = 1.0  # seconds that containers have to end when the driver is gone
 _STATUS_TIMEOUT = 2.0  # seconds that a container has to say how it is
 _PARENT_PAUSE = 1.0  # seconds between two looks whether the driver still lives
@@ -94,6 +95,7 @@ class Supervisor:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "started": time.time(),
+            "log_dir": str(self._log_directory(self._run.path)),
         }
         self._run.publish(self._facts)
         set_title(f"aiomas {self._run.name}/supervisor")
@@ -128,14 +130,14 @@ class Supervisor:
             spec=spec,
             run=self._run.name,
             directory=self._run.path,
-            logs=self._log_directory(self._run.path),
+            logs=Path(self._facts["log_dir"]),
             fork=self._fork,
             token=token,
             tls=None if credentials is None else self._keep(credentials),
             emit=self._emit,
             echo=self._echo if echo else None,
         )
-        await self._fork.preload(["uvloop"] * spec.uses_uvloop + list(spec.preload))
+        await self._fork.preload([*_SHARED, *(["uvloop"] * spec.uses_uvloop), *spec.preload])
         self._watch = await watch.serve_watch(
             self._run.path / "watch.sock", self._watched, self._stop_from_outside
         )

@@ -45,11 +45,16 @@ class Process:
         self.pid = pid
         """Its process id, and that of its process group."""
         self.exited = exited
-        """Its exit code, negative for a signal, as soon as it has ended.
+        """Has its exit code as soon as it has ended; see :meth:`wait`, which does not cancel it."""
 
-        It fails with a :class:`~aiomas.exceptions.ClusterError` if the fork server ends before it
-        can tell; then the process was killed as well.
+    async def wait(self) -> int:
+        """Wait for its end, and return its exit code, which is negative for a signal.
+
+        Raises:
+            ClusterError: the fork server ended before it could tell; then it was killed as well.
         """
+        await asyncio.wait([self.exited])
+        return self.exited.result()
 
     def __repr__(self) -> str:
         return f"<Process {self.pid}{' (ended)' if self.exited.done() else ''}>"
@@ -129,7 +134,9 @@ class ForkServer:
                 None, sock=requests, router=self, codec=MsgPack
             )
             on_error.pop_all()
-        self._client.on_connection_reset(lambda _: _kill(process))
+        later = asyncio.get_running_loop().call_later
+        # Most likely it is about to end by itself, and its exit code tells more.
+        self._client.on_connection_reset(lambda _: later(_LAST_NEWS_TIMEOUT, _kill, process))
         self._watcher = asyncio.create_task(self._watch())
         return self
 
@@ -163,10 +170,12 @@ class ForkServer:
 
         Raises:
             OSError: there are no more processes or descriptors to be had.
+            SerializationError: *job* has something else than plain values.
             ClusterError: the target cannot be loaded, or a preloaded module started a thread.
         """
         async with self._within(self._timeout, "fork()"), self._lock:
             self._check_running()
+            self._client.channel.codec.encode(job)  # descriptors of no request would stay there
             ticket = next(self._tickets)
             self._send_descriptors(ticket, descriptors)
             reply = self._client.remote.fork(ticket, job)
@@ -188,8 +197,8 @@ class ForkServer:
         Raises:
             ProcessLookupError: it has ended.
         """
-        if process.exited.done():
-            raise _no_such(process.pid)
+        if self._processes.get(process.pid) is not process.exited:
+            raise ProcessLookupError(errno.ESRCH, f"The process {process.pid} has ended")
         await self._call("kill", process.pid, int(sig))
 
     async def close(self) -> None:
@@ -202,7 +211,7 @@ class ForkServer:
             try:
                 # So we hear how each of them has ended.
                 with contextlib.suppress(ClusterError):
-                    await self._call("stop", timeout=self._timeout / 2)
+                    await self._ask("stop", timeout=self._timeout / 2)
                 self._client.close()
                 await asyncio.wait([self._watcher], timeout=self._timeout / 2)
             finally:  # also if we are cancelled
@@ -223,8 +232,11 @@ class ForkServer:
     # --- calls ------------------------------------------------------------------------------------
 
     async def _call(self, name: str, *args: Any, timeout: float | None = None) -> Any:
-        async with self._within(timeout or self._timeout, f"{name}()"):
-            self._check_running()
+        self._check_running()
+        return await self._ask(name, *args, timeout=timeout or self._timeout)
+
+    async def _ask(self, name: str, *args: Any, timeout: float) -> Any:
+        async with self._within(timeout, f"{name}()"):
             reply = getattr(self._client.remote, name)(*args)
             try:
                 return await _result(reply)
@@ -249,7 +261,7 @@ class ForkServer:
             raise self._ended() from exc
 
     def _check_running(self) -> None:
-        if self.lost.done():
+        if self._closing or self.lost.done():
             raise self._ended()
 
     def _send_descriptors(self, ticket: int, descriptors: Sequence[int]) -> None:
@@ -342,10 +354,8 @@ def _error_of(exc: RemoteException) -> Exception:
             return ClusterError(str(other))
 
 
-def _no_such(pid: int) -> ProcessLookupError:
-    return ProcessLookupError(errno.ESRCH, f"The process {pid} has ended")
-
-
 def _kill(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+    # Its own kill() may reap it, and whoever watches it would not learn its exit code.
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)

@@ -235,6 +235,9 @@ class TestAwaiting:
             agent = world.take(Worker(container))
         assert await proxy.echo(2) == 2
         assert agent.log == [2]
+        await agent.stop()
+        with pytest.raises(RemoteLookupError, match="was stopped"):
+            await proxy.echo(3)
         with pytest.raises(ShuttingDown, match="'78'"):
             await caller.container.proxy(container.base_url + "78").echo(1)
 

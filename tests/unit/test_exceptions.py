@@ -57,6 +57,7 @@ def test_every_exception_derives_from_aiomas_error(name):
         (RemoteLookupError, RemoteException),
         (RemoteLookupError, LookupError),
         (Overloaded, RemoteException),
+        (PartialResult, ClusterError),
         (DeadlineExceeded, RemoteException),
         (DeadlineExceeded, TimeoutError),
         (ConnectTimeout, TimeoutError),
@@ -145,3 +146,11 @@ def test_the_outcome_survives_copying_and_pickling():
     for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert type(again) is Overloaded
         assert (again.origin, again.outcome) == ("peer", Outcome.NOT_EXECUTED)
+
+
+def test_a_partial_result_has_what_there_is():
+    error = PartialResult("1 of 2 calls failed", [1, KeyError()])
+
+    assert str(error) == "1 of 2 calls failed"
+    assert error.results[0] == 1
+    assert copy.copy(error).results == error.results

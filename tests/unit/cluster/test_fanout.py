@@ -259,6 +259,45 @@ class TestAgents:
         late, result = await map_calls(driver, "wait", hurried, (2.0,), return_exceptions=True)
         assert isinstance(late, DeadlineExceeded)
         assert result == 2.0
+        hurried = [
+            aiomas.with_options(proxy, timeout=seconds) for proxy in proxies for seconds in (2, 9)
+        ]
+        started = asyncio.get_running_loop().time()
+        results = await map_calls(
+            driver, "wait", hurried, (20.0,), timeout=4.0, return_exceptions=True
+        )
+        assert all(isinstance(error, DeadlineExceeded) for error in results)
+        assert asyncio.get_running_loop().time() == pytest.approx(started + 4, abs=0.1)
+
+    async def test_options_of_a_proxy_count_if_they_are_stricter(self, world):
+        driver, [proxy] = await world.agents(1)
+        hurried = aiomas.with_options(proxy, timeout=2.0)
+        with pytest.raises(PartialResult, match="DeadlineExceeded"):
+            await map_calls(driver, "wait", [hurried], (5.0,), timeout=9.0)
+
+    async def test_those_behind_old_connections_are_called_one_by_one(
+        self, world, messages, monkeypatch
+    ):
+        class Old:
+            codec = aiomas.MsgPack()
+            extended = False
+            peer = "old"
+
+        async def link(base_url: str, deadline: float | None = None) -> Any:
+            return Old()
+
+        driver, proxies = await world.agents(2)
+        monkeypatch.setattr(driver, "link", link)
+        assert await map_calls(driver, "add", proxies, (3,)) == [3, 3]
+        assert messages == []
+
+    async def test_a_malformed_url_leads_to_no_other_agent(self, world):
+        driver, _ = await world.agents(1, places=1)
+        base_url, _, aid = world.units[0].addr.rpartition("/")
+        strange = driver.proxy(f"{base_url}/strange/{aid}")
+        [error] = await map_calls(driver, "add", [strange], return_exceptions=True)
+        assert isinstance(error, RemoteLookupError)
+        assert world.units[0].log == []
 
     async def test_what_is_none_is_refused(self, world):
         driver, proxies = await world.agents(1)
@@ -434,6 +473,13 @@ class TestTime:
         assert {error.outcome for error in results[4:]} == {Outcome.MAYBE_EXECUTED}
         await asyncio.sleep(0.1)
         assert [unit.log for unit in world.units[4:]] == [["cancelled"]] * 2
+
+    async def test_a_default_is_for_each_of_the_calls(self, world):
+        driver, proxies = await world.agents(4, places=1, call_timeout=3.0)
+        assert await map_calls(driver, "wait", proxies, (2.0,), concurrency=1) == [2.0] * 4
+        with pytest.raises(PartialResult, match="DeadlineExceeded"):
+            await map_calls(driver, "wait", proxies, (4.0,))
+        assert await map_calls(driver, "wait", proxies, (4.0,), timeout=5.0) == [4.0] * 4
 
     async def test_what_does_not_get_its_turn_is_not_sent(self, world):
         driver, proxies = await world.agents(3, places=1)

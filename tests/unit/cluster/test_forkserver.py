@@ -104,7 +104,8 @@ class Client:
         self.requests.close()
         self.descriptors.close()
         for name in ("guard_read", "guard"):
-            fd, _ = getattr(self, name), setattr(self, name, None)
+            fd = getattr(self, name)
+            setattr(self, name, None)
             if fd is not None:
                 os.close(fd)
         try:
@@ -278,7 +279,7 @@ class TestChildren:
             for n in range(8)
         )
         client.requests.sendall(data)
-        pids = set()
+        pids: set[int] = set()
         while len(pids) < 8 or set(client.exits) != pids:
             kind, _, content = client.receive()
             if kind:

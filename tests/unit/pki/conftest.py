@@ -1,10 +1,12 @@
-"""Keys are quick where it is not they that are looked at."""
+"""Keys and files are quick where it is not their making that is looked at."""
 
 from __future__ import annotations
 
 import functools
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,17 @@ from pki import _keys, _pkcs8
 
 FEW_ROUNDS = 1000
 
+MEMORY = Path("/dev/shm")
+"""Where a file system may be that is none of a disk (Linux)."""
+
 generate = _keys.generate
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory, where that is possible: thousands of files here wait for their disk."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        yield Path(folder).resolve()
 
 
 @pytest.fixture
@@ -28,13 +40,16 @@ def quick_keys_of_fixtures() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def quick_keys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_keys(request: pytest.FixtureRequest) -> Iterator[None]:
     """Use some RSA keys again and again, and let few rounds stretch a passphrase."""
-    if "slow_keys" in request.fixturenames:
-        monkeypatch.setattr(_keys, "generate", generate)
-    else:
-        monkeypatch.setattr(_keys, "generate", quick_generator(2, 3))
-        monkeypatch.setattr(_pkcs8, "ROUNDS", FEW_ROUNDS)
+    # A `MonkeyPatch` of its own: that of a test is undone before the test's folder is removed.
+    with pytest.MonkeyPatch.context() as patch:
+        if "slow_keys" in request.fixturenames:
+            patch.setattr(_keys, "generate", generate)
+        else:
+            patch.setattr(_keys, "generate", quick_generator(2, 3))
+            patch.setattr(_pkcs8, "ROUNDS", FEW_ROUNDS)
+        yield
 
 
 def quick_generator(*numbers: int) -> Callable[[_keys.KeyType], _keys.PrivateKey]:

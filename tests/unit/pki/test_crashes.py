@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -146,19 +145,11 @@ STEPS = {"init": 15, "issue": 14, "sign": 8, "renew": 10, "revoke": 6, "rotate":
 """At least so many changes of files there are: the sweep has not ended early."""
 
 
-@pytest.fixture
-def quick_folder():
-    """A folder in memory, where there is such a thing: thousands of files are made and removed."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield folder
-
-
 @pytest.mark.parametrize("how", ["kill", "full"])
 @pytest.mark.parametrize("what", STEPS)
-def test_authority_is_good_after_a_crash_at_any_moment(quick_folder, what, how):
+def test_authority_is_good_after_a_crash_at_any_moment(tmp_path, what, how):
     done = subprocess.run(
-        [sys.executable, "-c", SWEEP, what, how, quick_folder],
+        [sys.executable, "-c", SWEEP, what, how, tmp_path],
         cwd=Path(__file__).parents[3],
         env=os.environ | {"SUDO_USER": "tester"},  # nothing is looked up for the log
         text=True,
