@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aiomas import rpc
+from aiomas.cluster.endings import how_it_ended
 from aiomas.cluster.forkserver import MAX_DESCRIPTORS, TICKET
 from aiomas.codecs import MsgPack
 from aiomas.exceptions import ClusterError, ConnectionLost, RemoteException
@@ -323,10 +324,8 @@ class ForkServer:
             how = "was closed"
         elif code is None:
             how = "has closed its connection"
-        elif code < 0:
-            how = f"was killed by signal {-code}"
         else:
-            how = f"ended with exit code {code}"
+            how = how_it_ended(code)
         return ClusterError(f"The fork server (process {self.pid}) {how}")
 
 

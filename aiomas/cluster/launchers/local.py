@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
 import socket
 import subprocess
 import sys
 import threading
 
+from aiomas.cluster.endings import how_it_ended
 from aiomas.cluster.launchers.base import Link
 
 # The new process gets our sys.path before it imports anything of ours.
@@ -50,15 +50,9 @@ def _end_of(process: subprocess.Popen[bytes]) -> asyncio.Future[str]:
     ended: asyncio.Future[str] = loop.create_future()
 
     def wait() -> None:
-        how = _how(process.wait())
+        how = how_it_ended(process.wait())
         with contextlib.suppress(RuntimeError):  # nobody wants to know any more
             loop.call_soon_threadsafe(ended.set_result, how)
 
     threading.Thread(target=wait, name="aiomas-supervisor", daemon=True).start()
     return ended
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    return f"was killed by {signal.Signals(-code).name}"

@@ -252,9 +252,9 @@ class TestLoss:
             grandchild = int(output.readline())
         os.kill(server.pid, signal.SIGKILL)
         error = await bounded(server.lost)
-        assert str(error) == f"The fork server (process {server.pid}) was killed by signal 9"
+        assert str(error) == f"The fork server (process {server.pid}) was killed by SIGKILL"
         for each in (*processes, process):
-            with pytest.raises(ClusterError, match="was killed by signal 9"):
+            with pytest.raises(ClusterError, match="was killed by SIGKILL"):
                 await bounded(each.wait())
         await until(lambda: all(is_gone(each.pid) for each in processes))
         await until(lambda: is_gone(process.pid) and is_gone(grandchild))
@@ -271,7 +271,7 @@ class TestLoss:
             with pytest.raises(ClusterError):
                 await bounded(task)
         await bounded(server.lost)
-        with pytest.raises(ClusterError, match="killed by signal 9"):
+        with pytest.raises(ClusterError, match="killed by SIGKILL"):
             await server.fork(job("wait"))
         with pytest.raises(ProcessLookupError):
             await server.kill(process)
