@@ -11,6 +11,7 @@ from typing import Any
 
 from aiomas import rpc
 from aiomas.cluster import streams
+from aiomas.cluster.endings import how_it_ended
 from aiomas.cluster.environment import kernel_oom_kills
 from aiomas.cluster.forkserver import OUT_OF_MEMORY
 from aiomas.cluster.logs import Log
@@ -24,6 +25,7 @@ from aiomas.exceptions import (
 )
 
 _EXIT_TIMEOUT = 1.0  # seconds to learn how a process ended that has closed its control stream
+_DEATH_TIMEOUT = 30.0  # seconds for that if the fork server is slow to kill it
 _LOG_TIMEOUT = 0.5  # seconds to read what a process has written that has ended
 _LATE = 1.0  # seconds that an answer may be late to what it promised
 _READ = 65_536  # bytes of a log
@@ -160,7 +162,7 @@ class Life:
             if not isinstance(exc, TimeoutError):  # it has ended, or is about to
                 await life._has_ended(_EXIT_TIMEOUT)
             await life.kill(f"did not answer within {timeout} s")
-            raise await life.ended from exc
+            raise await life._death() from exc
         except BaseException:
             ours.close()
             await life.kill("was not wanted any more")
@@ -184,7 +186,7 @@ class Life:
             function = rpc.with_options(getattr(self._client.remote, method), timeout=timeout)
             return await function(*args)
         except ConnectionError as exc:
-            raise await asyncio.shield(self.ended) from exc
+            raise await self._death() from exc
         except DeadlineExceeded:
             msg = f"{self._name} has not answered {method}() within {timeout} s"
             raise ClusterError(msg) from None
@@ -240,6 +242,13 @@ class Life:
     def _name(self) -> str:
         return f"Container {self._index} (pid {self.pid})"
 
+    async def _death(self) -> ContainerDied | ClusterError:
+        """Return what to raise because the control stream is closed."""
+        await self._has_ended(_DEATH_TIMEOUT)
+        if self.ended.done():
+            return self.ended.result()
+        return ClusterError(f"{self._name} has closed its control stream, but does not end")
+
     async def _has_ended(self, timeout: float) -> None:
         await asyncio.wait({self.ended}, timeout=timeout)
 
@@ -283,9 +292,4 @@ def _how(code: int | None, why_killed: str | None) -> str:
         return "ended together with the fork server"
     if why_killed is not None:
         return f"{why_killed}, and was killed"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
+    return how_it_ended(code)

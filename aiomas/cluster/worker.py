@@ -170,7 +170,8 @@ class Worker:
         """Set the container's external clock to *time* seconds."""
         clock = self.container.clock
         assert isinstance(clock, ExternalClock)  # noqa: S101 - the driver checks it
-        clock.set_time(time)
+        if time != clock.time():  # a container that was just restarted began with it
+            clock.set_time(time)
 
     @rpc.expose
     async def stop(self, timeout: float) -> None:
