@@ -174,7 +174,8 @@ async def dial(
     Args:
         prepare: awaited with the protocol, as a part of the attempt.
         timeout: 0 for one attempt (which may take up to ``ATTEMPT_TIMEOUT``); a number of seconds
-            in which attempts are repeated; ``None`` to repeat them for ever.
+            in which attempts are repeated; ``None`` to repeat them for ever.  With a socket that
+            is connected already there is only one.
 
     Raises:
         OSError: what the last attempt failed with.
@@ -214,7 +215,8 @@ async def dial(
             await prepare(protocol)
         return protocol
 
-    return await retry(attempt, timeout, f"connecting to {describe(addr)}")
+    again = "sock" not in kwds  # one that was tried is used up
+    return await retry(attempt, timeout, f"connecting to {describe(addr)}", again=again)
 
 
 def _explaining(
@@ -227,13 +229,16 @@ def _explaining(
     return functools.partial(dialling, describe(addr), kwds["ssl"], limit)
 
 
-async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str) -> T:
+async def retry(
+    attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str, *, again: bool = True
+) -> T:
     """Await ``attempt()`` until it raises no ``OSError``, with growing pauses, within *timeout*.
 
     Args:
         attempt: makes one attempt.
         timeout: as in :func:`dial`.
         what: names the attempt in the error message.
+        again: whether there is more than one attempt.
     """
     if timeout is not None and not isinstance(timeout, int | float):
         msg = f"timeout is a number of seconds or None, got {timeout!r}"
@@ -258,7 +263,7 @@ async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what
             raise  # it will not get better by trying again
         except OSError as exc:
             error = exc
-        if timeout is not None and clock() - started + pause > timeout:
+        if not again or (timeout is not None and clock() - started + pause > timeout):
             raise error
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
