@@ -105,9 +105,7 @@ class TestBegin:
 class TestCalls:
     async def test_an_error_there_has_its_traceback(self, fork, life):
         fork.answers["checkpoint"] = fails
-        with pytest.raises(
-            ClusterError, match=r"(?s)^Container 3 \(pid \d+\): .*LookupError: code of the user"
-        ):
+        with pytest.raises(ClusterError, match=r"(?s)^Container 3 \(pid .*: code of the user"):
             await life.call("checkpoint")
 
     async def test_one_that_takes_too_long_says_so(self, fork, life):
