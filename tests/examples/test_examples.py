@@ -122,6 +122,7 @@ def test_power_plant(tmp_path):
         [
             r"agents +20 .*",
             r"containers +2",
+            r"connections +mutual TLS",
             r"messages +[\d,]+",
             r"seconds +[\d.]+",
             r"distance before +[\d,.]+ kWh",
