@@ -178,7 +178,8 @@ def test_the_summary_names_agents_containers_messages_seconds_and_distances():
     plant = Plant.make(20, 1, "winter")
     lines = summary(plant, 3, Report(OUTCOME, 12345, 6.78)).splitlines()
     assert [line[:16].rstrip() for line in lines] == [
-        "agents", "containers", "connections", "messages", "seconds", "distance before", "distance after",
+        "agents", "containers", "connections", "messages", "seconds", "distance before",
+        "distance after",
     ]  # fmt: skip
     assert lines[0][17:].startswith("20 (")
     assert [line[17:] for line in lines[1:]] == [
