@@ -32,7 +32,8 @@ _OTHER_NAME = (
     ": what it has shown is for another token, or for another name of this container; dial it by "
     "its URL {}"
 )
-_LARGEST_FOREIGN = 65_536  # bytes; a first message that is read with other codecs is no larger
+LARGEST_FIRST = 65_536
+"""Bytes of the first message, where it counts, or has to be read with other codecs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,13 +170,13 @@ def foreign_answer(payload: bytes, codec: Codec) -> bytes | None:
     Returns:
         The payload of the answer, or ``None`` if *payload* is no request in a codec of aiomas.
     """
-    if len(payload) > _LARGEST_FOREIGN:
+    if len(payload) > LARGEST_FIRST:
         return None
     for other in (JSON, MsgPack, MsgPackBlosc):
         if other.name == codec.name or (other is MsgPackBlosc and not _may_be_blosc(payload)):
             continue
         foreign = other()
-        foreign.max_size = _LARGEST_FOREIGN
+        foreign.max_size = LARGEST_FIRST
         try:
             match foreign.decode_message(payload)[0]:
                 case [0, int(message_id), content]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic, TypeVar
 
 from aiomas import _hello
-from aiomas._hello import Hello
+from aiomas._hello import LARGEST_FIRST, Hello
 from aiomas._limits import Limits
 from aiomas._wire import FrameReader, TlsRecordError, frame
 from aiomas.codecs import Codec
@@ -99,7 +99,9 @@ class Session(Generic[W]):
         # A serializer is code of the user, which runs for nobody who is a stranger.
         self._reading_codec = plain or codec
         self._max_frame = limits.max_frame
-        self._reader = FrameReader(limits.max_frame)
+        # A stranger has nothing larger to say than its hello.
+        largest = limits.max_frame if plain is None else min(limits.max_frame, LARGEST_FIRST)
+        self._reader = FrameReader(largest)
         self._pending: dict[int, W] = {}
         self._hello_id: int | None = None  # of our own hello, while it has no answer
         self._heard = False  # whether a message has arrived
@@ -155,6 +157,7 @@ class Session(Generic[W]):
         self.extended = extended
         self.expects = None
         self._reading_codec = self._codec
+        self._reader.set_max_frame(self._max_frame)
         return self._frame(RESULT, message_id, hello.content())
 
     def cancel(self, message_id: int) -> bytes:
@@ -204,6 +207,11 @@ class Session(Generic[W]):
         except TlsRecordError as exc:
             if not exc.alert:  # what is no TLS tells a client more than a connection that just ends
                 self.last_words = self._frame(EXCEPTION, 0, "HandshakeError: there is no TLS here")
+            raise
+        except ProtocolError:
+            if self.accepting and self.expects is not None and self.last_words is None:
+                text = f"HandshakeError: {_hello.STRANGER}"
+                self.last_words = self._frame(EXCEPTION, 0, text)
             raise
 
     def forget(self, given_up: Callable[[W], bool]) -> list[int]:

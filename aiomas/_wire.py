@@ -49,13 +49,18 @@ class FrameReader:
     """
 
     def __init__(self, max_frame: int) -> None:
-        self._max_frame = max_frame
-        self._unquestioned = min(max_frame, (_ALERT << 24) - 1)
+        self._max_frame = self._unquestioned = 0
+        self.set_max_frame(max_frame)
         self._begun = False  # whether a frame has come
         self._parts: list[bytes] = []  # of a frame that is not complete yet
         self._compacted = 0  # so many of them stand for many small ones
         self._have = 0  # bytes in these parts
         self._need = HEADER_SIZE  # bytes after which they can be looked at again
+
+    def set_max_frame(self, max_frame: int) -> None:
+        """Accept payloads of up to *max_frame* bytes from the next header on."""
+        self._max_frame = max_frame
+        self._unquestioned = min(max_frame, (_ALERT << 24) - 1)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take what was received and yield all payloads that are complete by now.

@@ -204,7 +204,7 @@ class PartialResult(ClusterError):  # noqa: N818 - says what is there
     def __init__(self, message: str, results: Sequence[Any]) -> None:
         super().__init__(message, results)
         self.results = list(results)
-        """What each call came to, in their order: its result, or its exception."""
+        """What the calls came to, results and exceptions, in the order of the calls."""
 
     def __str__(self) -> str:
         return str(self.args[0])

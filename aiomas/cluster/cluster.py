@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -71,8 +72,8 @@ class Cluster:
         loop: ``"asyncio"``, ``"uvloop"``, or ``"auto"`` for uvloop where it is installed.
         clock: ``None`` for real time; a date for an :class:`~aiomas.ExternalClock` that starts
             there in each container, see :meth:`set_time`.
-        preload: names of modules that all containers share, as they are imported before these are
-            forked.  They must not start threads.
+        preload: the name, or names, of modules that all containers share, as they are imported
+            before these are forked.  They must not start threads.
         name: to find it with ``aiomas cluster ls``; by default one is made up.
         seed: for each container, its random numbers (those of :mod:`random`, and of numpy's legacy
             functions if that was preloaded) follow from this, from its index and from how often it
@@ -147,7 +148,7 @@ class Cluster:
             loop=loop,
             clock=None if clock is None else clock_date(clock),
             restart=restart,
-            preload=tuple(preload),
+            preload=(preload,) if isinstance(preload, str) else tuple(preload),
             name=name,
             seed=seed,
             port=port,
@@ -457,12 +458,14 @@ class Cluster:
 
     async def _stop(self) -> None:
         self._stopping = True
+        exit_codes: list[int | None] = []
         try:
-            await self._run.stop(self._spec.stop_timeout)
+            exit_codes = await self._run.stop(self._spec.stop_timeout)
         finally:
-            for info in self.containers:
+            # There are none if the supervisor was gone.
+            for info, exit_code in itertools.zip_longest(self.containers, exit_codes):
                 if info.state not in {"died", "failed"}:
-                    info.state = "stopped"
+                    info.state, info.exit_code = "stopped", exit_code
             self._listeners.close()
 
     def _run_container(self) -> Any:

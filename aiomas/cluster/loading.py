@@ -51,7 +51,11 @@ def _import_file(path: Path) -> str:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as exc:
         del sys.modules[name]
+        exc.add_note(
+            f"This was raised while a container process imported {path}. A script that starts a "
+            f"cluster has to do that below: if __name__ == '__main__':"
+        )
         raise
     return name

@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from aiomas.cluster.loading import load
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.exceptions import ClusterError
 
+_PAUSE = 0.02  # seconds between two looks whether the run has gone
 _MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
 
 
@@ -92,7 +94,8 @@ class Run:
             self.container = await self._make_container(contexts)
             return list(await begun)
         finally:
-            begun.cancel()
+            if not begun.cancel() and not begun.cancelled():
+                begun.exception()  # if we fail for another reason, nobody asks for it
 
     async def call(
         self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any
@@ -109,37 +112,49 @@ class Run:
         assert self._host is not None  # noqa: S101
         return await self._thread.run(self._host.lost())
 
-    async def stop(self, timeout: float) -> None:
+    async def stop(self, timeout: float) -> list[int | None]:
         """End everything; at once, if this is cancelled.
 
         Args:
             timeout: seconds that containers have to end, before they are terminated and, after
                 the same time again, killed.
+
+        Returns:
+            How each container's last process ended, as far as the supervisor could still tell.
         """
-        patience = 3 * timeout + _MARGIN
+        patience = 0.0
+        exit_codes: list[int | None] = []
         try:
             if self._host is not None and self.directory is not None:
-                await self._ask_to_stop(timeout, patience)
-        except asyncio.CancelledError:
-            patience = 0.0
-            raise
+                with contextlib.suppress(ClusterError):  # it is gone, or will be when it is closed
+                    exit_codes = await self.call("stop", timeout, timeout=3 * timeout + _MARGIN)
+            patience = min(timeout, _MARGIN)
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._close(timeout, patience)))
+            await asyncio.shield(asyncio.ensure_future(self._close(patience)))
+        return exit_codes
 
-    async def _ask_to_stop(self, timeout: float, patience: float) -> None:
-        with contextlib.suppress(ClusterError):  # it is gone, or will be when it is closed
-            await self.call("stop", timeout, timeout=patience)
-
-    async def _close(self, timeout: float, patience: float) -> None:
+    async def _close(self, patience: float) -> None:
         try:
             if self.container is not None:
-                await self.container.shutdown(as_coro=True, timeout=min(timeout, patience))
+                await self.container.shutdown(as_coro=True, timeout=patience)
         finally:
             thread, self._thread = self._thread, None
             if thread is not None:
                 if self._host is not None:
                     await thread.run(self._host.close(patience))
+                    await thread.run(self._nothing_is_left())
                 await thread.stop()
+
+    async def _nothing_is_left(self) -> None:
+        """Return when the directory of the run has gone, which is the last thing that goes.
+
+        If the supervisor was killed, the fork server removes it when all containers have ended.
+        """
+        until = time.monotonic() + _MARGIN
+        while (  # noqa: ASYNC110 - another process does it
+            self.directory is not None and self.directory.exists() and time.monotonic() < until
+        ):
+            await asyncio.sleep(_PAUSE)
 
     def _certificates(self, request: bytes | None) -> tuple[Any, Any]:
         """Return our own contexts for TLS, and what the supervisor needs; nothing without TLS."""
@@ -158,6 +173,7 @@ class Run:
     async def _make_container(self, contexts: Any) -> ClusterContainer:
         spec = self._spec
         assert self.directory is not None  # noqa: S101 - known before
+        codec, serializers = load(spec.codec), [load(name) for name in spec.extra_serializers]
         address: Any = ("127.0.0.1", 0)
         sock = None
         if spec.transport == "unix":
@@ -167,8 +183,8 @@ class Run:
         return await ClusterContainer.create(
             address,
             sock=sock,
-            codec=load(spec.codec),
-            extra_serializers=[load(name) for name in spec.extra_serializers],
+            codec=codec,
+            extra_serializers=serializers,
             clock=None if spec.clock is None else ExternalClock(spec.clock),
             ssl=contexts,
             token=self._token,

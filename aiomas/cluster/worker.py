@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import traceback
@@ -29,12 +30,23 @@ from aiomas.cluster.environment import Environment
 from aiomas.cluster.loading import load
 from aiomas.cluster.rundir import remove_tree
 from aiomas.codecs import Codec
-from aiomas.tls import SSLCerts
+from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
 
+_contexts: dict[tuple[str | None, ...], tuple[ssl.SSLContext, ssl.SSLContext]] = {}
 _LAST_TIMEOUT = 0.5  # seconds that remain when the process has been told to end
 
 STACK_DUMP = signal.SIGUSR1
 """Makes a worker write the stacks of all its threads into its log."""
+
+
+def load_tls(tls: Sequence[Any]) -> None:
+    """Load certificates once, for all workers that are forked from then on.
+
+    Args:
+        tls: the paths of an :class:`~aiomas.SSLCerts`.
+    """
+    certs = SSLCerts(*tls)
+    _contexts[tuple(tls)] = make_ssl_server_context(*certs), make_ssl_client_context(*certs)
 
 
 class Worker:
@@ -72,7 +84,7 @@ class Worker:
             codec=load(fields["codec"]),
             extra_serializers=[load(name) for name in fields["extra_serializers"]],
             clock=None if clock is None else ExternalClock(clock, init_time=fields["time"]),
-            ssl=None if tls is None else SSLCerts(*tls),
+            ssl=None if tls is None else _contexts.get(tuple(tls)) or SSLCerts(*tls),
             token=fields["token"],
             as_coro=True,
         )
@@ -170,7 +182,8 @@ class Worker:
         """Set the container's external clock to *time* seconds."""
         clock = self.container.clock
         assert isinstance(clock, ExternalClock)  # noqa: S101 - the driver checks it
-        clock.set_time(time)
+        if clock.time() != time:  # we may just have been started with it
+            clock.set_time(time)
 
     @rpc.expose
     async def stop(self, timeout: float) -> None:

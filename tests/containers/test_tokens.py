@@ -185,6 +185,21 @@ class TestWhoIsNot:
         assert Probe.made == made
         await self.closed(worker, caplog)
 
+    async def test_a_stranger_has_nothing_large_to_say(self, world):
+        worker = await world.worker(token="secret")
+        client = await raw(worker)
+        with pytest.raises((RemoteException, ConnectionLost)):
+            await getattr(client.remote.agents, "0").echo("x" * 100_000)
+        await client.channel.wait_closed()
+        assert worker.container.stats().limits_hit == {"max_frame": 1}
+        assert worker.log == []
+
+    async def test_but_who_has_shown_the_token_has(self, world):
+        one, other, proxy = await world.pair(token="secret")
+        assert len(await proxy.echo("x" * 100_000)) == 100_000
+        assert len(await proxy.ask(one, "echo", "x" * 100_000)) == 100_000
+        assert other is not one
+
     async def test_but_all_types_travel_among_those_who_know_the_token(self, world):
         kwds: Any = {"token": "secret", "extra_serializers": [probe_serializer]}
         one, other, proxy = await world.pair(**kwds)

@@ -167,17 +167,6 @@ def test_power_plant(tmp_path):
     assert (tmp_path / "result.svg").read_text(encoding="utf-8").lstrip().startswith("<")
 
 
-def test_power_plant_in_one_container_does_the_same_again(tmp_path):
-    results = []
-    for folder in (tmp_path / "first", tmp_path / "second"):
-        options = ["--agents", "12", "--containers", "1", "--seed", "3", "--out", str(folder)]
-        ran = run_example("-m", "examples.virtual_power_plant", *options, folder=ROOT)
-        assert ran.returncode == 0, ran.stderr
-        results.append((folder / "result.csv").read_bytes())
-
-    assert results[0] == results[1]
-
-
 def test_every_example_is_tested():
     programs = {path.stem for path in EXAMPLES.glob("*.py")}
     packages = {path.parent.name for path in EXAMPLES.glob("*/__main__.py")}

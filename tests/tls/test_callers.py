@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 import aiomas
 from aiomas import MsgPack, Outcome, RemoteException, SSLCerts
 from aiomas.channel import open_connection
-from aiomas.exceptions import PermissionDenied
+from aiomas.exceptions import HandshakeError, PermissionDenied
 from aiomas.tls import PeerIdentity
 from tests.tls.authority import NAMES
 from tests.tls.world import Worker, port_of, worker
@@ -242,3 +242,15 @@ async def test_addresses_are_written_as_python_writes_them(ca, certs):
     async with worker(certs) as there, worker(device.certs) as here:
         await (await here.container.connect(there.addr)).echo(1)
     assert there.callers[0].ips == ("2001:db8::1",)
+
+
+async def test_a_token_is_asked_for_over_tls_as_well(certs):
+    async with worker(certs, token="secret") as there:
+        for token, fits in (("secret", True), (None, False), ("geheim", False)):
+            async with worker(certs, token=token) as here:
+                if fits:
+                    assert await (await here.container.connect(there.addr)).echo("ohai") == "ohai"
+                else:
+                    with pytest.raises(HandshakeError, match="belongs to a cluster"):
+                        await here.container.connect(there.addr)
+        assert len(there.callers) == 1
