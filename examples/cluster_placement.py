@@ -35,7 +35,8 @@ class House(aiomas.Agent):
 
     @aiomas.expose
     async def add_up(self, others: Sequence[Any]) -> float:
-        return self.load + sum(await asyncio.gather(*(other.read() for other in others)))
+        loads: list[float] = await asyncio.gather(*(other.read() for other in others))
+        return self.load + sum(loads)
 
 
 def in_groups(size: int) -> Callable[[Sequence[Place]], int]:

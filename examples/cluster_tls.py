@@ -34,7 +34,8 @@ class Desk(aiomas.Agent):
 
     @aiomas.expose
     async def ask(self, other: Any) -> str | None:
-        return await other.who_is_there()
+        answer: str | None = await other.who_is_there()
+        return answer
 
 
 def pki(*arguments: str | Path) -> Any:
