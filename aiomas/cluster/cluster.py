@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -71,8 +72,8 @@ class Cluster:
         loop: ``"asyncio"``, ``"uvloop"``, or ``"auto"`` for uvloop where it is installed.
         clock: ``None`` for real time; a date for an :class:`~aiomas.ExternalClock` that starts
             there in each container, see :meth:`set_time`.
-        preload: names of modules that all containers share, as they are imported before these are
-            forked.  They must not start threads.
+        preload: the name, or names, of modules that all containers share, as they are imported
+            before these are forked.  They must not start threads.
         name: to find it with ``aiomas cluster ls``; by default one is made up.
         seed: for each container, its random numbers (those of :mod:`random`, and of numpy's legacy
             functions if that was preloaded) follow from this, from its index and from how often it
@@ -147,7 +148,7 @@ class Cluster:
             loop=loop,
             clock=None if clock is None else clock_date(clock),
             restart=restart,
-            preload=tuple(preload),
+            preload=(preload,) if isinstance(preload, str) else tuple(preload),
             name=name,
             seed=seed,
             port=port,
@@ -178,6 +179,7 @@ class Cluster:
         self._listeners = Listeners()
         self._starting: Progress | None = None
         self._stopping = False
+        self._said_lost = False
         self._round_robin = RoundRobin()
         self._names: dict[str, _Named] = {}
         self._taken: set[str] = set()  # names, of agents that are being made, too
@@ -395,8 +397,7 @@ class Cluster:
         Raises:
             ClusterError: the supervisor is gone.
         """
-        statuses: list[dict[str, Any]] = await self._run.call("status", timeout)
-        return statuses
+        return list(await self._run.call("status", timeout))
 
     async def set_time(self, time: float) -> None:
         """Set the external clocks of all containers, and return when all have the new time.
@@ -457,12 +458,14 @@ class Cluster:
 
     async def _stop(self) -> None:
         self._stopping = True
+        exit_codes: list[int | None] = []
         try:
-            await self._run.stop(self._spec.stop_timeout)
+            exit_codes = await self._run.stop(self._spec.stop_timeout)
         finally:
-            for info in self.containers:
+            # There are none if the supervisor was gone.
+            for info, exit_code in itertools.zip_longest(self.containers, exit_codes):
                 if info.state not in {"died", "failed"}:
-                    info.state = "stopped"
+                    info.state, info.exit_code = "stopped", exit_code
             self._listeners.close()
 
     def _run_container(self) -> Any:
@@ -498,6 +501,8 @@ class Cluster:
 
     def _took(self, event: ClusterEvent) -> None:
         """Take an event from the supervisor."""
+        if event.kind is EventKind.LOST:
+            self._said_lost = True
         if event.index is not None:
             self._update(self.containers[event.index], event)
         self._listeners.tell(event)
@@ -511,12 +516,12 @@ class Cluster:
         if event.kind is EventKind.DIED:
             assert isinstance(event.error, ContainerDied)  # noqa: S101 - it always has one
             info.exit_code = event.error.exit_code
-            info.agents = info.respawned + info.pending
+            info.agents = info.respawned
             self._forget_names(info.index, respawned=False)
         elif event.kind is EventKind.RESTARTED:
             info.restarts += 1
         elif event.kind is EventKind.FAILED:
-            info.agents, info.respawned = info.pending, 0
+            info.agents = info.respawned = 0
             self._forget_names(info.index, respawned=True)
 
     def _forget_names(self, index: int, *, respawned: bool) -> None:
@@ -535,6 +540,8 @@ class Cluster:
 
     async def _tell_of_loss(self) -> None:
         error = await self._run.lost()
+        if self._said_lost:  # it has told why itself, before it ended
+            return
         self._listeners.tell(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
 
 

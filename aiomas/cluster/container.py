@@ -85,8 +85,10 @@ class ClusterContainer(Container):
             if agent is not None:
                 try:
                     await super()._remove(agent, aid, _DISCARD_TIMEOUT)
-                except Exception:  # noqa: BLE001 - user code; the driver gets the other error
-                    _log.exception("Agent %s, made by what has failed, did not end well", aid)
+                except Exception:  # noqa: BLE001 - whatever its on_stop() raises
+                    _log.exception(
+                        "Agent %s, of a factory that has failed, could not be ended", aid
+                    )
 
     async def _remove(self, agent: Any, aid: str, timeout: float) -> None:
         if self._told_of_removal is not None:

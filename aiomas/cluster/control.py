@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from aiomas import rpc
 from aiomas.cluster import streams
-from aiomas.cluster.ending import how_it_ended
+from aiomas.cluster.endings import how_it_ended
 from aiomas.cluster.events import ClusterEvent, error_of_content
 from aiomas.cluster.launchers.base import Launcher, Link
 from aiomas.exceptions import ClusterError, DeadlineExceeded, RemoteException

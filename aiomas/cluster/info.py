@@ -33,5 +33,3 @@ class ContainerInfo:
     """The share of a core that its process used when the driver last asked."""
     respawned: int = 0
     """How many of the agents are made again after a restart."""
-    pending: int = 0
-    """How many of the agents are just being made."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 import socket
@@ -195,14 +196,18 @@ class Supervisor:
 
     @rpc.expose
     @_reporting
-    async def stop(self, timeout: float) -> None:
+    async def stop(self, timeout: float) -> list[int | None]:
         """End all containers, and then the run.
 
         Args:
             timeout: seconds; see :meth:`aiomas.cluster.life.Life.stop`.
+
+        Returns:
+            How the last process of each container ended.
         """
         await self._stop_children(timeout)
         self._end.set()
+        return [child.exit_code for child in self._children]
 
     async def serve(self, control: socket.socket) -> None:
         """Serve the driver until it is gone or has told us to stop."""
@@ -234,8 +239,7 @@ class Supervisor:
             await self._fork.close()
 
     async def _stop_children(self, timeout: float) -> None:
-        children, self._stopping = self._children, True
-        await asyncio.gather(*(child.stop(timeout) for child in children))
+        await asyncio.gather(*(child.stop(timeout) for child in self._children))
 
     async def _watch_parent(self) -> None:
         """End when the driver has, also if somebody else still holds its end of the stream."""
@@ -255,6 +259,8 @@ class Supervisor:
         return {"facts": self._facts, "containers": status["value"]}
 
     def _stop_from_outside(self) -> None:
+        if self._tidy is not None:
+            return
         error = ClusterError(f"The cluster {self._facts['name']} was told to stop")
         self._emit(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
         self._tidy = asyncio.create_task(self._stop_and_end())
@@ -357,4 +363,5 @@ def main(control_fd: int) -> None:
     guard, _ = os.pipe()  # nobody else gets the other end, so this one ends with us
     program = fork_program(guard, "aiomas.cluster.worker:main")
     os.close(guard)
+    gc.enable()
     asyncio.run(Supervisor(program).serve(socket.socket(fileno=control_fd)))

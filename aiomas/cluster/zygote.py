@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aiomas import rpc
-from aiomas.cluster.ending import how_it_ended
+from aiomas.cluster.endings import how_it_ended
 from aiomas.cluster.forkserver import MAX_DESCRIPTORS, TICKET, keep_open, run
 from aiomas.cluster.reaping import end_of
 from aiomas.codecs import MsgPack

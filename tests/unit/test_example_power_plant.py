@@ -178,11 +178,12 @@ def test_the_summary_names_agents_containers_messages_seconds_and_distances():
     plant = Plant.make(20, 1, "winter")
     lines = summary(plant, 3, Report(OUTCOME, 12345, 6.78)).splitlines()
     assert [line[:16].rstrip() for line in lines] == [
-        "agents", "containers", "messages", "seconds", "distance before", "distance after",
+        "agents", "containers", "connections", "messages", "seconds", "distance before",
+        "distance after",
     ]  # fmt: skip
     assert lines[0][17:].startswith("20 (")
     assert [line[17:] for line in lines[1:]] == [
-        "3", "12,345", "6.8", "24.0 kWh", "0.6 kWh (97.5% less)",
+        "3", "mutual TLS", "12,345", "6.8", "24.0 kWh", "0.6 kWh (97.5% less)",
     ]  # fmt: skip
 
 

@@ -6,14 +6,10 @@ import signal
 
 
 def how_it_ended(code: int) -> str:
-    """Return what to say of a process.
-
-    Args:
-        code: its exit code; negative for the number of the signal that killed it.
-    """
+    """Return the words for an exit code, which is negative for the number of a signal."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:
         return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
+    except ValueError:  # one of those that have no names
         return f"was killed by signal {-code}"
