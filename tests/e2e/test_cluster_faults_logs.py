@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import resource
 import subprocess
 from pathlib import Path
@@ -53,7 +54,8 @@ async def check_that_it_recovers(agent: Faulty, log: Path, why: str) -> None:
 
     await write_until("there is room again")
     text = log.read_text()
-    assert f"{NOTE}{why}]" in text
+    [lost] = re.findall(rf"^\[aiomas: (\d+) {NOTE}{why}\]$", text, re.MULTILINE)
+    assert int(lost) > 900_000  # of more than a million
     assert text.count(NOTE) == 1
     assert "this is lost" not in text
 
