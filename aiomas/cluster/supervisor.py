@@ -232,9 +232,11 @@ class Supervisor:
         finally:
             if self._watch is not None:
                 self._watch.close()
-            await self._fork.close()
+            # First the directory: if we are killed now, the fork server removes it, but only as long
+            # as it has not been told to end.
             if self._run is not None:
                 self._run.remove()
+            await self._fork.close()
 
     async def _stop_children(self, timeout: float) -> None:
         await asyncio.gather(*(child.stop(timeout) for child in self._children))
