@@ -229,6 +229,8 @@ class Supervisor:
                 await self._fork.close()
             if self._run is not None:
                 self._run.remove()
+            for descriptor in self._guard:
+                os.close(descriptor)
 
     async def _stop_children(self, timeout: float) -> None:
         await asyncio.gather(*(child.stop(timeout) for child in self._children))

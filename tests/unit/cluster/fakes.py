@@ -11,6 +11,8 @@ import socket
 
 from aiomas import rpc
 from aiomas.cluster import streams
+from aiomas.cluster.launchers.base import Link
+from aiomas.cluster.supervisor import Supervisor
 from aiomas.cluster.zygote import Process
 
 BOUND = 10.0  # seconds
@@ -167,3 +169,26 @@ def fails(*_):
     """Fail, as code of a user does."""
     msg = "code of the user"
     raise LookupError(msg)
+
+
+class FakeLauncher:
+    """Runs supervisors in the loop in which it is asked for them."""
+
+    def __init__(self):
+        self.supervisor = None
+        self.task = None
+        self.how = "ended with exit code 0"
+        self.killed = 0
+
+    async def launch(self):
+        ours, theirs = socket.socketpair()
+        self.supervisor = Supervisor()
+        self.task = asyncio.create_task(self.supervisor.serve(theirs))
+        ended = asyncio.get_running_loop().create_future()
+        self.task.add_done_callback(lambda _: ended.set_result(self.how))
+        return Link(ours, ended, self._kill)
+
+    def _kill(self):
+        if not self.task.done():
+            self.killed += 1
+            self.task.cancel()
