@@ -174,8 +174,7 @@ async def dial(
     Args:
         prepare: awaited with the protocol, as a part of the attempt.
         timeout: 0 for one attempt (which may take up to ``ATTEMPT_TIMEOUT``); a number of seconds
-            in which attempts are repeated; ``None`` to repeat them for ever.  With a socket that
-            is connected already there is only one.
+            in which attempts are repeated; ``None`` to repeat them for ever.
 
     Raises:
         OSError: what the last attempt failed with.
@@ -215,8 +214,8 @@ async def dial(
             await prepare(protocol)
         return protocol
 
-    again = "sock" not in kwds  # one that was tried is used up
-    return await retry(attempt, timeout, f"connecting to {describe(addr)}", again=again)
+    repeat = addr is not None  # what is given a connected socket has used it up
+    return await retry(attempt, timeout, f"connecting to {describe(addr)}", repeat=repeat)
 
 
 def _explaining(
@@ -230,7 +229,7 @@ def _explaining(
 
 
 async def retry(
-    attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str, *, again: bool = True
+    attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str, *, repeat: bool = True
 ) -> T:
     """Await ``attempt()`` until it raises no ``OSError``, with growing pauses, within *timeout*.
 
@@ -238,7 +237,7 @@ async def retry(
         attempt: makes one attempt.
         timeout: as in :func:`dial`.
         what: names the attempt in the error message.
-        again: whether there is more than one attempt.
+        repeat: whether there may be more than one.
     """
     if timeout is not None and not isinstance(timeout, int | float):
         msg = f"timeout is a number of seconds or None, got {timeout!r}"
@@ -263,7 +262,7 @@ async def retry(
             raise  # it will not get better by trying again
         except OSError as exc:
             error = exc
-        if not again or (timeout is not None and clock() - started + pause > timeout):
+        if not repeat or (timeout is not None and clock() - started + pause > timeout):
             raise error
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)

@@ -179,6 +179,7 @@ class Cluster:
         self._listeners = Listeners()
         self._starting: Progress | None = None
         self._stopping = False
+        self._said_lost = False
         self._round_robin = RoundRobin()
         self._names: dict[str, _Named] = {}
         self._taken: set[str] = set()  # names, of agents that are being made, too
@@ -188,9 +189,9 @@ class Cluster:
             async with asyncio.timeout(self._spec.start_timeout) as bound:
                 await self._start()
         except BaseException as exc:
+            late = [str(c.index) for c in self.containers if c.state == "starting"]
             await self._stop()
             if isinstance(exc, TimeoutError) and bound.expired():
-                late = [str(c.index) for c in self.containers if c.state == "starting"]
                 msg = (
                     f"Containers {', '.join(late) or '(all)'} were not ready within "
                     f"start_timeout={self._spec.start_timeout} s"
@@ -396,8 +397,7 @@ class Cluster:
         Raises:
             ClusterError: the supervisor is gone.
         """
-        statuses: list[dict[str, Any]] = await self._run.call("status", timeout)
-        return statuses
+        return list(await self._run.call("status", timeout))
 
     async def set_time(self, time: float) -> None:
         """Set the external clocks of all containers, and return when all have the new time.
@@ -501,6 +501,8 @@ class Cluster:
 
     def _took(self, event: ClusterEvent) -> None:
         """Take an event from the supervisor."""
+        if event.kind is EventKind.LOST:
+            self._said_lost = True
         if event.index is not None:
             self._update(self.containers[event.index], event)
         self._listeners.tell(event)
@@ -538,6 +540,8 @@ class Cluster:
 
     async def _tell_of_loss(self) -> None:
         error = await self._run.lost()
+        if self._said_lost:  # it has told why itself, before it ended
+            return
         self._listeners.tell(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
 
 

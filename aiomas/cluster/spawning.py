@@ -133,6 +133,9 @@ class Spawner:
                 if failure is not None:
                     _fail(info, f"Agent number {chunk[len(made)]} ({target})", failure)
         except ContainerDied:  # what was counted there is forgotten by whoever heard of it
+            if not respawn:  # those of earlier messages are gone with it
+                for number in numbers:
+                    proxies[number] = None
             raise
         except BaseException:
             info.agents -= to_make

@@ -17,7 +17,14 @@ import psutil
 import pytest
 
 from aiomas import codecs, util
-from aiomas.cluster import Cluster, ClusterError, ContainerDied, RestartPolicy, SpawnError
+from aiomas.cluster import (
+    Cluster,
+    ClusterError,
+    ContainerDied,
+    EventKind,
+    RestartPolicy,
+    SpawnError,
+)
 from aiomas.cluster.placement import RoundRobin
 from aiomas.exceptions import RemoteException, SerializationError
 
@@ -450,13 +457,15 @@ class TestTimeAndStatus:
     async def test_status(self, folder):
         async with Cluster(2, restart=RestartPolicy(mode="temporary")) as cluster:
             await cluster.spawn_many("cluster_agents:Worker", 3)
-            for info, status in zip(cluster.containers, await cluster.status(), strict=True):
+            statuses = await cluster.status()
+            assert isinstance(statuses, list)
+            for info, status in zip(cluster.containers, statuses, strict=True):
                 assert status["index"] == info.index
                 assert status["pid"] == info.pid
                 assert status["url"] == info.url
                 assert status["state"] == "running"
                 assert status["agents"] == info.agents == (2 if info.index == 0 else 1)
-                assert 0 < status["cpu"] < 60
+                assert 0 <= status["cpu"] < 60  # in steps of 10 ms
                 assert status["rss"] > 1_000_000
             psutil.Process(cluster.containers[0].pid).kill()
             await until(lambda: cluster.containers[0].state == "failed")
@@ -464,6 +473,18 @@ class TestTimeAndStatus:
             assert (dead["state"], dead["exit_code"]) == ("failed", -signal.SIGKILL)
             assert "rss" not in dead
             assert alive["state"] == "running"
+
+    async def test_the_loss_of_the_fork_server_is_told_once(self):
+        told = []
+        async with Cluster(1, loop="asyncio") as cluster:
+            cluster.on_event(told.append)
+            [server] = psutil.Process().children()[0].children()
+            server.kill()
+            await until(lambda: cluster.containers[0].state == "died")
+            with pytest.raises(ClusterError, match="is gone"):
+                await cluster.status()
+        lost = [event for event in told if event.kind is EventKind.LOST]
+        assert ["fork server" in event.message for event in lost] == [True]
 
     async def test_one_that_does_not_answer_is_said_to(self, folder):
         async with Cluster(2) as cluster:

@@ -399,6 +399,19 @@ class TestTcp:
         async with await serve(None, sock=sock) as server:
             assert await hear(("127.0.0.1", port_of(server))) == b"hello"
 
+    async def test_a_connected_socket_is_tried_once(self):
+        ours, theirs = socket.socketpair()
+
+        async def prepare(protocol):
+            protocol.transport.abort()
+            raise ConnectionResetError("it has hung up")
+
+        loop = asyncio.get_running_loop()
+        with theirs:
+            async with asyncio.timeout(10):
+                with pytest.raises(ConnectionResetError, match="hung up"):
+                    await dial(Greeter, None, loop, timeout=60, sock=ours, prepare=prepare)
+
     async def test_a_connected_socket_can_be_passed(self):
         ours, theirs = socket.socketpair()
         with theirs:
