@@ -104,6 +104,7 @@ class Supervisor:
         modules = [*_SHARED, *(["uvloop"] * self._spec.uses_uvloop), *self._spec.preload]
         # It imports while the driver does what it has to do.
         self._prepared = asyncio.ensure_future(self._fork.preload(modules))
+        self._prepared.add_done_callback(_take_note)  # begin() may never be called
         request = None
         if self._spec.transport == "tls":
             from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
@@ -234,8 +235,6 @@ class Supervisor:
             await self._fork.close()
             if self._run is not None:
                 self._run.remove()
-            for descriptor in self._guard:
-                os.close(descriptor)
 
     async def _stop_children(self, timeout: float) -> None:
         await asyncio.gather(*(child.stop(timeout) for child in self._children))
@@ -322,6 +321,11 @@ class Supervisor:
             before, then = 0.0, now - child.uptime
         self._loads[child.index] = (child.pid, used, now)
         return (used - before) / max(now - then, 0.001)
+
+
+def _take_note(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 def _used(pid: int) -> dict[str, Any]:

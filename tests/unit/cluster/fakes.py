@@ -37,6 +37,10 @@ class FakeFork:
         """Whether processes serve their control stream; or what they do instead."""
         self.deadly = {signal.SIGTERM, signal.SIGKILL}
         self.preloaded = []
+        self.unloadable = None
+        """What loading modules raises."""
+        self.prepared = []
+        self.directory = None
         self.closed = False
         self.lost = asyncio.get_running_loop().create_future()
         self._pids = itertools.count(1_000_001)
@@ -64,6 +68,14 @@ class FakeFork:
 
     async def preload(self, modules):
         self.preloaded += modules
+        if self.unloadable is not None:
+            raise self.unloadable
+
+    async def prepare(self, target, argument):
+        self.prepared.append((target, argument))
+
+    async def tidy_up(self, directory):
+        self.directory = directory
 
     async def close(self):
         self.closed = True
@@ -177,12 +189,12 @@ class FakeLauncher:
     def __init__(self):
         self.supervisor = None
         self.task = None
-        self.how = "ended with exit code 0"
+        self.how = 0
         self.killed = 0
 
     async def launch(self):
         ours, theirs = socket.socketpair()
-        self.supervisor = Supervisor()
+        self.supervisor = Supervisor(None)
         self.task = asyncio.create_task(self.supervisor.serve(theirs))
         ended = asyncio.get_running_loop().create_future()
         self.task.add_done_callback(lambda _: ended.set_result(self.how))

@@ -120,7 +120,7 @@ class FakeLauncher:
         ours, self.sock = socket.socketpair()
         if self.serves:
             self.client = await streams.accept(self.sock, FakeService())
-            self.client.channel.on_closed(lambda: self.end("ended with exit code 0"))
+            self.client.channel.on_closed(lambda: self.end(0))
         return Link(ours, self.ended, self.kill)
 
     def end(self, how):
@@ -130,7 +130,7 @@ class FakeLauncher:
     def kill(self):
         if not self.ended.done():
             self.killed += 1
-            self.ended.set_result("was killed by SIGKILL")
+            self.ended.set_result(-9)
 
     def close(self):
         self.sock.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -13,12 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aiomas.cluster import certificates, rundir, streams, watch
+from aiomas.cluster import certificates, rundir, watch
 from aiomas.cluster import supervisor as supervisor_module
 from aiomas.cluster.control import Host
 from aiomas.cluster.events import EventKind
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy
-from aiomas.cluster.supervisor import Supervisor
 from aiomas.exceptions import ClusterError, ContainerDied
 from tests.unit.cluster.fakes import BOUND, FakeFork, FakeLauncher, fails, never, until
 
@@ -75,11 +75,10 @@ async def fork():
 
 @pytest.fixture
 async def world(fork, run_base, monkeypatch):
-    async def start(directory, guard):
-        os.fstat(guard)
+    async def attach(program):
         return fork
 
-    monkeypatch.setattr(supervisor_module.ForkServer, "start", start)
+    monkeypatch.setattr(supervisor_module.ForkServer, "attach", attach)
     monkeypatch.setattr(supervisor_module, "set_title", lambda title: None)
     world = World(fork)
     yield world
@@ -110,6 +109,7 @@ class TestStart:
         await world.begun(preload=("json",))
         assert fork.preloaded[-1] == "json"
         assert "uvloop" not in fork.preloaded
+        assert str(fork.directory) == world.facts["directory"]
         assert [dict(container) for container in world.containers] == [
             {"index": index, "pid": process.pid, "url": "fake://container/"}
             for index, process in enumerate(fork.processes)
@@ -127,6 +127,20 @@ class TestStart:
             await world.begun()
         assert caught.value.index == 1
         assert [process.exited.done() for process in fork.processes] == [True, True]
+
+    async def test_a_module_that_cannot_be_loaded_is_an_error_of_the_start(self, world, fork):
+        fork.unloadable = ClusterError("no such module")
+        with pytest.raises(ClusterError, match="no such module"):
+            await world.begun(preload=("nonsense",))
+        assert fork.processes == []
+
+    async def test_nobody_has_to_ask_for_that_error(self, world, fork):
+        fork.unloadable = ClusterError("no such module")
+        await world.prepared()
+        await world.host.close(BOUND)
+        await until(world.launcher.task.done)
+        world.launcher.supervisor._prepared = None
+        gc.collect()  # asyncio would log it now
 
     async def test_a_name_that_is_taken_is_refused(self, world, run_base):
         other = rundir.RunDirectory.create("plant")
@@ -154,7 +168,7 @@ class TestStart:
         credentials = certificate, authority.trusted, authority.crl
         await world.call("begin", "secret", credentials, echo=False)
         paths = fork.processes[0].calls_of("start")[0][0]["tls"]
-        assert len(paths) == len(set(paths))
+        assert fork.prepared == [("aiomas.cluster.worker:load_tls", paths)]
         assert all(path is None or Path(path).stat().st_mode & 0o777 == 0o600 for path in paths)
 
     async def test_uvloop_is_loaded_before_the_fork(self, world, fork):
@@ -304,13 +318,10 @@ class TestEnd:
         monkeypatch.setattr(os, "getppid", lambda: 1)
         await until(lambda: world.lost == 1)
 
-    async def test_what_happens_without_a_driver_is_told_to_nobody(self, fork, monkeypatch):
-        ours, theirs = socket.socketpair()
-        supervisor = Supervisor()
-        serving = asyncio.create_task(supervisor.serve(theirs))
-        client = await streams.dial(ours, None, timeout=BOUND)
-        client.close()
-        await serving
+    async def test_what_happens_without_a_driver_is_told_to_nobody(self, world):
+        await world.connected()
+        supervisor = world.launcher.supervisor
+        await world.host.close(BOUND)
         supervisor._echo(0, "a line")
         supervisor._emit(None)
         supervisor._fork_server_lost()  # it had ended before
@@ -322,14 +333,35 @@ def test_the_program_does_not_see_ctrl_c_and_serves_its_socket(monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *args: ignored.append(args))
 
     class Fake:
+        def __init__(self, program):
+            served.append(program)
+
         async def serve(self, control):
             served.append(control.family)
             control.close()
 
     monkeypatch.setattr(supervisor_module, "Supervisor", Fake)
+    guards = []
+
+    def done(coro):
+        with pytest.raises(StopIteration):
+            coro.send(None)
+
+    def fork_program(guard, target):
+        guards.append(os.dup(guard))
+        return target
+
+    monkeypatch.setattr(supervisor_module, "fork_program", fork_program)
+    pipe = os.pipe()
     ours, theirs = socket.socketpair()
     with ours:
         os.set_inheritable(theirs.fileno(), True)
-        supervisor_module.main(theirs.detach())
-    assert served == [socket.AF_UNIX]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pipe", lambda: pipe)
+            patch.setattr(asyncio, "run", done)
+            supervisor_module.main(theirs.detach())
+    os.close(pipe[1])
+    assert os.read(guards[0], 1) == b""  # it ends with us
+    os.close(guards[0])
+    assert served == ["aiomas.cluster.worker:main", socket.AF_UNIX]
     assert ignored[:2] == [(signal.SIGINT, signal.SIG_IGN), (signal.SIGXFSZ, signal.SIG_IGN)]
