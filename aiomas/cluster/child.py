@@ -226,7 +226,12 @@ class Child:
         for record in self._records.plan():
             states = self._records.states_of(record)
             failures += await life.call(
-                "restore", record.target, record.arguments, record.aids, states
+                "restore",
+                record.target,
+                record.arguments,
+                record.aids,
+                states,
+                timeout=self._spec.start_timeout,
             )
         return failures
 

@@ -189,9 +189,9 @@ class Cluster:
             async with asyncio.timeout(self._spec.start_timeout) as bound:
                 await self._start()
         except BaseException as exc:
+            late = [str(c.index) for c in self.containers if c.state == "starting"]
             await self._stop()
             if isinstance(exc, TimeoutError) and bound.expired():
-                late = [str(c.index) for c in self.containers if c.state == "starting"]
                 msg = (
                     f"Containers {', '.join(late) or '(all)'} were not ready within "
                     f"start_timeout={self._spec.start_timeout} s"

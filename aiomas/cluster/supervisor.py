@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 import socket
@@ -360,4 +361,5 @@ def main(control_fd: int) -> None:
     guard, _ = os.pipe()  # nobody else gets the other end, so this one ends with us
     program = fork_program(guard, "aiomas.cluster.worker:main")
     os.close(guard)
+    gc.enable()
     asyncio.run(Supervisor(program).serve(socket.socket(fileno=control_fd)))

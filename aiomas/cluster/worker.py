@@ -114,7 +114,7 @@ class Worker:
             for args, kwargs in self._codec.decode(arguments):
                 agent, aids = await self._make(target, factory, args, kwargs)
                 made.append((agent.addr, type(agent).__name__, aids))
-        except Exception:  # noqa: BLE001 - user code; the driver raises it
+        except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver raises it
             return made, traceback.format_exc()
         return made, None
 
@@ -145,7 +145,7 @@ class Worker:
                     if aid in states:
                         agent = self.container.agents.dict[aid]
                         await state.give_state(agent, self._codec.decode(states[aid]))
-            except Exception:  # noqa: BLE001 - user code; the driver is told
+            except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver is told
                 failures.append(traceback.format_exc())
             finally:
                 self.container.give_up(aids)
@@ -219,13 +219,18 @@ class Worker:
         kwargs: dict[str, Any],
         aids: Sequence[str] = (),
     ) -> tuple[Agent, list[str]]:
-        with self.container.assigning(aids) as made:
-            agent = factory(self.container, *args, **kwargs)
-            if inspect.isawaitable(agent):
-                agent = await agent
-        if not isinstance(agent, Agent):
-            msg = f"{target} returned {agent!r}, which is no agent"
-            raise TypeError(msg)
+        made: list[str] = []
+        try:
+            with self.container.assigning(aids) as made:
+                agent = factory(self.container, *args, **kwargs)
+                if inspect.isawaitable(agent):
+                    agent = await agent
+            if not isinstance(agent, Agent):
+                msg = f"{target} returned {agent!r}, which is no agent"
+                raise TypeError(msg)  # noqa: TRY301 - to be cleaned up like others
+        except BaseException:  # also if we are cancelled
+            await self.container.discard(made)  # or there were agents that nobody knows
+            raise
         return agent, made
 
 

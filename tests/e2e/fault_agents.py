@@ -29,6 +29,11 @@ class Worker(aiomas.Agent):
         return os.getpid()
 
     @aiomas.expose
+    def kill(self):
+        """Kill the container when the call has been answered."""
+        self.container.loop.call_later(0.1, os.kill, os.getpid(), signal.SIGKILL)
+
+    @aiomas.expose
     def get(self):
         return self.args, self.count
 
@@ -83,18 +88,26 @@ class Faulty(Worker):
         os._exit(code)
 
     @aiomas.expose
-    def end_program(self, code):
-        sys.exit(code)
-
-    @aiomas.expose
     def allocate(self, size):
         return len(bytearray(size))
 
     @aiomas.expose
+    def hoard(self):
+        """Take all memory that can be had, down to the smallest pieces, and keep it."""
+        self.pieces = None
+        size = 2**24
+        while size > 16:
+            try:
+                self.pieces = self.pieces, bytes(size)
+            except MemoryError:
+                size //= 2
+        raise MemoryError
+
+    @aiomas.expose
     def allocate_in_a_handler(self, size):
         # What is raised in there is raised where the event loop waits, and ends it.
-        signal.signal(signal.SIGUSR2, lambda *_: bytearray(size))
-        self.container.loop.call_soon(os.kill, os.getpid(), signal.SIGUSR2)
+        signal.signal(signal.SIGALRM, lambda *_: bytearray(size))
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
 
     @aiomas.expose
     def block_the_loop(self):
@@ -148,8 +161,10 @@ class Picky(Worker):
 
     def __init__(self, container, number, mark=""):
         super().__init__(container, number)
-        if number == "raise":
+        if number == "raise" or (number == "raise later" and Path(mark).exists()):
             raise ValueError("this one is not wanted")
+        if number == "exit":
+            sys.exit(3)
         if number == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if number == "wait":

@@ -121,6 +121,9 @@ class FakeCluster:
         self.options = options
         self.state = "made"
 
+    def on_event(self, callback):
+        pass
+
     async def __aenter__(self):
         if "broken" in self.options:
             raise OSError(98, "Address in use", "/run/x")
