@@ -233,8 +233,8 @@ class Supervisor:
         finally:
             if self._watch is not None:
                 self._watch.close()
-            # First the directory: if we are killed now, the fork server removes it, but only as long
-            # as it has not been told to end.
+            # First the directory: if we are killed now, the fork server removes it, but only as
+            # long as it has not been told to end.
             if self._run is not None:
                 self._run.remove()
             await self._fork.close()
