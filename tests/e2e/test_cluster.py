@@ -579,6 +579,7 @@ class TestWhatComesBack:
                 async for event in events:
                     kinds.append(event.kind)
                     if event.kind is EventKind.DIED:
+                        assert isinstance(event.error, ContainerDied)
                         assert (event.index, event.pid, event.error.exit_code) == (0, before, 3)
                     if event.kind is EventKind.RESTARTED:
                         break

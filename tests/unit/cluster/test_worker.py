@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from aiomas.exceptions import RemoteException
 from tests.unit.cluster.fakes import BOUND, until
 
 HERE = __name__
-FIELDS = {
+FIELDS: dict[str, Any] = {
     "codec": "aiomas.codecs:MsgPack",
     "extra_serializers": (),
     "clock": None,
@@ -322,12 +323,14 @@ class TestProgram:
                 finally:
                     cleaned.append(True)
 
-        assert worker._run(Busy(), pair[1], uvloop=False) is True
+        busy: Any = Busy()
+        assert worker._run(busy, pair[1], uvloop=False) is True
         assert cleaned == [True]
         loops[0].close()
 
     def test_it_ends_with_its_supervisor(self, tmp_path, monkeypatch):
-        exits, removed = [], []
+        exits: list[int] = []
+        removed: list[Path] = []
         monkeypatch.setattr(os, "_exit", exits.append)
         monkeypatch.setattr(worker, "remove_tree", removed.append)
         read, write = os.pipe()
