@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 import socket
@@ -232,9 +233,11 @@ class Supervisor:
         finally:
             if self._watch is not None:
                 self._watch.close()
-            await self._fork.close()
+            # First the directory: if we are killed now, the fork server removes it, but only as
+            # long as it has not been told to end.
             if self._run is not None:
                 self._run.remove()
+            await self._fork.close()
 
     async def _stop_children(self, timeout: float) -> None:
         await asyncio.gather(*(child.stop(timeout) for child in self._children))
@@ -366,4 +369,5 @@ def main(control_fd: int) -> None:
     guard, _ = os.pipe()  # nobody else gets the other end, so this one ends with us
     program = fork_program(guard, "aiomas.cluster.worker:main")
     os.close(guard)
+    gc.enable()
     asyncio.run(Supervisor(program).serve(socket.socket(fileno=control_fd)))
