@@ -159,6 +159,15 @@ class TestStart:
         with pytest.raises(RemoteException, match="no_such_module"):
             await world.start(codec="no_such_module:Codec")
 
+    def test_certificates_are_loaded_once_for_all(self, monkeypatch):
+        monkeypatch.setattr(worker, "_contexts", {})
+        monkeypatch.setattr(worker, "make_ssl_server_context", lambda *paths: ("server", paths))
+        monkeypatch.setattr(worker, "make_ssl_client_context", lambda *paths: ("client", paths))
+        paths = ("ca", "cert", "key", None)
+        worker.load_tls(paths)
+        expected: Any = (("server", paths), ("client", paths))
+        assert worker._contexts == {paths: expected}
+
     async def test_it_answers_before_it_has_a_container(self, world):
         await world.call("ping")
         await world.call("stop", BOUND)
