@@ -19,6 +19,7 @@ from aiomas.cluster import state, streams, worker
 from aiomas.cluster.worker import Worker
 from aiomas.codecs import MsgPack
 from aiomas.exceptions import RemoteException
+from aiomas.tls import SSLCerts
 from tests.unit.cluster.fakes import BOUND, until
 
 HERE = __name__
@@ -163,7 +164,7 @@ class TestStart:
         monkeypatch.setattr(worker, "_contexts", {})
         monkeypatch.setattr(worker, "make_ssl_server_context", lambda *paths: ("server", paths))
         monkeypatch.setattr(worker, "make_ssl_client_context", lambda *paths: ("client", paths))
-        paths = ("ca", "cert", "key", None)
+        paths = tuple(SSLCerts("ca", "cert", "key"))
         worker.load_tls(paths)
         expected: Any = (("server", paths), ("client", paths))
         assert worker._contexts == {paths: expected}
