@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from aiomas import rpc
 from aiomas.cluster import streams
-from aiomas.cluster.events import ClusterEvent, error_of_content
+from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
 from aiomas.cluster.launchers.base import Launcher, Link
 from aiomas.exceptions import ClusterError, DeadlineExceeded, RemoteException
 
@@ -77,6 +77,7 @@ class Host:
         self._on_log = on_log
         self._link: Link | None = None
         self._client: rpc.RpcClient | None = None
+        self._why_lost: str | None = None
 
     async def launch(
         self, launcher: Launcher, timeout: float, on_lost: Callable[[], object]
@@ -105,7 +106,10 @@ class Host:
     @rpc.expose
     def event(self, content: dict[str, Any]) -> None:
         """Take an event."""
-        self._on_event(ClusterEvent.read(content))
+        event = ClusterEvent.read(content)
+        if event.kind is EventKind.LOST:
+            self._why_lost = event.message
+        self._on_event(event)
 
     @rpc.expose
     def log(self, index: int, line: str) -> None:
@@ -142,6 +146,8 @@ class Host:
 
     async def lost(self) -> ClusterError:
         """Return what to raise because the supervisor is gone."""
+        if self._why_lost is not None:  # it has said so itself
+            return ClusterError(self._why_lost)
         how = "closed its control stream"
         if self._link is not None:
             await asyncio.wait({self._link.ended}, timeout=_EXIT_TIMEOUT)

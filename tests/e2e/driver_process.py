@@ -221,8 +221,8 @@ class DriverProcess:
 
     def left(self) -> list[str]:
         """Describe what is there of its runs: processes, zombies below it, files."""
-        found = [f"{process.pid} {process.cmdline()}" for process in self._all()]
-        return found + [str(path) for path in self.base.rglob("*")]
+        files = [f"{top}/{name}" for top, *names in os.walk(self.base) for name in sum(names, [])]
+        return [*map(_describe, self._all()), *files]
 
     def wait_until_gone(self, within: float = GONE_WITHIN) -> None:
         """Make sure that soon nothing is left."""
@@ -235,7 +235,7 @@ class DriverProcess:
             left.append(f"the driver {self.pid}")
         for process in [*self.processes(), *([psutil.Process(self.pid)] if left else [])]:
             with contextlib.suppress(psutil.Error):
-                left.append(f"{process.pid} {process.cmdline()}")
+                left.append(_describe(process))
                 process.kill()
         self.process.wait(BOUND)
         if self.process.stdout is not None:
@@ -252,6 +252,13 @@ class DriverProcess:
                 if process.status() == psutil.STATUS_ZOMBIE:
                     zombies.append(process)
         return self.processes() + zombies
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid}: {process.status()} {' '.join(process.cmdline()).strip()}"
+    except psutil.Error:
+        return str(process.pid)
 
 
 def _take_terminal() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -28,16 +30,22 @@ class LocalLauncher:
     async def launch(self) -> Link:
         """Start a supervisor; see :class:`~aiomas.cluster.launchers.base.Launcher`."""
         ours, theirs = socket.socketpair()
-        argument = json.dumps([theirs.fileno(), sys.path])
+        # "" is the working directory, which containers may have another one of.
+        path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
         try:
             with theirs:
+                # The numbers up to 2 are those of the standard streams there.
+                control = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
+            try:
                 # Not by asyncio, which leaves waiting for children to the policy of the program.
                 process = subprocess.Popen(  # noqa: ASYNC220, S603 - takes a moment; our own program
-                    [sys.executable, "-c", _BOOT, argument],
+                    [sys.executable, "-c", _BOOT, json.dumps([control, path])],
                     stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(control,),
                     start_new_session=True,  # so that it does not see Ctrl-C
                 )
+            finally:
+                os.close(control)
         except BaseException:
             ours.close()
             raise
