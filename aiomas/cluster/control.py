@@ -157,12 +157,12 @@ class Host:
 
     async def close(self, timeout: float) -> None:
         """Close the stream, and wait until the supervisor has ended; kill it after *timeout*."""
-        if self._client is not None:
-            self._client.close()
-        elif self._link is not None:
-            self._link.sock.close()
         if self._link is None:
             return
+        if self._client is not None:
+            self._client.close()
+        else:  # it does not answer yet; and launch(), which has been cancelled, closes the stream
+            self._link.kill()
         try:
             await asyncio.wait({self._link.ended}, timeout=timeout)
         finally:  # also if we are cancelled

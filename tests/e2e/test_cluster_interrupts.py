@@ -78,7 +78,7 @@ asyncio.run(main(sys.argv[1:]))
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
-def test_ctrl_c_at_any_moment_leaves_nothing(drive):  # noqa: F811
+def test_a_cluster_that_is_cancelled_at_any_moment_leaves_nothing(drive):  # noqa: F811
     # From before there is anything until after there is nothing any more.
     driver = drive(
         """
