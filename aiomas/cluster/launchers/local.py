@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -13,6 +12,10 @@ import subprocess
 import sys
 import threading
 
+if sys.platform != "win32":
+    import fcntl
+
+from aiomas.cluster.certificates import PASSPHRASE
 from aiomas.cluster.launchers.base import Link
 
 # The new process gets our sys.path before it imports anything of ours.
@@ -30,16 +33,18 @@ class LocalLauncher:
     async def launch(self) -> Link:
         """Start a supervisor; see :class:`~aiomas.cluster.launchers.base.Launcher`."""
         ours, theirs = socket.socketpair()
-        # "" is the working directory, which containers may have another one of.
-        path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
         try:
             with theirs:
+                # "" is the working directory, which containers may have another one of.
+                path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
                 # The numbers up to 2 are those of the standard streams there.
                 control = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
             try:
                 # Not by asyncio, which leaves waiting for children to the policy of the program.
                 process = subprocess.Popen(  # noqa: ASYNC220, S603 - takes a moment; our own program
                     [sys.executable, "-c", _BOOT, json.dumps([control, path])],
+                    # Signing is for us alone; what runs in the containers is code of users.
+                    env={name: value for name, value in os.environ.items() if name != PASSPHRASE},
                     stdin=subprocess.DEVNULL,
                     pass_fds=(control,),
                     start_new_session=True,  # so that it does not see Ctrl-C
