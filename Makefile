@@ -1,4 +1,4 @@
-# make demo     set up .venv and run the example, a virtual power plant
+# make demo     set up .venv and run the example, a virtual power plant, over mutual TLS
 # make test     set up .venv and run all tests           (ARGS="-k codec" for some of them)
 # make check    all that CI checks, with one interpreter
 # make bench    measure                                  (ARGS: see benchmarks/)

@@ -214,7 +214,8 @@ async def dial(
             await prepare(protocol)
         return protocol
 
-    return await retry(attempt, timeout, f"connecting to {describe(addr)}")
+    repeat = addr is not None  # what is given a connected socket has used it up
+    return await retry(attempt, timeout, f"connecting to {describe(addr)}", repeat=repeat)
 
 
 def _explaining(
@@ -227,13 +228,16 @@ def _explaining(
     return functools.partial(dialling, describe(addr), kwds["ssl"], limit)
 
 
-async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str) -> T:
+async def retry(
+    attempt: Callable[[], Awaitable[T]], timeout: float | None, what: str, *, repeat: bool = True
+) -> T:
     """Await ``attempt()`` until it raises no ``OSError``, with growing pauses, within *timeout*.
 
     Args:
         attempt: makes one attempt.
         timeout: as in :func:`dial`.
         what: names the attempt in the error message.
+        repeat: whether there may be more than one.
     """
     if timeout is not None and not isinstance(timeout, int | float):
         msg = f"timeout is a number of seconds or None, got {timeout!r}"
@@ -258,7 +262,7 @@ async def retry(attempt: Callable[[], Awaitable[T]], timeout: float | None, what
             raise  # it will not get better by trying again
         except OSError as exc:
             error = exc
-        if timeout is not None and clock() - started + pause > timeout:
+        if not repeat or (timeout is not None and clock() - started + pause > timeout):
             raise error
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)

@@ -4,7 +4,8 @@ There is one process for each core (but no more than 8), and in each an agent th
 in a part of the numbers.  All of them search at the same time.  Everything ends with the "async
 with" block.
 
-Run it with ``python examples/cluster_hello.py``.
+Run it with ``python examples/cluster_hello.py``, or let a command make the cluster:
+``aiomas cluster run examples/cluster_hello.py:main -n 4 -- 50000``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import os
 
 import aiomas
 from aiomas.cluster import Cluster
-
-LIMIT = 20_000
 
 
 # Other processes import this class from this file; the guard at the end of the file keeps them
@@ -30,23 +29,25 @@ def is_prime(number: int) -> bool:
     return number > 1 and all(number % factor for factor in range(2, int(number**0.5) + 1))
 
 
-async def main() -> None:
-    count = min(os.cpu_count() or 1, 8)
-    async with Cluster(containers=count) as cluster:
-        print(f"{count} containers run; this process has the id {os.getpid()}")
-        searchers = await cluster.spawn_many(Searcher, count)
-        bounds = [LIMIT * number // count for number in range(count + 1)]
-        # Each call starts at once and returns a future, so all of them run at the same time.
-        calls = [
-            searcher.count_primes(first, end)
-            for searcher, first, end in zip(searchers, bounds, bounds[1:], strict=False)
-        ]
-        total = 0
-        for pid, found in await asyncio.gather(*calls):
-            print(f"process {pid} found {found} primes")
-            total += found
-        print(f"There are {total} primes below {LIMIT}")
+async def main(cluster: Cluster, limit: str = "20000") -> None:
+    """Count the primes below *limit*; arguments of a command are strings."""
+    count, end = len(cluster.containers), int(limit)
+    print(f"{count} containers run; this process has the id {os.getpid()}")
+    searchers = await cluster.spawn_many(Searcher, count)
+    bounds = [end * number // count for number in range(count + 1)]
+    # All of them search at the same time; the results come in the order of the calls.
+    calls = zip(searchers, bounds, bounds[1:], strict=False)
+    total = 0
+    for pid, found in await cluster.starmap("count_primes", calls):
+        print(f"process {pid} found {found} primes")
+        total += found
+    print(f"There are {total} primes below {end}")
+
+
+async def run() -> None:
+    async with Cluster(containers=min(os.cpu_count() or 1, 8)) as cluster:
+        await main(cluster)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(run())

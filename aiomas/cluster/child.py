@@ -135,11 +135,11 @@ class Child:
         self, target: str, arguments: bytes, *, respawn: bool
     ) -> tuple[list[Any], str | None]:
         """Make agents; see :meth:`aiomas.cluster.worker.Worker.spawn`."""
-        made, failure = await self.call("spawn", target, arguments)
-        if respawn:
-            self._records.add(
-                target, arguments, [(url.rpartition("/")[2], aids) for url, _, aids in made]
-            )
+        with self._records.adding():
+            made, failure = await self.call("spawn", target, arguments)
+            if respawn:
+                agents = [(url.rpartition("/")[2], aids) for url, _, aids in made]
+                self._records.add(target, arguments, agents)
         return [(url, name) for url, name, _ in made], failure
 
     async def checkpoint(self) -> None:
@@ -160,17 +160,12 @@ class Child:
             await asyncio.wait(self._tasks)
         try:
             if self._life is not None:
-                await self._life.stop(timeout)
+                self.exit_code = await self._life.stop(timeout)
         finally:
             self._close_address()
             self._log.close()
             if self.state not in {"died", "failed"}:
                 self.state = "stopped"
-
-    async def kill(self) -> None:
-        """End the container at once."""
-        if self._life is not None:
-            await self._life.kill("was not wanted any more")
 
     def _bind(self) -> None:
         spec = self._spec
@@ -231,7 +226,12 @@ class Child:
         for record in self._records.plan():
             states = self._records.states_of(record)
             failures += await life.call(
-                "restore", record.target, record.arguments, record.aids, states
+                "restore",
+                record.target,
+                record.arguments,
+                record.aids,
+                states,
+                timeout=self._spec.start_timeout,
             )
         return failures
 
@@ -306,10 +306,10 @@ class Child:
 
     def _give_up(self, error: ContainerDied) -> None:
         self._close_address()
+        self.state = "failed"
         self._settled.set()
         policy = self._spec.restart
         if self._intensity.exhausted:
-            self.state = "failed"
             msg = (
                 f"Container {self.index} is not started again: it was restarted "
                 f"intensity={policy.intensity} times within period={policy.period} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -73,8 +74,8 @@ class Cluster:
         loop: ``"asyncio"``, ``"uvloop"``, or ``"auto"`` for uvloop where it is installed.
         clock: ``None`` for real time; a date for an :class:`~aiomas.ExternalClock` that starts
             there in each container, see :meth:`set_time`.
-        preload: names of modules that all containers share, as they are imported before these are
-            forked.  They must not start threads.
+        preload: the name, or names, of modules that all containers share, as they are imported
+            before these are forked.  They must not start threads.
         name: to find it with ``aiomas cluster ls``; by default one is made up.
         seed: for each container, its random numbers (those of :mod:`random`, and of numpy's legacy
             functions if that was preloaded) follow from this, from its index and from how often it
@@ -149,7 +150,7 @@ class Cluster:
             loop=loop,
             clock=None if clock is None else clock_date(clock),
             restart=restart,
-            preload=tuple(preload),
+            preload=(preload,) if isinstance(preload, str) else tuple(preload),
             name=name,
             seed=seed,
             port=port,
@@ -195,9 +196,9 @@ class Cluster:
             async with asyncio.timeout(self._spec.start_timeout) as bound:
                 await self._start()
         except BaseException as exc:
+            late = [str(c.index) for c in self.containers if c.state == "starting"]
             await self._stop()
             if isinstance(exc, TimeoutError) and bound.expired():
-                late = [str(c.index) for c in self.containers if c.state == "starting"]
                 msg = (
                     f"Containers {', '.join(late) or '(all)'} were not ready within "
                     f"start_timeout={self._spec.start_timeout} s"
@@ -405,8 +406,7 @@ class Cluster:
             ClusterError: the supervisor is gone.
         """
         limit = timeout + _MARGIN
-        statuses: list[dict[str, Any]] = await self._call("status", timeout, timeout=limit)
-        return statuses
+        return list(await self._call("status", timeout, timeout=limit))
 
     async def set_time(self, time: float) -> None:
         """Set the external clocks of all containers, and return when all have the new time.
@@ -467,12 +467,14 @@ class Cluster:
 
     async def _stop(self) -> None:
         self._stopping = True
+        exit_codes: list[int | None] = []
         try:
-            await self._run.stop(self._spec.stop_timeout)
+            exit_codes = await self._run.stop(self._spec.stop_timeout)
         finally:
-            for info in self.containers:
+            # There are none if the supervisor was gone.
+            for info, exit_code in itertools.zip_longest(self.containers, exit_codes):
                 if info.state not in {"died", "failed"}:
-                    info.state = "stopped"
+                    info.state, info.exit_code = "stopped", exit_code
             self._listeners.close()
 
     def _run_container(self) -> Any:
@@ -566,7 +568,7 @@ class Cluster:
 
     async def _tell_of_loss(self) -> None:
         error = await self._run.lost()
-        if self._gone is None:  # or the supervisor has told it itself
+        if self._gone is None:  # or the supervisor has told why itself, before it ended
             self._took(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
         await self._run.clean_up()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -21,8 +22,11 @@ from aiomas.cluster.batch import Batch, Entry, Piece, Terms, fill, take
 from aiomas.codecs import Codec
 from aiomas.exceptions import ConnectionLost, DeadlineExceeded, Outcome
 
+_log = logging.getLogger("aiomas.cluster")
+
 _MARGIN = 100  # bytes of a reply beside its entries
 _MOST_KEPT = 256  # replies whose caller has not come for the rest of them
+_DISCARD_TIMEOUT = 5.0  # seconds that an agent has to clean up which was made in vain
 _KEEP = 60.0  # seconds in which a caller has to come for results that had no room in a reply
 
 
@@ -73,6 +77,18 @@ class ClusterContainer(Container):
     def on_removed(self, callback: Callable[[str], object]) -> None:
         """Call ``callback(aid)`` when an agent was stopped."""
         self._told_of_removal = callback
+
+    async def discard(self, aids: Iterable[str]) -> None:
+        """End those agents of a factory that has failed which it had made."""
+        for aid in aids:
+            agent = self.agents.dict.get(aid)
+            if agent is not None:
+                try:
+                    await super()._remove(agent, aid, _DISCARD_TIMEOUT)
+                except Exception:
+                    _log.exception(
+                        "Agent %s, of a factory that has failed, could not be ended", aid
+                    )
 
     async def _remove(self, agent: Any, aid: str, timeout: float) -> None:
         if self._told_of_removal is not None:

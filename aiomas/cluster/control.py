@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from aiomas import rpc
 from aiomas.cluster import streams
+from aiomas.cluster.endings import how_it_ended
 from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
 from aiomas.cluster.launchers.base import Launcher, Link
 from aiomas.exceptions import ClusterError, DeadlineExceeded, RemoteException
@@ -158,7 +159,7 @@ class Host:
         if self._link is not None:
             await asyncio.wait({self._link.ended}, timeout=_EXIT_TIMEOUT)
             if self._link.ended.done():
-                how = self._link.ended.result()
+                how = how_it_ended(self._link.ended.result())
         return ClusterError(f"The cluster is gone: its supervisor {how}")
 
     async def close(self, timeout: float) -> None:

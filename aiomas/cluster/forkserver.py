@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,10 +55,32 @@ _HANDLED = (signal.SIGCHLD, *_IGNORED)
 Main = Callable[[dict[str, Any], list[int], int], object]
 
 
-def serve(
-    requests_fd: int, descriptors_fd: int, guard_fd: int, target: str, directory: str
-) -> None:
+def keep_open(descriptors: Collection[int]) -> None:
+    """Close all descriptors but these and the standard streams."""
+    low = 3
+    for number in sorted(descriptors):
+        os.closerange(low, number)
+        low = number + 1
+    os.closerange(low, max(low, os.sysconf("SC_OPEN_MAX")))
+
+
+def run(requests_fd: int, descriptors_fd: int, guard_fd: int, target: str) -> NoReturn:
+    """Be a fork server from now on, in a process that was forked for it; see :func:`serve`."""
+
+    def program() -> None:
+        gc.disable()  # what is collected here would not be shared any more
+        # The standard output may be what somebody reads by program.
+        os.dup2(2, 1)
+        serve(requests_fd, descriptors_fd, guard_fd, target)
+
+    _exit_after(program)
+
+
+def serve(requests_fd: int, descriptors_fd: int, guard_fd: int, target: str) -> None:
     """Serve until the supervisor is gone.
+
+    When it is, and has not asked us to stop (then it is alive), the directory of the run is
+    removed, if we were told of it.
 
     Args:
         requests_fd: an inherited stream socket, over which requests come.
@@ -66,8 +88,6 @@ def serve(
         guard_fd: an inherited pipe, which ends when the supervisor does; children get it, too.
         target: the name of the function that is a child's program, as :func:`load` takes it.  It
             gets the job, the descriptors and *guard_fd*.
-        directory: that of the run, which is removed at the end, unless the supervisor has asked us
-            to stop: then it is alive and does that.
     """
     os.set_inheritable(guard_fd, False)
     set_title("aiomas fork server")
@@ -78,8 +98,8 @@ def serve(
         server = _Server(requests, descriptors, guard_fd, target)
         server.run()
         server.end_children()
-    if not server.dismissed:
-        _remove_tree(Path(directory))
+    if server.directory is not None and not server.dismissed:
+        _remove_tree(server.directory)
 
 
 class _Server:
@@ -90,6 +110,8 @@ class _Server:
     ) -> None:
         self.dismissed = False
         """Whether the supervisor has asked us to stop."""
+        self.directory: Path | None = None
+        """That of the run, if we know it."""
         self._requests = requests
         self._descriptors = descriptors
         self._guard_fd = guard_fd
@@ -100,7 +122,9 @@ class _Server:
         self._over = False
         self._wakeup, self._waker = socket.socketpair()
         self._functions: dict[str, Callable[..., Any]] = {
+            "tidy_up": self._tidy_up,
             "preload": self._preload,
+            "prepare": self._prepare,
             "fork": self._fork,
             "kill": self._kill,
             "ping": lambda: None,
@@ -188,6 +212,19 @@ class _Server:
 
     # --- what the supervisor asks for -------------------------------------------------------------
 
+    def _tidy_up(self, directory: str) -> None:
+        """Remove a directory when the supervisor dies."""
+        self.directory = Path(directory)
+
+    def _prepare(self, function: str, args: Sequence[Any]) -> None:
+        """Call a function, for what all children are to share."""
+        try:
+            load(function)(*args)
+        except Exception as exc:  # whatever it is, the supervisor is told
+            msg = f"{function} failed in the fork server:\n{traceback.format_exc()}"
+            raise ClusterError(msg) from exc
+        _check_single(f"{function} leaves the fork server with")
+
     def _preload(self, names: Sequence[str]) -> None:
         """Import modules, none of which may start a thread."""
         for name in names:
@@ -201,7 +238,6 @@ class _Server:
                 raise ClusterError(msg) from exc
             finally:
                 outlive_parent()
-                _flush()  # or each child would print it, too
                 self._watch_signals()
             _check_single(f"Importing {name} leaves the fork server with")
 
@@ -268,7 +304,7 @@ class _Server:
 
     def _fork_child(self, main: Main, job: dict[str, Any], descriptors: list[int]) -> int:
         gc.freeze()  # a collection in a child would else write to, and so copy, all of our pages
-        _flush()
+        _flush()  # or each child would print, too, what a module has printed
         server = os.getpid()
         # A signal for the child must not meet our handlers there.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)

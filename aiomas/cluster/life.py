@@ -11,6 +11,7 @@ from typing import Any
 
 from aiomas import rpc
 from aiomas.cluster import streams
+from aiomas.cluster.endings import how_it_ended
 from aiomas.cluster.environment import kernel_oom_kills
 from aiomas.cluster.forkserver import OUT_OF_MEMORY
 from aiomas.cluster.logs import Log
@@ -24,6 +25,7 @@ from aiomas.exceptions import (
 )
 
 _EXIT_TIMEOUT = 1.0  # seconds to learn how a process ended that has closed its control stream
+_DEATH_TIMEOUT = 30.0  # seconds for that if the fork server is slow to kill it
 _LOG_TIMEOUT = 0.5  # seconds to read what a process has written that has ended
 _LATE = 1.0  # seconds that an answer may be late to what it promised
 _READ = 65_536  # bytes of a log
@@ -111,6 +113,7 @@ class Life:
         self._pipe = pipe
         self._client: rpc.RpcClient
         self._why_killed: str | None = None
+        self._stopping = False
         self._oom_kills = kernel_oom_kills()
 
     @classmethod
@@ -159,7 +162,7 @@ class Life:
             if not isinstance(exc, TimeoutError):  # it has ended, or is about to
                 await life._has_ended(_EXIT_TIMEOUT)
             await life.kill(f"did not answer within {timeout} s")
-            raise await life.ended from exc
+            raise await life._death() from exc
         except BaseException:
             ours.close()
             await life.kill("was not wanted any more")
@@ -183,7 +186,7 @@ class Life:
             function = rpc.with_options(getattr(self._client.remote, method), timeout=timeout)
             return await function(*args)
         except ConnectionError as exc:
-            raise await asyncio.shield(self.ended) from exc
+            raise await self._death() from exc
         except DeadlineExceeded:
             msg = f"{self._name} has not answered {method}() within {timeout} s"
             raise ClusterError(msg) from None
@@ -212,13 +215,17 @@ class Life:
             self._why_killed = self._why_killed or why
             await self._signal(signal.SIGKILL)
 
-    async def stop(self, timeout: float) -> None:
+    async def stop(self, timeout: float) -> int | None:
         """End it: ask it, then SIGTERM, then SIGKILL.
 
         Args:
             timeout: seconds that calls have which are being served, and that it has after each of
                 the two former.
+
+        Returns:
+            Its exit code; ``None`` if nobody could tell.
         """
+        self._stopping = True
         try:
             with contextlib.suppress(ClusterError, ContainerDied):
                 await self.call("stop", timeout, timeout=timeout + _LATE)
@@ -229,10 +236,18 @@ class Life:
         finally:  # also if we are cancelled
             await self.kill(f"did not end within {timeout} s")
             await self._has_ended(_EXIT_TIMEOUT)
+        return self.ended.result().exit_code if self.ended.done() else None
 
     @property
     def _name(self) -> str:
         return f"Container {self._index} (pid {self.pid})"
+
+    async def _death(self) -> ContainerDied | ClusterError:
+        """Return what to raise because the control stream is closed."""
+        await self._has_ended(_DEATH_TIMEOUT)
+        if self.ended.done():
+            return self.ended.result()
+        return ClusterError(f"{self._name} has closed its control stream, but does not end")
 
     async def _has_ended(self, timeout: float) -> None:
         await asyncio.wait({self.ended}, timeout=timeout)
@@ -244,7 +259,8 @@ class Life:
                 await self._fork.kill(self._process, signum)
 
     def _control_closed(self) -> None:
-        if not self._process.exited.done():
+        # One that is being stopped has more time to end.
+        if not self._process.exited.done() and not self._stopping:
             self._closing = asyncio.ensure_future(self._kill_if_alive())
 
     async def _kill_if_alive(self) -> None:
@@ -276,9 +292,4 @@ def _how(code: int | None, why_killed: str | None) -> str:
         return "ended together with the fork server"
     if why_killed is not None:
         return f"{why_killed}, and was killed"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
+    return how_it_ended(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable
 
 from aiomas.cluster.events import ClusterEvent
@@ -18,7 +19,8 @@ class Listeners:
 
     def __init__(self) -> None:
         self._callbacks: list[Callback] = []
-        self._queues: set[asyncio.Queue[ClusterEvent | None]] = set()
+        # Whoever has dropped its iterator, even before it began, gets no events any more.
+        self._queues: weakref.WeakSet[asyncio.Queue[ClusterEvent | None]] = weakref.WeakSet()
         self._closed = False
 
     def add(self, callback: Callback) -> Callable[[], None]:
@@ -40,7 +42,7 @@ class Listeners:
         if self._closed:
             queue.put_nowait(None)
         self._queues.add(queue)
-        return self._iterate(queue)
+        return _iterate(queue)
 
     def tell(self, event: ClusterEvent) -> None:
         """Pass *event* on."""
@@ -58,11 +60,7 @@ class Listeners:
         for queue in self._queues:
             queue.put_nowait(None)
 
-    async def _iterate(
-        self, queue: asyncio.Queue[ClusterEvent | None]
-    ) -> AsyncIterator[ClusterEvent]:
-        try:
-            while (event := await queue.get()) is not None:
-                yield event
-        finally:
-            self._queues.discard(queue)
+
+async def _iterate(queue: asyncio.Queue[ClusterEvent | None]) -> AsyncIterator[ClusterEvent]:
+    while (event := await queue.get()) is not None:
+        yield event

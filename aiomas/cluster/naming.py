@@ -40,6 +40,9 @@ def serializer_names(serializers: Iterable[str | Callable[[], Any]]) -> tuple[st
     Raises:
         ValueError: one of them cannot be imported by a name.
     """
+    if isinstance(serializers, str):
+        msg = f"extra_serializers must be a list of them, got {serializers!r}"
+        raise ValueError(msg)  # noqa: TRY004 - one kind of error for all parameters
     return tuple(s if isinstance(s, str) else importable_name(s) for s in serializers)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 @dataclasses.dataclass(slots=True)
@@ -24,11 +25,24 @@ class Records:
         self._records: list[Record] = []
         self._made: dict[str, list[str]] = {}  # by the id of the agent that was asked for
         self._states: dict[str, bytes] = {}
+        self._adding = 0
+        self._ended: set[str] = set()  # while some are being added
 
     @property
     def awaited(self) -> list[str]:
         """The ids of all agents that will be made again."""
         return [aid for made in self._made.values() for aid in made]
+
+    @contextlib.contextmanager
+    def adding(self) -> Iterator[None]:
+        """Surround the making of agents and :meth:`add`: they may have ended before that."""
+        self._adding += 1
+        try:
+            yield
+        finally:
+            self._adding -= 1
+            if not self._adding:
+                self._ended.clear()
 
     def add(self, target: str, arguments: bytes, made: Iterable[tuple[str, Sequence[str]]]) -> None:
         """Remember agents.
@@ -41,13 +55,17 @@ class Records:
         """
         aids = []
         for aid, all_of_it in made:
-            self._made[aid] = list(all_of_it)
-            aids.append(self._made[aid])
+            again = [] if aid in self._ended else list(all_of_it)
+            if again:
+                self._made[aid] = again
+            aids.append(again)
         self._records.append(Record(target, arguments, aids))
 
     def forget(self, aid: str) -> None:
         """Do not make an agent again: it has ended by itself."""
         self._states.pop(aid, None)
+        if self._adding:
+            self._ended.add(aid)
         # One that another had made will be made by that again.
         self._made.pop(aid, []).clear()
 
@@ -56,8 +74,10 @@ class Records:
         self._states[aid] = state
 
     def plan(self) -> list[Record]:
-        """Return what has to be made again, in order."""
+        """Return what has to be made again, in order; all other agents are gone for good."""
         self._records = [record for record in self._records if any(record.aids)]
+        awaited = set(self.awaited)
+        self._states = {aid: state for aid, state in self._states.items() if aid in awaited}
         return self._records
 
     def states_of(self, record: Record) -> dict[str, bytes]:

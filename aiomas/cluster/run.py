@@ -96,7 +96,8 @@ class Run:
             self.container = await self._make_container(contexts)
             return list(await begun)
         finally:
-            begun.cancel()
+            if not begun.cancel() and not begun.cancelled():
+                begun.exception()  # if we fail for another reason, nobody asks for it
 
     async def call(
         self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any
@@ -118,21 +119,26 @@ class Run:
         if self._thread is not None:
             await self._thread.run(self._nothing_is_left())
 
-    async def stop(self, timeout: float) -> None:
+    async def stop(self, timeout: float) -> list[int | None]:
         """End everything; at once, if this is cancelled.
 
         Args:
             timeout: seconds that containers have to end, before they are terminated and, after
                 the same time again, killed.
+
+        Returns:
+            How each container's last process ended, as far as the supervisor could still tell.
         """
         patience = 0.0
+        exit_codes: list[int | None] = []
         try:
             if self._host is not None and self.directory is not None:
                 with contextlib.suppress(ClusterError):  # it is gone, or will be when it is closed
-                    await self.call("stop", timeout, timeout=3 * timeout + _MARGIN)
+                    exit_codes = await self.call("stop", timeout, timeout=3 * timeout + _MARGIN)
             patience = min(timeout, _MARGIN)
         finally:
             await asyncio.shield(asyncio.ensure_future(self._close(patience)))
+        return exit_codes
 
     async def _close(self, patience: float) -> None:
         try:
@@ -176,6 +182,7 @@ class Run:
     async def _make_container(self, contexts: Any) -> ClusterContainer:
         spec = self._spec
         assert self.directory is not None  # noqa: S101 - known before
+        codec, serializers = load(spec.codec), [load(name) for name in spec.extra_serializers]
         address: Any = ("127.0.0.1", 0)
         sock = None
         if spec.transport == "unix":
@@ -185,8 +192,8 @@ class Run:
         return await ClusterContainer.create(
             address,
             sock=sock,
-            codec=load(spec.codec),
-            extra_serializers=[load(name) for name in spec.extra_serializers],
+            codec=codec,
+            extra_serializers=serializers,
             clock=None if spec.clock is None else ExternalClock(spec.clock),
             ssl=contexts,
             token=self._token,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from aiomas.cluster.container import ClusterContainer
 from aiomas.cluster.info import ContainerInfo
@@ -93,25 +93,13 @@ class Spawner:
             ContainerDied: a container ended.
         """
         proxies: list[Any] = [None] * len(calls)
-        numbers_at: dict[int, list[int]] = {}
-        infos = {info.index: info for info in places}
-        try:
-            for number in range(len(calls)):
-                info = places[choose(places)]
-                info.agents += 1  # now, so that the strategy sees it when it chooses for the next
-                numbers_at.setdefault(info.index, []).append(number)
-            results = await asyncio.gather(
-                *(
-                    self._spawn_in(infos[index], target, calls, numbers, proxies, respawn=respawn)
-                    for index, numbers in numbers_at.items()
-                ),
-                return_exceptions=True,
-            )
-        finally:
-            for index, numbers in numbers_at.items():
-                made = sum(proxies[number] is not None for number in numbers)
-                infos[index].agents -= len(numbers) - made
-                infos[index].respawned += made if respawn else 0
+        results = await asyncio.gather(
+            *(
+                self._spawn_in(info, target, calls, numbers, proxies, respawn=respawn)
+                for info, numbers in _places_of(len(calls), places, choose)
+            ),
+            return_exceptions=True,
+        )
         for error in results:
             if isinstance(error, SpawnError | ContainerDied):
                 error.spawned = [proxy for proxy in proxies if proxy is not None]
@@ -129,18 +117,29 @@ class Spawner:
         *,
         respawn: bool,
     ) -> None:
-        """Make some of the agents in one container, and put their proxies into the list."""
-        for chunk, data in self._chunks(calls, numbers):
-            made, failure = await self._send("spawn", info.index, target, data, respawn)
-            for number, (url, class_name) in zip(chunk, made, strict=False):
-                proxies[number] = self._container.proxy(url, class_name)
-            self._told(len(made))
-            if failure is not None:
-                msg = (
-                    f"Agent number {chunk[len(made)]} ({target}) could not be made in container "
-                    f"{info.index} (pid {info.pid}):\n{failure}"
-                )
-                raise SpawnError(msg)
+        """Make some of the agents in one container, and put their proxies into the list.
+
+        They are counted there already, and are not any more if they cannot be made.
+        """
+        to_make = len(numbers)
+        try:
+            for chunk, data in self._chunks(calls, numbers):
+                made, failure = await self._send("spawn", info.index, target, data, respawn)
+                for number, (url, class_name) in zip(chunk, made, strict=False):
+                    proxies[number] = self._container.proxy(url, class_name)
+                to_make -= len(made)
+                info.respawned += len(made) if respawn else 0
+                self._told(len(made))
+                if failure is not None:
+                    _fail(info, f"Agent number {chunk[len(made)]} ({target})", failure)
+        except ContainerDied:  # what was counted there is forgotten by whoever heard of it
+            if not respawn:  # those of earlier messages are gone with it
+                for number in numbers:
+                    proxies[number] = None
+            raise
+        except BaseException:
+            info.agents -= to_make
+            raise
 
     def _chunks(
         self, calls: Sequence[Arguments], numbers: list[int]
@@ -156,3 +155,26 @@ class Spawner:
                     pieces += [piece[middle:], piece[:middle]]
                 else:
                     yield piece, data
+
+
+def _fail(info: ContainerInfo, who: str, traceback: str) -> NoReturn:
+    where = f"container {info.index} (pid {info.pid})"
+    msg = f"{who} could not be made in {where}:\n{traceback}"
+    raise SpawnError(msg)
+
+
+def _places_of(
+    count: int, places: Sequence[ContainerInfo], choose: Strategy
+) -> list[tuple[ContainerInfo, list[int]]]:
+    """Choose a container for each of so many agents, and count them there."""
+    numbers_at: dict[int, list[int]] = {}  # by the position of the container
+    try:
+        for number in range(count):
+            position = choose(places)
+            places[position].agents += 1  # now, so that the strategy sees it for the next one
+            numbers_at.setdefault(position, []).append(number)
+    except BaseException:
+        for position, numbers in numbers_at.items():
+            places[position].agents -= len(numbers)
+        raise
+    return [(places[position], numbers) for position, numbers in numbers_at.items()]

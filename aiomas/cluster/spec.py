@@ -19,6 +19,7 @@ MODES = ("permanent", "transient", "temporary")
 ON_HANG = ("report", "restart")
 
 _LAST_PORT = 65535
+_NICEST = 19
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
@@ -136,6 +137,10 @@ class ClusterSpec:
             msg = f"restart must be a RestartPolicy, got {self.restart!r}"
             raise ValueError(msg)  # noqa: TRY004 - one kind of error for all parameters
         _check_choice("on_hang", self.on_hang, ON_HANG)
+        for module in self.preload:
+            if not isinstance(module, str):
+                msg = f"preload must be names of modules, got {module!r}"
+                raise ValueError(msg)  # noqa: TRY004 - as above
         self._check_numbers()
         if len(self.env) > 1 and len(self.env) != self.containers:
             msg = (
@@ -156,6 +161,9 @@ class ClusterSpec:
             msg = f"port={self.port} needs transport='tcp' or 'tls'; Unix sockets have no ports"
             raise ValueError(msg)
         _check_number("nice", self.nice, -20)
+        if self.nice > _NICEST:
+            msg = f"nice must be at most {_NICEST}, got {self.nice}"
+            raise ValueError(msg)
         for name in ("memory", "open_files"):
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), 1)

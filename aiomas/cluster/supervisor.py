@@ -25,7 +25,7 @@ from aiomas.cluster.events import ClusterEvent, EventKind, error_content
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.rundir import RunDirectory
 from aiomas.cluster.spec import ClusterSpec
-from aiomas.cluster.zygote import ForkServer
+from aiomas.cluster.zygote import ForkServer, Program, fork_program
 from aiomas.exceptions import AiomasError, ClusterError, ContainerDied
 
 Credentials = tuple[bytes, bytes, bytes | None]
@@ -64,13 +64,14 @@ class Supervisor:
 
     router = rpc.Service()
 
-    def __init__(self) -> None:
+    def __init__(self, program: Program) -> None:
+        self._program = program
         self._driver: rpc.RpcClient
         self._spec: ClusterSpec
         self._run: RunDirectory | None = None
         self._facts: dict[str, Any] = {}
-        self._guard = os.pipe()
-        self._fork: ForkServer | None = None
+        self._fork: ForkServer
+        self._prepared: asyncio.Future[Any]
         self._around: Surroundings
         self._children: list[Child] = []
         self._loads: dict[int, tuple[int, float, float]] = {}  # pid, seconds of CPU, when
@@ -102,8 +103,10 @@ class Supervisor:
         }
         self._run.publish(self._facts)
         set_title(f"aiomas {self._run.name}/supervisor")
-        self._fork = await ForkServer.start(self._run.path, self._guard[0])
-        self._fork.lost.add_done_callback(lambda _: self._fork_server_lost())
+        await self._fork.tidy_up(self._run.path)
+        modules = [*_SHARED, *(["uvloop"] * self._spec.uses_uvloop), *self._spec.preload]
+        # It imports while the driver does what it has to do.
+        self._prepared = asyncio.ensure_future(self._fork.preload(modules))
         request = None
         if self._spec.transport == "tls":
             from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
@@ -127,7 +130,6 @@ class Supervisor:
             ``index``, ``pid`` and ``url`` of each.
         """
         assert self._run is not None  # noqa: S101 - the driver has called prepare()
-        assert self._fork is not None  # noqa: S101
         spec = self._spec
         self._around = Surroundings(
             spec=spec,
@@ -140,7 +142,9 @@ class Supervisor:
             emit=self._emit,
             echo=self._echo if echo else None,
         )
-        await self._fork.preload([*_SHARED, *(["uvloop"] * spec.uses_uvloop), *spec.preload])
+        await self._prepared
+        if self._around.tls is not None:
+            await self._fork.prepare("aiomas.cluster.worker:load_tls", self._around.tls)
         self._watch = await watch.serve_watch(
             self._run.path / "watch.sock", self._watched, self._stop_from_outside
         )
@@ -194,17 +198,23 @@ class Supervisor:
 
     @rpc.expose
     @_reporting
-    async def stop(self, timeout: float) -> None:
+    async def stop(self, timeout: float) -> list[int | None]:
         """End all containers, and then the run.
 
         Args:
             timeout: seconds; see :meth:`aiomas.cluster.life.Life.stop`.
+
+        Returns:
+            How the last process of each container ended.
         """
         await self._stop_children(timeout)
         self._end.set()
+        return [child.exit_code for child in self._children]
 
     async def serve(self, control: socket.socket) -> None:
         """Serve the driver until it is gone or has told us to stop."""
+        self._fork = await ForkServer.attach(self._program)
+        self._fork.lost.add_done_callback(lambda _: self._fork_server_lost())
         self._driver = await streams.accept(control, self)
         self._driver.channel.on_closed(self._end.set)
         parent = asyncio.create_task(self._watch_parent())
@@ -227,15 +237,13 @@ class Supervisor:
         finally:
             if self._watch is not None:
                 self._watch.close()
-            if self._fork is not None:
-                await self._fork.close(_FORK_TIMEOUT)
+            await self._fork.close(_FORK_TIMEOUT)
             await asyncio.wait({stopping}, timeout=_HURRY)
             if self._run is not None:
                 self._run.remove()
 
     async def _stop_children(self, timeout: float) -> None:
-        children, self._stopping = self._children, True
-        await asyncio.gather(*(child.stop(timeout) for child in children))
+        await asyncio.gather(*(child.stop(timeout) for child in self._children))
 
     async def _watch_parent(self) -> None:
         """End when the driver has, also if somebody else still holds its end of the stream."""
@@ -246,7 +254,6 @@ class Supervisor:
 
     def _fork_server_lost(self) -> None:
         if not self._end.is_set():
-            assert self._fork is not None  # noqa: S101 - it was lost
             error = ClusterError(f"The cluster is gone: {self._fork.lost.result()}")
             self._emit(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
             self._end.set()
@@ -256,6 +263,8 @@ class Supervisor:
         return {"facts": self._facts, "containers": status["value"]}
 
     def _stop_from_outside(self) -> None:
+        if self._tidy is not None:
+            return
         error = ClusterError(f"The cluster {self._facts['name']} was told to stop")
         self._emit(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
         self._tidy = asyncio.create_task(self._stop_and_end())
@@ -366,5 +375,7 @@ def main(control_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit of file sizes is an error of write()
     os.set_inheritable(control_fd, False)
-    control = socket.socket(fileno=control_fd)
-    asyncio.run(Supervisor().serve(control))
+    guard, _ = os.pipe()  # nobody else gets the other end, so this one ends with us
+    program = fork_program(guard, "aiomas.cluster.worker:main")
+    os.close(guard)
+    asyncio.run(Supervisor(program).serve(socket.socket(fileno=control_fd)))

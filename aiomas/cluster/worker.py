@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import traceback
@@ -30,8 +31,9 @@ from aiomas.cluster.environment import Environment
 from aiomas.cluster.loading import load
 from aiomas.cluster.rundir import remove_tree
 from aiomas.codecs import Codec
-from aiomas.tls import SSLCerts
+from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
 
+_contexts: dict[tuple[str | None, ...], tuple[ssl.SSLContext, ssl.SSLContext]] = {}
 _LAST_TIMEOUT = 0.5  # seconds that remain when the process has been told to end
 
 # Who has ended on this machine has closed its connections, and who is busy, be it the driver for a
@@ -40,6 +42,16 @@ _PATIENT = Limits(heartbeat=None, write_timeout=None)
 
 STACK_DUMP = signal.SIGUSR1
 """Makes a worker write the stacks of all its threads into its log."""
+
+
+def load_tls(tls: Sequence[Any]) -> None:
+    """Load certificates once, for all workers that are forked from then on.
+
+    Args:
+        tls: the paths of an :class:`~aiomas.SSLCerts`.
+    """
+    certs = SSLCerts(*tls)
+    _contexts[tuple(tls)] = make_ssl_server_context(*certs), make_ssl_client_context(*certs)
 
 
 class Worker:
@@ -77,7 +89,7 @@ class Worker:
             codec=load(fields["codec"]),
             extra_serializers=[load(name) for name in fields["extra_serializers"]],
             clock=None if clock is None else ExternalClock(clock, init_time=fields["time"]),
-            ssl=None if tls is None else SSLCerts(*tls),
+            ssl=None if tls is None else _contexts.get(tuple(tls)) or SSLCerts(*tls),
             token=fields["token"],
             limits=_PATIENT,
             as_coro=True,
@@ -108,7 +120,7 @@ class Worker:
             for args, kwargs in self._codec.decode(arguments):
                 agent, aids = await self._make(target, factory, args, kwargs)
                 made.append((agent.addr, type(agent).__name__, aids))
-        except Exception:  # noqa: BLE001 - user code; the driver raises it
+        except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver raises it
             return made, traceback.format_exc()
         return made, None
 
@@ -139,7 +151,7 @@ class Worker:
                     if aid in states:
                         agent = self.container.agents.dict[aid]
                         await state.give_state(agent, self._codec.decode(states[aid]))
-            except Exception:  # noqa: BLE001 - user code; the driver is told
+            except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver is told
                 failures.append(traceback.format_exc())
             finally:
                 self.container.give_up(aids)
@@ -176,7 +188,8 @@ class Worker:
         """Set the container's external clock to *time* seconds."""
         clock = self.container.clock
         assert isinstance(clock, ExternalClock)  # noqa: S101 - the driver checks it
-        clock.set_time(time)
+        if clock.time() != time:  # we may just have been started with it
+            clock.set_time(time)
 
     @rpc.expose
     async def stop(self, timeout: float) -> None:
@@ -212,13 +225,18 @@ class Worker:
         kwargs: dict[str, Any],
         aids: Sequence[str] = (),
     ) -> tuple[Agent, list[str]]:
-        with self.container.assigning(aids) as made:
-            agent = factory(self.container, *args, **kwargs)
-            if inspect.isawaitable(agent):
-                agent = await agent
-        if not isinstance(agent, Agent):
-            msg = f"{target} returned {agent!r}, which is no agent"
-            raise TypeError(msg)
+        made: list[str] = []
+        try:
+            with self.container.assigning(aids) as made:
+                agent = factory(self.container, *args, **kwargs)
+                if inspect.isawaitable(agent):
+                    agent = await agent
+            if not isinstance(agent, Agent):
+                msg = f"{target} returned {agent!r}, which is no agent"
+                raise TypeError(msg)  # noqa: TRY301 - to be cleaned up like others
+        except BaseException:  # also if we are cancelled
+            await self.container.discard(made)  # or there were agents that nobody knows
+            raise
         return agent, made
 
 

@@ -1,4 +1,4 @@
-"""The fork server as the supervisor sees it: starts it, asks it for processes, hears how they end.
+"""The fork server as the supervisor sees it: makes it, asks it for processes, hears how they end.
 
 What runs at the other end is :mod:`aiomas.cluster.forkserver`.
 """
@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
+import gc
 import itertools
-import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from aiomas import rpc
-from aiomas.cluster.forkserver import MAX_DESCRIPTORS, TICKET
+from aiomas.cluster.endings import how_it_ended
+from aiomas.cluster.forkserver import MAX_DESCRIPTORS, TICKET, keep_open, run
+from aiomas.cluster.reaping import end_of
 from aiomas.codecs import MsgPack
 from aiomas.exceptions import ClusterError, ConnectionLost, RemoteException
 
@@ -28,14 +30,39 @@ _PRELOAD_TIMEOUT = 60.0  # seconds; large libraries take long to import from a c
 _LAST_NEWS_TIMEOUT = 1.0  # seconds in which what an ended fork server had sent is read
 _KILL_TIMEOUT = 5.0  # seconds that the system may take to end a killed process
 
-# The new process gets our sys.path before it imports anything of ours.
-_BOOT = """\
-import gc, json, sys
-gc.disable()
-requests, descriptors, guard, target, directory, sys.path[:] = json.loads(sys.argv.pop())
-from aiomas.cluster.forkserver import serve
-serve(requests, descriptors, guard, target, directory)
-"""
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Program:
+    """A fork server that runs, and our ends of its sockets."""
+
+    pid: int
+    """Its process id; it is a child of this process."""
+    requests: socket.socket
+    """A stream of requests and replies."""
+    descriptors: socket.socket
+    """What descriptors are sent over, in datagrams."""
+
+
+def fork_program(guard_fd: int, target: str) -> Program:
+    """Make a fork server of a copy of this process, which has imported most of what it needs.
+
+    To be called before this process has an event loop or a second thread.
+
+    Args:
+        guard_fd: the read end of a pipe that ends when this process does.
+        target: see :func:`aiomas.cluster.forkserver.serve`.
+    """
+    requests, their_requests = socket.socketpair()
+    descriptors, their_descriptors = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    gc.freeze()  # a collection in the copy would else write to, and so copy, all of our pages
+    pid = os.fork()
+    if pid == 0:
+        # Nothing that we hold open may live on in it, least of all the stream to our driver.
+        keep_open({guard_fd, their_requests.fileno(), their_descriptors.fileno()})
+        run(their_requests.detach(), their_descriptors.detach(), guard_fd, target)
+    their_requests.close()
+    their_descriptors.close()
+    return Program(pid, requests, descriptors)
 
 
 class Process:
@@ -61,7 +88,7 @@ class Process:
 
 
 class ForkServer:
-    """A running fork server; made by :meth:`start`.
+    """A running fork server; made by :meth:`attach`.
 
     All of its calls are bounded by a time limit, after which they raise a
     :class:`~aiomas.exceptions.ClusterError`, as they do when it has ended.
@@ -69,15 +96,13 @@ class ForkServer:
 
     router = rpc.Service()
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, descriptors: socket.socket, timeout: float
-    ) -> None:
-        self.pid = process.pid
+    def __init__(self, program: Program, timeout: float) -> None:
+        self.pid = program.pid
         """Its process id."""
         self.lost: asyncio.Future[ClusterError] = asyncio.get_running_loop().create_future()
         """Done if the fork server has ended by itself; its result says how."""
-        self._process = process
-        self._descriptors = descriptors
+        self._end = end_of(lambda: os.waitstatus_to_exitcode(os.waitpid(program.pid, 0)[1]))
+        self._descriptors = program.descriptors
         self._timeout = timeout
         self._client: rpc.RpcClient
         self._watcher: asyncio.Task[None]
@@ -88,57 +113,39 @@ class ForkServer:
         self._closing = False
 
     @classmethod
-    async def start(
-        cls,
-        directory: Path,
-        guard_fd: int,
-        *,
-        target: str = "aiomas.cluster.worker:main",
-        sys_path: Sequence[str] | None = None,
-        timeout: float = _TIMEOUT,
-    ) -> ForkServer:
-        """Start a fork server; the first call waits until it has imported what it needs.
+    async def attach(cls, program: Program, *, timeout: float = _TIMEOUT) -> ForkServer:
+        """Connect to a fork server.
 
         Args:
-            directory: that of the run, which it removes if this process dies.
-            guard_fd: the read end of a pipe that ends when this process does; it stays ours.
-            target: the name of the function that is the program of the processes; it is called
-                with the job, the list of descriptors and a guard, a descriptor like *guard_fd*.
-            sys_path: where it looks for modules; by default where this process does.
+            program: it runs already.
             timeout: seconds that a call may take.
-
-        Raises:
-            OSError: it cannot be started.
         """
-        path = list(sys.path if sys_path is None else sys_path)
-        with contextlib.ExitStack() as stack, contextlib.ExitStack() as on_error:
-            requests, their_requests = map(on_error.enter_context, socket.socketpair())
-            pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-            descriptors, their_descriptors = map(on_error.enter_context, pair)
-            stack.callback(their_requests.close)
-            stack.callback(their_descriptors.close)
-            fds = their_requests.fileno(), their_descriptors.fileno(), guard_fd
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-c", _BOOT, json.dumps([*fds, target, str(directory), path])),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=2,  # our own standard output may be what somebody reads by program
-                pass_fds=fds,
-                start_new_session=True,  # so that it does not see Ctrl-C
-            )
-            on_error.callback(_kill, process)
-            requests.setblocking(False)
-            descriptors.setblocking(False)
-            self = cls(process, descriptors, timeout)
-            self._client = await rpc.open_connection(
-                None, sock=requests, router=self, codec=MsgPack
-            )
-            on_error.pop_all()
-        later = asyncio.get_running_loop().call_later
-        # Most likely it is about to end by itself, and its exit code tells more.
-        self._client.on_connection_reset(lambda _: later(_LAST_NEWS_TIMEOUT, _kill, process))
+        program.requests.setblocking(False)
+        program.descriptors.setblocking(False)
+        self = cls(program, timeout)
+        self._client = await rpc.open_connection(
+            None, sock=program.requests, router=self, codec=MsgPack
+        )
+        self._client.on_connection_reset(lambda _: self._kill())
         self._watcher = asyncio.create_task(self._watch())
         return self
+
+    async def tidy_up(self, directory: Path) -> None:
+        """Let it remove *directory*, that of the run, if this process dies."""
+        await self._call("tidy_up", str(directory))
+
+    async def prepare(self, function: str, *args: Any, timeout: float = _PRELOAD_TIMEOUT) -> None:
+        """Let it call a function, for what all processes that are forked from then on shall share.
+
+        Args:
+            function: its name, ``"module:function"``.
+            args: its arguments.
+            timeout: seconds that it may take.
+
+        Raises:
+            ClusterError: it failed, or has started a thread.
+        """
+        await self._call("prepare", function, list(args), timeout=timeout)
 
     async def ping(self) -> None:
         """Wait until it answers.
@@ -221,7 +228,7 @@ class ForkServer:
             finally:  # also if we are cancelled
                 self._client.close()
                 self._descriptors.close()
-                _kill(self._process)
+                self._kill()
         await asyncio.wait([self._watcher], timeout=_KILL_TIMEOUT)
 
     @rpc.expose
@@ -304,7 +311,7 @@ class ForkServer:
 
     async def _watch(self) -> None:
         """Wait for the end of the fork server, and tell everybody."""
-        await self._process.wait()
+        await asyncio.wait({self._end})
         # All news that it had sent are there before the end of the stream is.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_NEWS_TIMEOUT):
@@ -323,16 +330,19 @@ class ForkServer:
         if not self._closing and not self.lost.done():
             self.lost.set_result(error)
 
+    def _kill(self) -> None:
+        if not self._end.done():
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                os.kill(self.pid, signal.SIGKILL)
+
     def _ended(self) -> ClusterError:
-        code = self._process.returncode
+        code = self._end.result() if self._end.done() else None
         if self._closing:
             how = "was closed"
         elif code is None:
             how = "has closed its connection"
-        elif code < 0:
-            how = f"was killed by signal {-code}"
         else:
-            how = f"ended with exit code {code}"
+            how = how_it_ended(code)
         return ClusterError(f"The fork server (process {self.pid}) {how}")
 
 
@@ -358,10 +368,3 @@ def _error_of(exc: RemoteException) -> Exception:
             return ClusterError(text)
         case other:
             return ClusterError(str(other))
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    # Its own kill() may reap it, and whoever watches it would not learn its exit code.
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)

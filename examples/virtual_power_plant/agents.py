@@ -63,11 +63,6 @@ class Unit(aiomas.Agent):
         self._failed = False
 
     @aiomas.expose
-    def address(self) -> str:
-        """Return the URL at which other agents reach this one."""
-        return self.addr
-
-    @aiomas.expose
     async def meet(self, neighbours: Sequence[str], observer: str) -> None:
         """Connect to the neighbours, in the order of their numbers, and to the observer."""
         connect = self.container.connect

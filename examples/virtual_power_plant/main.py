@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import aiomas
+from aiomas.agent import url_of
 from aiomas.cluster import Cluster
 
 from .agents import NegotiationError, Observer, Unit
@@ -77,10 +78,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--containers",
         type=at_least(1),
-        default=cores or 1,
+        default=max(cores or 1, 2),
         metavar="N",
-        help="container processes (default: one per core); with 1, the same seed gives the same "
-        "result",
+        help="container processes (default: one per core, at least 2); with 1, the same seed gives "
+        "the same result",
     )
     add("--seed", type=at_least(0), default=1, help="for units and overlay (default: 1)")
     add("--day", choices=("winter", "spring", "summer"), default="winter", help="(default: winter)")
@@ -110,41 +111,43 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 async def negotiate(plant: Plant, containers: int, screen: Display) -> Report:
     """Spread the plant's agents over a cluster, let them negotiate, and collect what they chose."""
     count = len(plant.schedules)
-    screen.stage(
-        f"Starting {count} agents in {containers} {'containers' if containers > 1 else 'container'}"
-    )
-    async with Cluster(containers=containers, transport="unix", codec="msgpack") as cluster:
+    noun = "containers" if containers > 1 else "container"
+    screen.stage(f"Starting {containers} {noun} with certificates for mutual TLS")
+    async with Cluster(containers=containers, transport="tls", codec="msgpack") as cluster:
+        screen.stage(f"Spawning {count} agents")
         arguments = zip(range(count), plant.schedules, plant.neighbours, strict=True)
         units = await cluster.spawn_many(Unit, arguments)
         observer = Observer(cluster.container)
-        addresses = await asyncio.gather(*(unit.address() for unit in units))
-        await asyncio.gather(
-            *(
-                unit.meet([addresses[number] for number in neighbours], observer.addr)
+        addresses = [url_of(unit) for unit in units]
+        # One message for each container, instead of one for each agent.
+        await cluster.starmap(
+            "meet",
+            [
+                (unit, [addresses[number] for number in neighbours], observer.addr)
                 for unit, neighbours in zip(units, plant.neighbours, strict=True)
-            )
+            ],
         )
         screen.stage("Negotiating")
         start = time.perf_counter()
         end = asyncio.create_task(observer.negotiate(units[0], plant.goal))
         try:
             while not end.done():
-                screen.show(await look_at(units, start))
+                screen.show(await look_at(cluster, units, start))
                 await asyncio.wait([end], timeout=screen.interval)
             await end
         finally:
             end.cancel()
         seconds = time.perf_counter() - start
-        final = await look_at(units, start)
-        schedules = await asyncio.gather(*(unit.schedule() for unit in units))
+        final = await look_at(cluster, units, start)
+        schedules = await cluster.map("schedule", units)
     after = tuple(map(sum, zip(*schedules, strict=True)))
     outcome = Outcome(plant.target, plant.uncontrolled, after)
     return Report(outcome, final.messages, seconds)
 
 
-async def look_at(units: Sequence[Any], start: float) -> Snapshot:
+async def look_at(cluster: Cluster, units: Sequence[Any], start: float) -> Snapshot:
     """Ask all units how far they are. Only people look at it: nothing depends on the answer."""
-    states = await asyncio.gather(*(unit.status() for unit in units))
+    states = await cluster.map("status", units)
     messages, known, distances = zip(*states, strict=True)
     _, distance = min(
         (-number, distance) for number, distance in zip(known, distances, strict=True)
@@ -165,6 +168,7 @@ def summary(plant: Plant, containers: int, report: Report) -> str:
     rows = {
         "agents": f"{len(plant.kinds)} ({kinds})",
         "containers": f"{containers}",
+        "connections": "mutual TLS",
         "messages": f"{report.messages:,}",
         "seconds": f"{report.seconds:.1f}",
         "distance before": f"{outcome.distance_before_wh / 1000:,.1f} kWh",
@@ -199,8 +203,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (NegotiationError, aiomas.AiomasError) as error:
         print(error, file=sys.stderr)
         return 1
-    except TimeoutError:
-        print(f"no end within {options.timeout} s (see --timeout)", file=sys.stderr)
+    except TimeoutError as error:
+        # That of the cluster's start says which containers were late.
+        print(str(error) or f"no end within {options.timeout} s (see --timeout)", file=sys.stderr)
         return 1
     picture = options.out / "result.svg"
     picture.write_text(draw(report.outcome, len(plant.kinds)), encoding="utf-8")

@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,9 +129,20 @@ def run_page(page: Path, folder: Path) -> str:
     return printed if TROUBLE.search(printed) else ""
 
 
+@pytest.fixture(scope="module")
+def troubles(request, tmp_path_factory) -> dict[Path, str]:
+    """What went wrong in each page that is tested: as many run at once as there are processors."""
+    items = [item for item in request.session.items if getattr(item, "function", None) is test_page]
+    pages = [item.callspec.params["page"] for item in items]
+    folders = [tmp_path_factory.mktemp("page") for _ in pages]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(pages, pool.map(run_page, pages, folders), strict=True))
+
+
+@pytest.mark.timeout(300)  # the first one waits for all of them
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_page(page, tmp_path):
-    trouble = run_page(page, tmp_path)
+def test_page(page, troubles):
+    trouble = troubles[page]
 
     assert not trouble, f"{page.relative_to(ROOT)}: {trouble}"
 

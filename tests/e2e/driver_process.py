@@ -149,9 +149,7 @@ class DriverProcess:
             options["stdin"] = slave
             options["preexec_fn"] = _take_terminal
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, *arguments], **defaults | options
-            )
+            self.process = subprocess.Popen([sys.executable, *arguments], **defaults | options)
         finally:
             if slave >= 0:
                 os.close(slave)
@@ -221,7 +219,8 @@ class DriverProcess:
 
     def left(self) -> list[str]:
         """Describe what is there of its runs: processes, zombies below it, files."""
-        files = [f"{top}/{name}" for top, *names in os.walk(self.base) for name in sum(names, [])]
+        walk = os.walk(self.base)
+        files = [f"{top}/{name}" for top, folders, names in walk for name in folders + names]
         return [*map(_describe, self._all()), *files]
 
     def wait_until_gone(self, within: float = GONE_WITHIN) -> None:
@@ -246,11 +245,10 @@ class DriverProcess:
         return left
 
     def _all(self) -> list[psutil.Process]:
-        zombies = []
+        zombies: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self.pid).children(recursive=True):
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    zombies.append(process)
+            below = psutil.Process(self.pid).children(recursive=True)
+            zombies += [child for child in below if child.status() == psutil.STATUS_ZOMBIE]
         return self.processes() + zombies
 
 

@@ -71,12 +71,17 @@ def running(drive):  # noqa: F811 - a fixture
     return driver, tree
 
 
+def wait_until_ended(tree):
+    """Make sure that no process of a run is left; those that are ending have no environment."""
+    until(lambda: all(map(ended, tree.below_driver)), 1)
+
+
 def test_a_killed_driver_takes_all_with_it(running):
     driver, tree = running
     kill(tree.driver)
     driver.process.wait()
     driver.wait_until_gone()
-    assert all(map(ended, tree.below_driver))
+    wait_until_ended(tree)
 
 
 @pytest.mark.parametrize("victims", ["supervisor", "server", "both"])
@@ -91,8 +96,8 @@ def test_whatever_is_killed_takes_all_but_the_driver_with_it(running, victims):
     began = time.monotonic()
     lost = driver.line()
     if victims == "server":
-        why = f"The cluster is gone: The fork server (process {tree.server.pid}) was killed by "
-        why += "signal 9"
+        who = f"The fork server (process {tree.server.pid})"
+        why = f"The cluster is gone: {who} was killed by SIGKILL"
     else:
         why = "The cluster is gone: its supervisor was killed by SIGKILL"
     assert lost == f"LOST ['{why}']"
@@ -104,7 +109,7 @@ def test_whatever_is_killed_takes_all_but_the_driver_with_it(running, victims):
     driver.expect("left")
     assert driver.end()[0] == 0
     driver.wait_until_gone(began + 5 - time.monotonic())
-    assert all(map(ended, tree.below_driver))
+    wait_until_ended(tree)
 
 
 def test_what_is_left_when_all_is_killed_at_once_is_swept_by_the_next(running, drive):  # noqa: F811
@@ -139,9 +144,7 @@ except BaseException as exc:
 @pytest.mark.parametrize("victim", ["driver", "supervisor", "server"])
 def test_a_kill_in_the_middle_of_the_start(drive, tmp_path, victim):  # noqa: F811
     (tmp_path / "slow_import.py").write_text(
-        "import os, time\n"
-        f"open({str(tmp_path / 'mark')!r}, 'x').close()\n"
-        "time.sleep(60)\n"
+        f"import os, time\nopen({str(tmp_path / 'mark')!r}, 'x').close()\ntime.sleep(60)\n"
     )
     driver = drive(SLOW_START)
     until((tmp_path / "mark").exists)
@@ -156,7 +159,7 @@ def test_a_kill_in_the_middle_of_the_start(drive, tmp_path, victim):  # noqa: F8
         assert "SIGKILL" in text or "signal 9" in text
         assert driver.end()[0] == 0
     driver.wait_until_gone(began + 5 - time.monotonic())
-    assert all(map(ended, tree.below_driver))
+    wait_until_ended(tree)
 
 
 STOPPED = """
@@ -192,7 +195,7 @@ def test_a_stopped_supervisor_holds_nobody_up_for_ever(drive):  # noqa: F811
     driver.expect("True")
     assert driver.end()[0] == 0
     driver.wait_until_gone()
-    assert all(map(ended, tree.below_driver))
+    wait_until_ended(tree)
 
 
 def test_a_stopped_fork_server_does_not_outlive_its_driver(drive):  # noqa: F811
@@ -210,7 +213,7 @@ asyncio.run(main())
     kill(tree.driver)
     driver.process.wait()
     driver.wait_until_gone()
-    assert all(map(ended, tree.below_driver))
+    wait_until_ended(tree)
 
 
 LEAVING = """

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -42,7 +43,6 @@ def test_a_name_is_taken_for_as_long_as_its_run_lives(drive, base, monkeypatch):
     # As soon as it has gone, however it went, the name is free.
     kill(psutil.Process(first.pid))
     first.process.wait()
-    first.process.wait()
     for process in first.processes():
         process.wait(5)
     third = drive(NAMED)
@@ -77,7 +77,7 @@ async def test_two_clusters_of_one_driver_do_not_meet(agents):
 def held() -> tuple[int, int, int]:
     """Return how many descriptors, threads and child processes there are."""
     gc.collect()
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     return descriptors, threading.active_count(), len(psutil.Process().children(recursive=True))
 
 
@@ -85,6 +85,7 @@ async def test_fifty_clusters_in_a_row_give_everything_back():
     async def one():
         async with Cluster(1, loop="asyncio") as cluster:
             assert len(cluster.containers) == 1
+        assert cluster.directory is not None
         assert not cluster.directory.exists()
 
     await one()  # modules are imported, threads of the executor started

@@ -36,14 +36,16 @@ def check(driver, *lines: str) -> None:
 def test_on_uvloop(drive):  # noqa: F811 - a fixture
     pytest.importorskip("uvloop")
     check(
-        drive(f"""import uvloop
+        drive(f"""
+import uvloop
 {ONE_CALL}
-asyncio.run(main(), loop_factory=uvloop.new_event_loop) if sys.version_info >= (3, 12) else None
 uvloop.run(main())
-uvloop.install() if sys.version_info < (3, 12) else None
+if sys.version_info < (3, 12):  # later ones deprecate policies
+    uvloop.install()
 asyncio.run(main())
 """),
-        *["done"] * (3 if sys.version_info >= (3, 12) else 2),
+        "done",
+        "done",
     )
 
 
@@ -194,7 +196,8 @@ loop.close()
 def test_below_a_temporary_folder_with_a_long_path(drive, tmp_path):  # noqa: F811
     long = tmp_path / ("long" * 30)
     long.mkdir()
-    driver = drive(RUN.replace("assert len(", "say(cluster.directory)\n        assert len("), base=long)
+    program = RUN.replace("assert len(", "say(cluster.directory)\n        assert len(")
+    driver = drive(program, base=long)
     where = driver.line()
     assert len(where) < 100
     check(driver)
@@ -227,8 +230,8 @@ async def test_what_does_not_run_says_so():
             lambda: cluster.spawn_many("driver_agents:Worker", 2),
             lambda: cluster.map("pid", []),
             lambda: cluster.starmap("pid", []),
-            lambda: cluster.status(),
-            lambda: cluster.checkpoint(),
+            cluster.status,
+            cluster.checkpoint,
             lambda: cluster.set_time(1),
         ]
         for call in calls:

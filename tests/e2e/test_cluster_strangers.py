@@ -1,4 +1,4 @@
-"""Who does not belong to a cluster: other users, other runs, other authorities, plain containers."""
+"""Who does not belong to a cluster: other users and runs, other authorities, plain containers."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ async def test_runs_of_one_authority_do_not_meet(tmp_path, monkeypatch):
         await assert_refused(
             agent, tmp_path / "mark", ("127.0.0.1", 0), ssl=contexts, match="belongs to a cluster"
         )
+        assert cluster.directory is not None
         tls = cluster.directory / "tls"
         assert {path.name for path in tls.iterdir()} > {"key.pem", "certificate.pem"}
     # What the run has got is in the index of the authority.
@@ -196,7 +197,7 @@ async def test_another_user_cannot_connect_or_read(monkeypatch, transport):
         async with Cluster(1, transport=transport, loop="asyncio") as cluster:
             assert cluster.directory is not None
             found = [str(path) + "/" * path.is_dir() for path in cluster.directory.rglob("*")]
-            output = subprocess.run(  # noqa: ASYNC221 - it takes a moment
+            output = subprocess.run(
                 [sys.executable, "-I", "-c", textwrap.dedent(NOBODY), f"{folder}/runs/", *found],
                 capture_output=True,
                 text=True,

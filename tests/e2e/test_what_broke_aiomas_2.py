@@ -160,6 +160,7 @@ def test_a_blosc_message_of_4_mb_neither_takes_gigabytes_nor_blocks(unix_path):
 
 MASK = (1 << 64) - 1
 PRIMES = 11400714785074694791, 14029467366897019727, 2870177450012600261
+INVERSES = [pow(prime, -1, 1 << 64) for prime in PRIMES[:2]]
 
 
 def pair_with_hash(target: int, second: int) -> tuple[int, int] | None:
@@ -171,7 +172,7 @@ def pair_with_hash(target: int, second: int) -> tuple[int, int] | None:
     def unrotate(value: int) -> int:
         return (value >> 31 | value << 33) & MASK
 
-    inverse_1, inverse_2 = (pow(prime, -1, 1 << 64) for prime in PRIMES[:2])
+    inverse_1, inverse_2 = INVERSES
     value = unrotate((target - (2 ^ PRIMES[2] ^ 3527539)) * inverse_1 & MASK) - second * PRIMES[1]
     first = (unrotate(value * inverse_1 & MASK) - PRIMES[2]) * inverse_2 & MASK
     first -= (first >> 63) << 64

@@ -71,6 +71,28 @@ SAYS = {
         r"process \d+ found \d+ primes",
         r"There are 2262 primes below 20000",
     ],
+    "cluster_tls": [
+        r"One desk is at tcp://127\.0\.0\.1:\d+/0",
+        r"It was called by spiffe://plant/driver",
+        r"The other one was called by spiffe://plant/localhost",
+        r"The visitor was refused: HandshakeError",
+        r"The authority has signed: spiffe://plant/visitor",
+        r"The authority has signed: spiffe://plant/localhost",
+        r"The authority has signed: spiffe://plant/driver",
+    ],
+    "cluster_restart": [
+        r"counted: 15",
+        r"The container is killed",
+        r"event: container 0 died: Container 0 \(pid \d+\) was killed by SIGKILL",
+        r"event: container 0 restarting",
+        r"event: container 0 restarted",
+        r"counted: 20",
+    ],
+    "cluster_placement": [
+        r"container 0 has 10 agents",
+        r"container 1 has 10 agents",
+        r"loads of the neighbourhoods: 10\.0 35\.0 60\.0 85\.0",
+    ],
 }
 
 
@@ -112,6 +134,18 @@ def test_example(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_cluster_examples_run_in_a_cluster_that_a_command_makes(tmp_path):
+    command = ("-m", "aiomas.cli", "cluster", "run")
+    hello = EXAMPLES / "cluster_hello.py"
+    placement = EXAMPLES / "cluster_placement.py"
+
+    first = run_example(*command, f"{hello}:main", "-n", "2", "--", "3000", folder=tmp_path)
+    second = run_example(*command, f"{placement}:main", "-n", "3", folder=tmp_path)
+
+    assert_says(first, [r"2 containers run; .*", r"There are 430 primes below 3000"])
+    assert_says(second, [r"container 0 has 10 agents", r"container 2 has 5 agents", r"loads.*"])
+
+
 def test_power_plant(tmp_path):
     options = ["--agents", "20", "--containers", "2", "--out", str(tmp_path)]
 
@@ -122,6 +156,7 @@ def test_power_plant(tmp_path):
         [
             r"agents +20 .*",
             r"containers +2",
+            r"connections +mutual TLS",
             r"messages +[\d,]+",
             r"seconds +[\d.]+",
             r"distance before +[\d,.]+ kWh",
@@ -130,17 +165,6 @@ def test_power_plant(tmp_path):
         ],
     )
     assert (tmp_path / "result.svg").read_text(encoding="utf-8").lstrip().startswith("<")
-
-
-def test_power_plant_in_one_container_does_the_same_again(tmp_path):
-    results = []
-    for folder in (tmp_path / "first", tmp_path / "second"):
-        options = ["--agents", "12", "--containers", "1", "--seed", "3", "--out", str(folder)]
-        ran = run_example("-m", "examples.virtual_power_plant", *options, folder=ROOT)
-        assert ran.returncode == 0, ran.stderr
-        results.append((folder / "result.csv").read_bytes())
-
-    assert results[0] == results[1]
 
 
 def test_every_example_is_tested():

@@ -399,6 +399,19 @@ class TestTcp:
         async with await serve(None, sock=sock) as server:
             assert await hear(("127.0.0.1", port_of(server))) == b"hello"
 
+    async def test_a_connected_socket_is_tried_once(self):
+        ours, theirs = socket.socketpair()
+
+        async def prepare(protocol):
+            protocol.transport.abort()
+            raise ConnectionResetError("it has hung up")
+
+        loop = asyncio.get_running_loop()
+        with theirs:
+            async with asyncio.timeout(10):
+                with pytest.raises(ConnectionResetError, match="hung up"):
+                    await dial(Greeter, None, loop, timeout=60, sock=ours, prepare=prepare)
+
     async def test_a_connected_socket_can_be_passed(self):
         ours, theirs = socket.socketpair()
         with theirs:
@@ -536,6 +549,26 @@ class TestDialling:
             return "in the end"
 
         assert await retry(attempt, None, "connecting") == "in the end"
+
+    async def test_a_socket_that_is_connected_already_is_tried_once(self):
+        ours, theirs = socket.socketpair()
+        attempts = []
+
+        async def greet(protocol):
+            attempts.append(protocol)
+            protocol.transport.abort()
+            raise ConnectionResetError("the other end is gone")
+
+        with theirs, pytest.raises(ConnectionResetError, match="the other end is gone"):
+            await dial(
+                Listener,
+                None,
+                asyncio.get_running_loop(),
+                sock=ours,
+                timeout=60,
+                prepare=greet,
+            )
+        assert len(attempts) == 1
 
     async def test_a_single_attempt_is_bounded(self, monkeypatch):
         monkeypatch.setattr(_endpoint, "ATTEMPT_TIMEOUT", 0.05)

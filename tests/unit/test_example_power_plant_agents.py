@@ -57,7 +57,7 @@ async def make_agents(containers, count=12, classes=None):
     ]
     observer = Observer(driver)
     for unit, numbers in zip(units, neighbours, strict=True):
-        await unit.meet([units[number].address() for number in numbers], observer.addr)
+        await unit.meet([units[number].addr for number in numbers], observer.addr)
     target = total([rng.choice(options) for options in schedules])
     return units, observer, Goal(target)
 

@@ -57,7 +57,6 @@ def test_every_exception_derives_from_aiomas_error(name):
         (RemoteLookupError, RemoteException),
         (RemoteLookupError, LookupError),
         (Overloaded, RemoteException),
-        (PartialResult, ClusterError),
         (DeadlineExceeded, RemoteException),
         (DeadlineExceeded, TimeoutError),
         (ConnectTimeout, TimeoutError),

@@ -27,7 +27,10 @@ SURFACE = {
         open_connection start_server
         """,
     "aiomas.clocks": "AsyncioClock BaseClock ExternalClock TimerHandle",
-    "aiomas.cluster": "Cluster ClusterError ContainerDied ContainerInfo SpawnError",
+    "aiomas.cluster": """
+        Cluster ClusterError ClusterEvent ContainerDied ContainerInfo EventKind PartialResult
+        RestartPolicy SpawnError checkpoint
+        """,
     "aiomas.codecs": """
         Codec JSON MsgPack MsgPackBlosc dataclass_serializer datetime_serializer decimal_serializer
         enum_serializer numpy_serializer serializable uuid_serializer

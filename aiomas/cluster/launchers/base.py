@@ -15,8 +15,8 @@ class Link:
 
     sock: socket.socket
     """The duplex stream to it, connected."""
-    ended: asyncio.Future[str]
-    """Done when what was started here has ended; says how it did."""
+    ended: asyncio.Future[int]
+    """Done when what was started here has ended; the exit code, negative for a signal."""
     kill: Callable[[], None]
     """Ends it at once, if it has not ended yet."""
 

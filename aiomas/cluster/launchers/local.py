@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 
 if sys.platform != "win32":
     import fcntl
 
 from aiomas.cluster.certificates import PASSPHRASE
 from aiomas.cluster.launchers.base import Link
+from aiomas.cluster.reaping import end_of
 
 # The new process gets our sys.path before it imports anything of ours.
 _BOOT = """\
@@ -54,24 +51,4 @@ class LocalLauncher:
         except BaseException:
             ours.close()
             raise
-        return Link(ours, _end_of(process), process.kill)
-
-
-def _end_of(process: subprocess.Popen[bytes]) -> asyncio.Future[str]:
-    """Return a future that is done when *process* has ended, with how it did."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[str] = loop.create_future()
-
-    def wait() -> None:
-        how = _how(process.wait())
-        with contextlib.suppress(RuntimeError):  # nobody wants to know any more
-            loop.call_soon_threadsafe(ended.set_result, how)
-
-    threading.Thread(target=wait, name="aiomas-supervisor", daemon=True).start()
-    return ended
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    return f"was killed by {signal.Signals(-code).name}"
+        return Link(ours, end_of(process.wait), process.kill)

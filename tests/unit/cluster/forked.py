@@ -64,7 +64,7 @@ def tells(fds, guard_fd):
 
 def has_child(fds, guard_fd, code):
     """Start a process of the same group, tell its pid, and end as told or wait."""
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
     print(child.pid)
     if code is None:
         wait(fds, guard_fd)

@@ -46,7 +46,11 @@ class FakeCluster:
     def __init__(self, **options):
         if options.get("clock") == "nonsense":
             raise ValueError("clock must be a date, got 'nonsense'")
+        assert options.pop("progress") is True
         self.options = options
+
+    def on_event(self, callback):
+        pass
 
     async def __aenter__(self):
         return self

@@ -22,9 +22,9 @@ TARGET = f"{Path(__file__).with_name('forked.py')}:main"
 BOUND = 10.0  # seconds
 BOOT = """\
 import sys
-sys.path[:] = sys.argv[6:]
+sys.path[:] = sys.argv[5:]
 from aiomas.cluster.forkserver import serve
-serve(*map(int, sys.argv[1:4]), *sys.argv[4:6])
+serve(*map(int, sys.argv[1:4]), sys.argv[4])
 """
 
 
@@ -37,7 +37,7 @@ class Client:
         self.guard_read, self.guard = os.pipe()
         self.requests.settimeout(BOUND)
         fds = theirs.fileno(), their_descriptors.fileno(), self.guard_read
-        arguments = [*map(str, fds), target, str(directory), *sys.path, *map(str, extra_path)]
+        arguments = [*map(str, fds), target, *sys.path, *map(str, extra_path)]
         with theirs, their_descriptors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", BOOT, *arguments],
@@ -51,6 +51,8 @@ class Client:
         self.messages = []
         self.exits = {}
         self.number = 0
+        if directory is not None:
+            self.call("tidy_up", str(directory))
 
     def send(self, path, *args):
         self.number += 1
@@ -360,6 +362,7 @@ class TestPreload:
         (tmp_path / "prints.py").write_text("import sys\nprint('spam', end='')\n")
         client.call("preload", ["prints"])
         assert client.outcome("leaves", 0) == (0, "")
+        assert client.exit_code(client.fork("leaves", 0)) == 0  # has the server's output
         client.close()
         assert client.output == b"spam"
 

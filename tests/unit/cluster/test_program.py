@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from aiomas.cluster import program
+from aiomas.cluster.naming import importable_name
 from aiomas.cluster.program import BadTarget, ProgramFailed, find_main, run
-from aiomas.cluster.spec import importable_name
 from aiomas.exceptions import SpawnError
 
 SOURCE = """
@@ -120,6 +120,9 @@ class FakeCluster:
             raise ValueError("bad must be good")
         self.options = options
         self.state = "made"
+
+    def on_event(self, callback):
+        pass
 
     async def __aenter__(self):
         if "broken" in self.options:

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-import sys
-import types
+import re
 from typing import Any
 
 import arrow
 import pytest
 
-from aiomas import codecs, util
-from aiomas.cluster import spec
-from aiomas.cluster.loading import load
-from aiomas.cluster.spec import (
-    ClusterSpec,
-    clock_date,
-    codec_name,
-    importable_name,
-    serializer_names,
-)
+from aiomas.cluster.spec import ClusterSpec, RestartPolicy, clock_date, environments
+from aiomas.codecs import MsgPack
 
 GOOD: dict[str, Any] = {
     "containers": 2,
@@ -30,12 +21,6 @@ GOOD: dict[str, Any] = {
     "loop": "asyncio",
     "clock": None,
 }
-
-
-class Codec(codecs.JSON):
-    class Nested:
-        def method(self):
-            """Is reached through both classes."""
 
 
 class TestClusterSpec:
@@ -55,11 +40,72 @@ class TestClusterSpec:
             ("transport", None),
             ("loop", "trio"),
             ("loop", ["asyncio"]),
+            ("restart", "always"),
+            ("on_hang", "kill"),
+            ("port", -1),
+            ("nice", -21),
+            ("nice", 20),
+            ("memory", 0),
+            ("open_files", "many"),
+            ("log_bytes", 0),
+            ("log_backups", -1),
+            ("cwd", "/no/such/directory"),
         ],
     )
     def test_a_bad_value_is_refused_with_the_name_of_its_field(self, field, value):
-        with pytest.raises(ValueError, match=f"{field} must be .*{value!r}".replace("[", r"\[")):
+        with pytest.raises(ValueError, match=f"^{field} must be .*{re.escape(repr(value))}$"):
             ClusterSpec(**GOOD | {field: value})
+
+    @pytest.mark.parametrize("field", ["start_timeout", "stop_timeout", "hang_timeout"])
+    @pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), "5", True])
+    def test_a_bad_time_is_refused_with_the_name_of_its_field(self, field, value):
+        with pytest.raises(ValueError, match=f"{field} is a .*{re.escape(repr(value))}"):
+            ClusterSpec(**GOOD | {field: value})
+
+    @pytest.mark.parametrize("field", ["start_timeout", "stop_timeout"])
+    def test_start_and_stop_are_bounded(self, field):
+        with pytest.raises(ValueError, match=f"{field} is a positive number of seconds, got None"):
+            ClusterSpec(**GOOD | {field: None})
+
+    def test_hangs_may_be_ignored(self):
+        assert ClusterSpec(**GOOD | {"hang_timeout": None}).hang_timeout is None
+
+    @pytest.mark.parametrize("value", [None, 1])
+    def test_limits_are_optional(self, value):
+        assert ClusterSpec(**GOOD | {"memory": value, "open_files": value}).memory == value
+
+    def test_what_is_preloaded_has_names(self):
+        with pytest.raises(ValueError, match="preload must be names of modules, got 5"):
+            ClusterSpec(**GOOD | {"preload": ("json", 5)})
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"port": 65535, "transport": "tcp"}, "room for 2 ports up to 65535, got 65535"),
+            ({"port": 5555}, "port=5555 needs transport='tcp' or 'tls'"),
+            ({"env": ({}, {}, {})}, "one for each of the 2 containers, got 3"),
+        ],
+    )
+    def test_values_that_do_not_fit_each_other_are_refused(self, fields, message):
+        with pytest.raises(ValueError, match=message):
+            ClusterSpec(**GOOD | fields)
+
+    def test_the_last_ports_can_be_used(self):
+        assert ClusterSpec(**GOOD | {"port": 65534, "transport": "tls"}).port == 65534
+
+    @pytest.mark.parametrize(
+        ("env", "expected"),
+        [((), [{}, {}]), (({"A": "1"},), [{"A": "1"}] * 2), (({}, {"B": "2"}), [{}, {"B": "2"}])],
+    )
+    def test_variables_are_for_all_or_for_each(self, env, expected):
+        spec = ClusterSpec(**GOOD | {"env": env})
+        assert [spec.env_of(index) for index in range(2)] == expected
+
+    def test_it_can_travel(self, tmp_path):
+        spec = ClusterSpec(
+            **GOOD | {"restart": RestartPolicy(mode="permanent", period=5), "cwd": str(tmp_path)}
+        )
+        assert ClusterSpec.of_fields(MsgPack().decode(MsgPack().encode(spec.fields()))) == spec
 
     def test_it_cannot_be_changed(self):
         with pytest.raises(AttributeError):
@@ -87,37 +133,7 @@ class TestClusterSpec:
             ClusterSpec(**GOOD | {"loop": "uvloop"})
 
 
-class TestNames:
-    @pytest.mark.parametrize(
-        ("codec", "cls"),
-        [
-            ("json", codecs.JSON),
-            ("msgpack", codecs.MsgPack),
-            ("msgpack-blosc", codecs.MsgPackBlosc),
-            (codecs.MsgPack, codecs.MsgPack),
-        ],
-    )
-    def test_a_codec_is_a_name_or_a_class(self, codec, cls):
-        assert util.obj_from_str(codec_name(codec)) is cls
-
-    @pytest.mark.parametrize("codec", ["pickle", "", 5, None, int, codecs.JSON()], ids=str)
-    def test_what_is_no_codec_is_refused(self, codec):
-        with pytest.raises(ValueError, match="codec must be one of json, msgpack"):
-            codec_name(codec)
-
-    def test_a_codec_that_cannot_be_imported_is_refused(self):
-        class Local(codecs.JSON):
-            pass
-
-        with pytest.raises(ValueError, match="top level of a module"):
-            codec_name(Local)
-
-    def test_serializers_are_names_or_callables(self):
-        names = serializer_names(["m:f", util.arrow_serializer, codecs.uuid_serializer])
-        assert names[0] == "m:f"
-        assert util.obj_from_str(names[1]) is util.arrow_serializer
-        assert util.obj_from_str(names[2]) is codecs.uuid_serializer
-
+class TestClocks:
     @pytest.mark.parametrize(
         "date",
         ["2020-01-02", 1577923200, datetime.date(2020, 1, 2), arrow.get("2020-01-02T01:00+01:00")],
@@ -131,53 +147,63 @@ class TestNames:
         with pytest.raises(ValueError, match="clock must be a date"):
             clock_date(clock)
 
-    def test_what_is_nested_in_a_class_has_a_name(self):
-        assert importable_name(Codec.Nested) == f"{__name__}:Codec.Nested"
-        assert importable_name(Codec.Nested.method) == f"{__name__}:Codec.Nested.method"
 
-    def test_what_was_loaded_from_a_file_is_named_by_the_file(self, tmp_path):
-        file = tmp_path.resolve() / "program.py"
-        file.write_text("class Worker:\n    class Inner: pass\n")
-        before = set(sys.modules)
-        try:
-            worker = load(f"{file}:Worker")
-            assert importable_name(worker) == f"{file}:Worker"
-            assert load(importable_name(worker.Inner)) is worker.Inner
-        finally:
-            for name in set(sys.modules) - before:
-                del sys.modules[name]
+class TestEnvironments:
+    @pytest.mark.parametrize(
+        ("env", "expected"),
+        [
+            ((), ()),
+            ({}, ()),
+            ([], ()),
+            ({"A": "1"}, ({"A": "1"},)),
+            ([{"A": "1"}], ({"A": "1"},)),
+            ([{}, {"B": "2"}], ({}, {"B": "2"})),
+        ],
+    )
+    def test_one_mapping_or_one_for_each(self, env, expected):
+        assert environments(env) == expected
 
-    @pytest.mark.parametrize("obj", [lambda: None, 5, "x", None, object()], ids=str)
-    def test_what_has_no_name_is_refused(self, obj):
-        with pytest.raises(ValueError, match="cannot be imported by another process"):
-            importable_name(obj)
-
-
-class TestMain:
-    @pytest.fixture
-    def main(self, monkeypatch):
-        """Let another module be the main one; and a class that was defined there."""
-        module = types.ModuleType("__main__")
-        monkeypatch.setitem(sys.modules, "__main__", module)
-        cls = type("Worker", (), {"__module__": "__main__"})
-        module.Worker = cls  # type: ignore[attr-defined]
-        return module
-
-    def test_a_script_is_named_by_its_file(self, main, tmp_path):
-        main.__file__ = str(tmp_path / "script.py")
-        (tmp_path / "script.py").touch()
-        assert importable_name(main.Worker) == f"{tmp_path.resolve()}/script.py:Worker"
-
-    def test_a_module_that_was_run_is_named_by_its_name(self, main):
-        main.__spec__ = importlib.util.spec_from_loader("package.program", None)
-        assert importable_name(main.Worker) == "package.program:Worker"
-
-    @pytest.mark.parametrize("file", [None, "<stdin>"])
-    def test_an_interactive_session_is_refused(self, main, file):
-        main.__file__ = file
-        with pytest.raises(ValueError, match=r"interactive session.*define it in a module"):
-            importable_name(main.Worker)
+    @pytest.mark.parametrize("env", [{"A": 1}, {1: "A"}, ["A=1"], [{}, None]], ids=str)
+    def test_anything_else_is_refused(self, env):
+        with pytest.raises(ValueError, match="env must be a mapping of strings to strings"):
+            environments(env)
 
 
-def test_the_names_of_codecs_are_those_that_are_documented():
-    assert set(spec.CODECS) == {"json", "msgpack", "msgpack-blosc"}
+class TestRestartPolicy:
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("mode", "always"),
+            ("intensity", -1),
+            ("intensity", 1.5),
+            ("intensity", True),
+            ("period", 0),
+            ("period", None),
+            ("max_backoff", -1),
+            ("backoff", -0.1),
+            ("backoff", "1"),
+        ],
+    )
+    def test_a_bad_value_is_refused_with_the_name_of_its_field(self, field, value):
+        with pytest.raises(ValueError, match=rf"RestartPolicy\.{field} .*{value!r}"):
+            RestartPolicy(**{field: value})
+
+    @pytest.mark.parametrize(
+        ("mode", "expected"),
+        [
+            ("permanent", [True, True, True, True]),
+            ("transient", [False, True, True, True]),
+            ("temporary", [False, False, False, False]),
+        ],
+    )
+    def test_its_mode_decides_by_the_exit_code(self, mode, expected):
+        policy = RestartPolicy(mode=mode)
+        assert [policy.wants_restart(code) for code in (0, 1, -9, None)] == expected
+
+    def test_pauses_double_up_to_the_longest(self):
+        policy = RestartPolicy(backoff=0.5, max_backoff=3)
+        assert [policy.pause(n) for n in (0, 1, 2, 3, 10**6)] == [0.5, 1, 2, 3, 3]
+
+    def test_there_may_be_no_pauses_and_no_restarts(self):
+        policy = RestartPolicy(backoff=0, intensity=0)
+        assert policy.pause(100) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pki import _keys, _pkcs8
+from pki._values import KeyType
 
 FEW_ROUNDS = 1000
 
@@ -20,11 +22,18 @@ MEMORY = Path("/dev/shm")
 generate = _keys.generate
 
 
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """A folder in memory, where that is possible: thousands of files here wait for their disk."""
+@contextlib.contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """Make a folder in memory, where that is possible, or on a disk; remove it at the end."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         yield Path(folder).resolve()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory: thousands of files here would have to wait until a disk has them."""
+    with folder_in_memory() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -52,21 +61,21 @@ def quick_keys(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def quick_generator(*numbers: int) -> Callable[[_keys.KeyType], _keys.PrivateKey]:
+def quick_generator(*numbers: int) -> Callable[[KeyType], _keys.PrivateKey]:
     """Return a function that takes turns with the RSA keys of these numbers.
 
     So those of a CA and its device differ, and those of a test from those of its module's fixtures.
     """
     turns = itertools.cycle(numbers)
 
-    def generate_quickly(key_type: _keys.KeyType) -> _keys.PrivateKey:
+    def generate_quickly(key_type: KeyType) -> _keys.PrivateKey:
         return rsa_key(key_type, next(turns)) if "rsa" in key_type else generate(key_type)
 
     return generate_quickly
 
 
 @functools.cache
-def rsa_key(key_type: _keys.KeyType, number: int) -> _keys.PrivateKey:
+def rsa_key(key_type: KeyType, number: int) -> _keys.PrivateKey:
     """Generate the key of a number, which stays the same."""
     del number
     return generate(key_type)

@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from .conftest import folder_in_memory
 
 SWEEP = '''
 import errno, os, shutil, signal, sys
@@ -145,18 +148,33 @@ STEPS = {"init": 15, "issue": 14, "sign": 8, "renew": 10, "revoke": 6, "rotate":
 """At least so many changes of files there are: the sweep has not ended early."""
 
 
+def sweep(what: str, how: str) -> subprocess.CompletedProcess[str]:
+    with folder_in_memory() as folder:
+        return subprocess.run(
+            [sys.executable, "-c", SWEEP, what, how, folder],
+            cwd=Path(__file__).parents[3],
+            env=os.environ | {"SUDO_USER": "tester"},  # nothing is looked up for the log
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=100,
+        )
+
+
+@pytest.fixture(scope="module")
+def sweeps(request) -> dict[tuple[str, str], subprocess.CompletedProcess[str]]:
+    """The outcomes of those that are tested: as many run at once as there are processors."""
+    params = [i.callspec.params for i in request.session.items if i.path == request.path]
+    keys = [(each["what"], each["how"]) for each in params]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(keys, pool.map(sweep, *zip(*keys, strict=True)), strict=True))
+
+
+@pytest.mark.timeout(300)  # the first one waits for all of them
 @pytest.mark.parametrize("how", ["kill", "full"])
 @pytest.mark.parametrize("what", STEPS)
-def test_authority_is_good_after_a_crash_at_any_moment(tmp_path, what, how):
-    done = subprocess.run(
-        [sys.executable, "-c", SWEEP, what, how, tmp_path],
-        cwd=Path(__file__).parents[3],
-        env=os.environ | {"SUDO_USER": "tester"},  # nothing is looked up for the log
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=50,
-    )
+def test_authority_is_good_after_a_crash_at_any_moment(sweeps, what, how):
+    done = sweeps[what, how]
 
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= STEPS[what]

@@ -1,0 +1,86 @@
+"""What is remembered of agents: who is made again, with what state."""
+
+from __future__ import annotations
+
+import pytest
+
+from aiomas.cluster.records import Record, Records
+
+
+@pytest.fixture
+def records():
+    records = Records()
+    records.add("m:A", b"ab", [("0", ["0"]), ("1", ["1", "2"])])
+    records.add("m:B", b"c", [("3", ["3"])])
+    return records
+
+
+def test_nothing_is_made_again_at_first():
+    records = Records()
+    assert records.plan() == []
+    assert records.awaited == []
+
+
+def test_agents_are_made_again_in_order_with_all_that_they_made(records):
+    assert records.plan() == [
+        Record("m:A", b"ab", [["0"], ["1", "2"]]),
+        Record("m:B", b"c", [["3"]]),
+    ]
+    assert records.awaited == ["0", "1", "2", "3"]
+
+
+def test_one_that_ended_by_itself_is_not_made_again(records):
+    records.forget("0")
+    records.forget("3")
+    assert records.plan() == [Record("m:A", b"ab", [[], ["1", "2"]])]
+    assert records.awaited == ["1", "2"]
+
+
+def test_one_that_another_made_is_made_again_by_that(records):
+    records.forget("2")
+    assert records.awaited == ["0", "1", "2", "3"]
+
+
+def test_unknown_ones_are_forgotten_without_a_word(records):
+    records.forget("nobody")
+    assert len(records.plan()) == 2
+
+
+def test_the_latest_states_are_kept(records):
+    for aid, state in (("0", b"old"), ("0", b"new"), ("2", b"inner"), ("3", b"B")):
+        records.save(aid, state)
+    one, other = records.plan()
+    assert records.states_of(one) == {"0": b"new", "2": b"inner"}
+    assert records.states_of(other) == {"3": b"B"}
+
+
+def test_the_state_of_one_that_ended_is_dropped(records):
+    records.save("3", b"B")
+    records.forget("3")
+    records.add("m:B", b"c", [("3", ["3"])])
+    assert records.states_of(records.plan()[1]) == {}
+
+
+def test_states_of_agents_that_are_not_made_again_are_dropped_with_their_container(records):
+    records.save("9", b"of an agent that was spawned without respawn=True")
+    records.plan()
+    records.add("m:C", b"d", [("9", ["9"])])
+    assert records.states_of(records.plan()[2]) == {}
+
+
+def test_one_that_ended_before_it_was_added_is_not_made_again():
+    records = Records()
+    with records.adding():
+        records.forget("0")
+        records.add("m:A", b"ab", [("0", ["0"]), ("1", ["1"])])
+    assert records.awaited == ["1"]
+    assert records.plan() == [Record("m:A", b"ab", [[], ["1"]])]
+
+
+def test_the_end_of_others_is_not_remembered_for_longer_than_one_is_added():
+    records = Records()
+    records.forget("0")
+    with records.adding(), records.adding():
+        pass
+    records.add("m:A", b"a", [("0", ["0"])])
+    assert records.awaited == ["0"]
