@@ -56,7 +56,10 @@ def test_with_signals_that_are_ignored_or_blocked(drive):  # noqa: F811
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-{RUN}""")
+{ONE_CALL.replace('say("done")', "say(cluster.containers[0].exit_code)")}
+asyncio.run(main())
+"""),
+        "0",
     )
 
 

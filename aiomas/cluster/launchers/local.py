@@ -8,9 +8,6 @@ import socket
 import subprocess
 import sys
 
-if sys.platform != "win32":
-    import fcntl
-
 from aiomas.cluster.certificates import PASSPHRASE
 from aiomas.cluster.launchers.base import Link
 from aiomas.cluster.reaping import end_of
@@ -34,20 +31,15 @@ class LocalLauncher:
             with theirs:
                 # "" is the working directory, which containers may have another one of.
                 path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
-                # The numbers up to 2 are those of the standard streams there.
-                control = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
-            try:
                 # Not by asyncio, which leaves waiting for children to the policy of the program.
                 process = subprocess.Popen(  # noqa: ASYNC220, S603 - takes a moment; our own program
-                    [sys.executable, "-c", _BOOT, json.dumps([control, path])],
+                    [sys.executable, "-c", _BOOT, json.dumps([theirs.fileno(), path])],
                     # Signing is for us alone; what runs in the containers is code of users.
                     env={name: value for name, value in os.environ.items() if name != PASSPHRASE},
                     stdin=subprocess.DEVNULL,
-                    pass_fds=(control,),
+                    pass_fds=(theirs.fileno(),),
                     start_new_session=True,  # so that it does not see Ctrl-C
                 )
-            finally:
-                os.close(control)
         except BaseException:
             ours.close()
             raise
