@@ -525,7 +525,7 @@ class TestTimeAndStatus:
             assert alive["state"] == "running"
 
     async def test_the_loss_of_the_fork_server_is_told_once(self):
-        told = []
+        told: list[ClusterEvent] = []
         async with Cluster(1, loop="asyncio") as cluster:
             cluster.on_event(told.append)
             [server] = psutil.Process().children()[0].children()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -68,29 +66,6 @@ class Stuck(aiomas.Agent):
         time.sleep(60)
 """
 
-DRIVER = """
-import asyncio, os, signal, sys
-from aiomas.cluster import Cluster
-
-# Whoever runs the tests in the background may have it ignored.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-async def main(kind):
-    async with Cluster(2, stop_timeout=0.5) as cluster:
-        agents = await cluster.spawn_many("fault_agents:Worker", 2)
-        if kind != "idle":
-            marks = [f"{cluster._directory}/mark-{number}" for number in range(2)]
-            for agent, mark in zip(agents, marks):
-                getattr(agent, kind)(mark)
-            async with asyncio.timeout(10):
-                while not all(map(os.path.exists, marks)):
-                    await asyncio.sleep(0.01)
-        print(cluster._directory, *(info.pid for info in cluster.containers), flush=True)
-        await asyncio.Event().wait()
-
-asyncio.run(main(sys.argv[1]))
-"""
-
 
 @pytest.fixture(autouse=True)
 def agents(tmp_path, monkeypatch):
@@ -112,20 +87,6 @@ async def until(condition, timeout=10):
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 - of what happens elsewhere there is no event
             await asyncio.sleep(0.005)
-
-
-def wait_until_gone(pids, timeout=10) -> None:
-    """Wait until these processes have ended, and then fail or not."""
-    processes = []
-    for pid in pids:
-        try:
-            processes.append(psutil.Process(pid))
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(processes, timeout=timeout)
-    for process in alive:
-        process.kill()
-    assert alive == []
 
 
 class TestContainers:
@@ -271,41 +232,3 @@ class TestContainers:
             with pytest.raises(ContainerDied, match=r"Container 1 .*SIGKILL"):
                 await starting
         assert [info.pid for info in cluster.containers if psutil.pid_exists(info.pid)] == []
-
-
-class TestDriver:
-    @pytest.fixture(params=["idle", "busy", "deaf"])
-    def driver(self, request, tmp_path):
-        """A process that has started a cluster, the cluster's directory, and its processes."""
-        before = directories()
-        script = tmp_path / "driver.py"
-        script.write_text(DRIVER)
-        with subprocess.Popen(
-            [sys.executable, str(script), request.param],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            directory, *pids = process.stdout.readline().split()
-            assert directories() - before == {Path(directory).name}
-            yield process, directory, [int(pid) for pid in pids]
-            process.kill()
-
-    def test_when_it_is_killed_nobody_outlives_it(self, driver):
-        process, directory, pids = driver
-        assert len(pids) == 2
-        assert all(psutil.pid_exists(pid) for pid in pids)
-        process.kill()
-        process.wait()
-        wait_until_gone(pids)
-        assert not Path(directory).exists()
-
-    def test_ctrl_c_stops_all(self, driver):
-        process, directory, pids = driver
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=10)
-        assert process.returncode == -signal.SIGINT
-        assert errors.rstrip().endswith("KeyboardInterrupt")
-        wait_until_gone(pids, 0.1)
-        assert not Path(directory).exists()
