@@ -105,6 +105,7 @@ class Supervisor:
         modules = [*_SHARED, *(["uvloop"] * self._spec.uses_uvloop), *self._spec.preload]
         # It imports while the driver does what it has to do.
         self._prepared = asyncio.ensure_future(self._fork.preload(modules))
+        self._prepared.add_done_callback(_take_note)  # begin() may never be called
         request = None
         if self._spec.transport == "tls":
             from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
@@ -232,9 +233,11 @@ class Supervisor:
         finally:
             if self._watch is not None:
                 self._watch.close()
-            await self._fork.close()
+            # First the directory: if we are killed now, the fork server removes it, but only as
+            # long as it has not been told to end.
             if self._run is not None:
                 self._run.remove()
+            await self._fork.close()
 
     async def _stop_children(self, timeout: float) -> None:
         await asyncio.gather(*(child.stop(timeout) for child in self._children))
@@ -321,6 +324,11 @@ class Supervisor:
             before, then = 0.0, now - child.uptime
         self._loads[child.index] = (child.pid, used, now)
         return (used - before) / max(now - then, 0.001)
+
+
+def _take_note(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 def _used(pid: int) -> dict[str, Any]:

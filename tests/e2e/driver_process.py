@@ -149,9 +149,7 @@ class DriverProcess:
             options["stdin"] = slave
             options["preexec_fn"] = _take_terminal
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, *arguments], **defaults | options
-            )
+            self.process = subprocess.Popen([sys.executable, *arguments], **defaults | options)
         finally:
             if slave >= 0:
                 os.close(slave)

@@ -141,9 +141,7 @@ except BaseException as exc:
 @pytest.mark.parametrize("victim", ["driver", "supervisor", "server"])
 def test_a_kill_in_the_middle_of_the_start(drive, tmp_path, victim):  # noqa: F811
     (tmp_path / "slow_import.py").write_text(
-        "import os, time\n"
-        f"open({str(tmp_path / 'mark')!r}, 'x').close()\n"
-        "time.sleep(60)\n"
+        f"import os, time\nopen({str(tmp_path / 'mark')!r}, 'x').close()\ntime.sleep(60)\n"
     )
     driver = drive(SLOW_START)
     until((tmp_path / "mark").exists)

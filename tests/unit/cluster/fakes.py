@@ -11,6 +11,8 @@ import socket
 
 from aiomas import rpc
 from aiomas.cluster import streams
+from aiomas.cluster.launchers.base import Link
+from aiomas.cluster.supervisor import Supervisor
 from aiomas.cluster.zygote import Process
 
 BOUND = 10.0  # seconds
@@ -35,6 +37,10 @@ class FakeFork:
         """Whether processes serve their control stream; or what they do instead."""
         self.deadly = {signal.SIGTERM, signal.SIGKILL}
         self.preloaded = []
+        self.unloadable = None
+        """What loading modules raises."""
+        self.prepared = []
+        self.directory = None
         self.closed = False
         self.lost = asyncio.get_running_loop().create_future()
         self._pids = itertools.count(1_000_001)
@@ -62,6 +68,14 @@ class FakeFork:
 
     async def preload(self, modules):
         self.preloaded += modules
+        if self.unloadable is not None:
+            raise self.unloadable
+
+    async def prepare(self, target, argument):
+        self.prepared.append((target, argument))
+
+    async def tidy_up(self, directory):
+        self.directory = directory
 
     async def close(self):
         self.closed = True
@@ -167,3 +181,26 @@ def fails(*_):
     """Fail, as code of a user does."""
     msg = "code of the user"
     raise LookupError(msg)
+
+
+class FakeLauncher:
+    """Runs supervisors in the loop in which it is asked for them."""
+
+    def __init__(self):
+        self.supervisor = None
+        self.task = None
+        self.how = 0
+        self.killed = 0
+
+    async def launch(self):
+        ours, theirs = socket.socketpair()
+        self.supervisor = Supervisor(None)
+        self.task = asyncio.create_task(self.supervisor.serve(theirs))
+        ended = asyncio.get_running_loop().create_future()
+        self.task.add_done_callback(lambda _: ended.set_result(self.how))
+        return Link(ours, ended, self._kill)
+
+    def _kill(self):
+        if not self.task.done():
+            self.killed += 1
+            self.task.cancel()
