@@ -22,6 +22,7 @@ from aiomas import codecs, util
 from aiomas.cluster import (
     Cluster,
     ClusterError,
+    ClusterEvent,
     ContainerDied,
     EventKind,
     PartialResult,
