@@ -29,6 +29,8 @@ from aiomas.codecs import Codec
 from aiomas.exceptions import ClusterError, ContainerDied, SpawnError
 from aiomas.rpc import Proxy
 
+_MARGIN = 2.0  # seconds that the supervisor may be late to what its containers have
+
 Placement = str | int | Proxy | Strategy
 """Where agents are made; see :meth:`Cluster.spawn`."""
 
@@ -177,14 +179,19 @@ class Cluster:
         self._progress = progress
         self._run = Run(self._spec, pki, self._took, _print_log if logs else None)
         self._listeners = Listeners()
+        self._loop: asyncio.AbstractEventLoop | None = None  # in which it was started
+        self._gone: str | None = None  # how it has ended although nobody stopped it
         self._starting: Progress | None = None
         self._stopping = False
-        self._said_lost = False
         self._round_robin = RoundRobin()
         self._names: dict[str, _Named] = {}
         self._taken: set[str] = set()  # names, of agents that are being made, too
 
     async def __aenter__(self) -> Self:
+        if self._loop is not None:
+            msg = "A cluster can be started once; make another Cluster()"
+            raise ClusterError(msg)
+        self._loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._spec.start_timeout) as bound:
                 await self._start()
@@ -201,6 +208,7 @@ class Cluster:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._check_loop()
         await self._stop()
 
     @property
@@ -397,7 +405,8 @@ class Cluster:
         Raises:
             ClusterError: the supervisor is gone.
         """
-        return list(await self._run.call("status", timeout))
+        limit = timeout + _MARGIN
+        return list(await self._call("status", timeout, timeout=limit))
 
     async def set_time(self, time: float) -> None:
         """Set the external clocks of all containers, and return when all have the new time.
@@ -416,7 +425,7 @@ class Cluster:
         clock = self._run_container().clock
         assert isinstance(clock, ExternalClock)  # noqa: S101 - for the type checker
         clock.set_time(time)
-        for content in await self._run.call("set_time", time):
+        for content in await self._call("set_time", time):
             raise error_of_content(content)
 
     async def checkpoint(self) -> None:
@@ -428,7 +437,7 @@ class Cluster:
             ContainerDied: a container ended.
             ClusterError: a state could not be had; the message has the traceback.
         """
-        await self._run.call("checkpoint")
+        await self._call("checkpoint")
 
     def on_event(self, callback: Callback) -> Callable[[], None]:
         """Call ``callback(event)`` with each :class:`ClusterEvent` from now on.
@@ -469,10 +478,29 @@ class Cluster:
             self._listeners.close()
 
     def _run_container(self) -> Any:
+        """Return our container, if the cluster can be used."""
+        self._check_loop()
+        if self._gone is not None:
+            raise ClusterError(self._gone)
+        if self._stopping:
+            msg = "The cluster does not run any more"
+            raise ClusterError(msg)
         if self._run.container is None:
             msg = "The cluster does not run; use it in an 'async with' block"
             raise ClusterError(msg)
         return self._run.container
+
+    def _check_loop(self) -> None:
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            msg = (
+                "The cluster belongs to another event loop, the one it was started in; from other "
+                "threads, use asyncio.run_coroutine_threadsafe()"
+            )
+            raise ClusterError(msg)
+
+    async def _call(self, method: str, *args: Any, timeout: float | None = None) -> Any:
+        self._run_container()
+        return await self._run.call(method, *args, timeout=timeout)
 
     async def _spawn_all(
         self, target: Any, calls: Sequence[Arguments], placement: Placement, *, respawn: bool
@@ -485,11 +513,11 @@ class Cluster:
             msg = "No container of this cluster runs"
             raise SpawnError(msg)
         if placement == "least-loaded":
-            for info, load in zip(self.containers, await self._run.call("loads"), strict=True):
+            for info, load in zip(self.containers, await self._call("loads"), strict=True):
                 info.cpu_load = load
         with self._bar("Spawning agents") as bar:
             bar.started(len(calls))
-            spawner = Spawner(container, container.portable_codec(), self._run.call, bar.advance)
+            spawner = Spawner(container, container.portable_codec(), self._call, bar.advance)
             return await spawner.spawn(name, calls, running, choose, respawn=respawn)
 
     def _bar(self, description: str) -> Progress:
@@ -501,10 +529,13 @@ class Cluster:
 
     def _took(self, event: ClusterEvent) -> None:
         """Take an event from the supervisor."""
-        if event.kind is EventKind.LOST:
-            self._said_lost = True
         if event.index is not None:
             self._update(self.containers[event.index], event)
+        if event.kind is EventKind.LOST:
+            self._gone = event.message
+            for info in self.containers:
+                if info.state not in {"died", "failed"}:
+                    info.state = "died"
         self._listeners.tell(event)
 
     def _update(self, info: ContainerInfo, event: ClusterEvent) -> None:
@@ -533,16 +564,13 @@ class Cluster:
         """Note that the supervisor is gone."""
         if self._stopping:
             return
-        for info in self.containers:
-            if info.state not in {"died", "failed"}:
-                info.state = "died"
         self._telling = asyncio.ensure_future(self._tell_of_loss())
 
     async def _tell_of_loss(self) -> None:
         error = await self._run.lost()
-        if self._said_lost:  # it has told why itself, before it ended
-            return
-        self._listeners.tell(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
+        if self._gone is None:  # or the supervisor has told why itself, before it ended
+            self._took(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
+        await self._run.clean_up()
 
 
 def _absolute(path: str | os.PathLike[str] | None) -> str | None:

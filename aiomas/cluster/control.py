@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import selectors
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from aiomas import rpc
 from aiomas.cluster import streams
 from aiomas.cluster.endings import how_it_ended
-from aiomas.cluster.events import ClusterEvent, error_of_content
+from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
 from aiomas.cluster.launchers.base import Launcher, Link
 from aiomas.exceptions import ClusterError, DeadlineExceeded, RemoteException
 
@@ -30,7 +31,12 @@ class ControlThread:
 
     def __init__(self) -> None:
         # Whatever kind of loop the policy of the program makes.
-        self._loop = asyncio.SelectorEventLoop()
+        selector = selectors.DefaultSelector()
+        try:
+            self._loop = asyncio.SelectorEventLoop(selector)
+        except OSError:  # there are no more descriptors
+            selector.close()
+            raise
         self._thread = threading.Thread(target=self._run, name="aiomas-control", daemon=True)
         self._thread.start()
 
@@ -78,6 +84,7 @@ class Host:
         self._on_log = on_log
         self._link: Link | None = None
         self._client: rpc.RpcClient | None = None
+        self._why_lost: str | None = None
 
     async def launch(
         self, launcher: Launcher, timeout: float, on_lost: Callable[[], object]
@@ -111,7 +118,10 @@ class Host:
     @rpc.expose
     def event(self, content: dict[str, Any]) -> None:
         """Take an event."""
-        self._on_event(ClusterEvent.read(content))
+        event = ClusterEvent.read(content)
+        if event.kind is EventKind.LOST:
+            self._why_lost = event.message
+        self._on_event(event)
 
     @rpc.expose
     def log(self, index: int, line: str) -> None:
@@ -148,6 +158,8 @@ class Host:
 
     async def lost(self) -> ClusterError:
         """Return what to raise because the supervisor is gone."""
+        if self._why_lost is not None:  # it has said so itself
+            return ClusterError(self._why_lost)
         how = "closed its control stream"
         if self._link is not None:
             await asyncio.wait({self._link.ended}, timeout=_EXIT_TIMEOUT)
@@ -157,12 +169,12 @@ class Host:
 
     async def close(self, timeout: float) -> None:
         """Close the stream, and wait until the supervisor has ended; kill it after *timeout*."""
-        if self._client is not None:
-            self._client.close()
-        elif self._link is not None:
-            self._link.sock.close()
         if self._link is None:
             return
+        if self._client is not None:
+            self._client.close()
+        else:  # it does not answer yet; and launch(), which has been cancelled, closes the stream
+            self._link.kill()
         try:
             await asyncio.wait({self._link.ended}, timeout=timeout)
         finally:  # also if we are cancelled

@@ -173,6 +173,13 @@ def die_with_parent(parent: int | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def outlive_parent() -> None:
+    """Undo what :func:`die_with_parent` has done."""
+    prctl = _prctl()
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
 def kernel_oom_kills() -> int:
     """Return how many processes the kernel has killed because memory ran out.
 

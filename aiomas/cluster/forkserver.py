@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from aiomas._wire import FrameReader, frame
-from aiomas.cluster.environment import die_with_parent, set_title
+from aiomas.cluster.environment import die_with_parent, outlive_parent, set_title
 from aiomas.cluster.loading import load
 from aiomas.codecs import MsgPack
 from aiomas.exceptions import ClusterError
@@ -228,14 +228,26 @@ class _Server:
     def _preload(self, names: Sequence[str]) -> None:
         """Import modules, none of which may start a thread."""
         for name in names:
+            # While that takes its time, we do not notice that the supervisor is gone.
+            die_with_parent()
+            self._check_guard()
             try:
                 importlib.import_module(name)
             except (Exception, SystemExit) as exc:  # a module may do anything
                 msg = f"The module {name} cannot be preloaded:\n{traceback.format_exc()}"
                 raise ClusterError(msg) from exc
             finally:
+                outlive_parent()
                 self._watch_signals()
             _check_single(f"Importing {name} leaves the fork server with")
+
+    def _check_guard(self) -> None:
+        with selectors.PollSelector() as selector:
+            selector.register(self._guard_fd, selectors.EVENT_READ)
+            if selector.select(0):
+                self._over = True
+                msg = "The supervisor has ended"
+                raise ClusterError(msg)
 
     def _fork(self, ticket: int, job: dict[str, Any]) -> int:
         """Return the pid of a new child, which gets the job and the descriptors of *ticket*."""

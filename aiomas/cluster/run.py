@@ -20,10 +20,12 @@ from aiomas.cluster.events import ClusterEvent
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.launchers.base import Launcher
 from aiomas.cluster.loading import load
+from aiomas.cluster.rundir import remove_tree
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.exceptions import ClusterError
 
 _PAUSE = 0.02  # seconds between two looks whether the run has gone
+_REMOVAL_TIMEOUT = 2.0  # seconds in which a fork server that lives has removed all
 _MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
 
 
@@ -112,6 +114,11 @@ class Run:
         assert self._host is not None  # noqa: S101
         return await self._thread.run(self._host.lost())
 
+    async def clean_up(self) -> None:
+        """Return when nothing is left of a run whose supervisor is gone."""
+        if self._thread is not None:
+            await self._thread.run(self._nothing_is_left())
+
     async def stop(self, timeout: float) -> list[int | None]:
         """End everything; at once, if this is cancelled.
 
@@ -149,13 +156,15 @@ class Run:
     async def _nothing_is_left(self) -> None:
         """Return when the directory of the run has gone, which is the last thing that goes.
 
-        If the supervisor was killed, the fork server removes it when all containers have ended.
+        If the supervisor was killed, the fork server removes it when all containers have ended; if
+        that was killed as well, we do it.
         """
-        until = time.monotonic() + _MARGIN
-        while (  # noqa: ASYNC110 - another process does it
-            self.directory is not None and self.directory.exists() and time.monotonic() < until
-        ):
+        if self.directory is None:
+            return
+        until = time.monotonic() + _REMOVAL_TIMEOUT
+        while self.directory.exists() and time.monotonic() < until:  # noqa: ASYNC110 - see above
             await asyncio.sleep(_PAUSE)
+        remove_tree(self.directory)
 
     def _certificates(self, request: bytes | None) -> tuple[Any, Any]:
         """Return our own contexts for TLS, and what the supervisor needs; nothing without TLS."""

@@ -36,7 +36,10 @@ T = TypeVar("T")
 
 _SHARED = ("arrow",)  # what each container imports when it starts
 _HURRY = 1.0  # seconds that containers have to end when the driver is gone
+_ALL_TIMEOUT = 3.0  # seconds after which all that is left is killed then, all at once
+_FORK_TIMEOUT = 0.5  # seconds that the fork server has to end when its children have ended
 _STATUS_TIMEOUT = 2.0  # seconds that a container has to say how it is
+_LAST_STANDARD_STREAM = 2
 _PARENT_PAUSE = 1.0  # seconds between two looks whether the driver still lives
 
 
@@ -228,8 +231,11 @@ class Supervisor:
                     await self._driver.channel.wait_closed()
 
     async def _clean_up(self) -> None:
+        hurry = min(_HURRY, self._spec.stop_timeout) if self._run else _HURRY
+        stopping = asyncio.create_task(self._stop_children(hurry))
         try:
-            await self._stop_children(min(_HURRY, self._spec.stop_timeout) if self._run else _HURRY)
+            # A fork server that does not answer keeps each of them waiting.
+            await asyncio.wait({stopping}, timeout=_ALL_TIMEOUT)
         finally:
             if self._watch is not None:
                 self._watch.close()
@@ -237,7 +243,8 @@ class Supervisor:
             # long as it has not been told to end.
             if self._run is not None:
                 self._run.remove()
-            await self._fork.close()
+            await self._fork.close(_FORK_TIMEOUT)
+            await asyncio.wait({stopping}, timeout=_HURRY)
 
     async def _stop_children(self, timeout: float) -> None:
         await asyncio.gather(*(child.stop(timeout) for child in self._children))
@@ -251,7 +258,7 @@ class Supervisor:
 
     def _fork_server_lost(self) -> None:
         if not self._end.is_set():
-            error = ClusterError(f"The fork server of {self._facts.get('name')} has ended")
+            error = ClusterError(f"The cluster is gone: {self._fork.lost.result()}")
             self._emit(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
             self._end.set()
 
@@ -356,12 +363,23 @@ async def _all_or_first_error(coros: Sequence[Awaitable[Any]]) -> None:
         raise
 
 
+def _open_standard_streams() -> None:
+    """Let nothing else get the numbers of standard streams that the driver has closed."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD_STREAM:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def main(control_fd: int) -> None:
     """Run a supervisor.
 
     Args:
         control_fd: an inherited socket, over which the driver controls it.
     """
+    _open_standard_streams()
+    # What a driver has blocked or ignored is inherited.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Ctrl-C in a terminal goes to all processes there; the driver alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit of file sizes is an error of write()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from aiomas import rpc
+from aiomas._limits import Limits
 from aiomas.agent import Agent
 from aiomas.clocks import ExternalClock
 from aiomas.cluster import state, streams
@@ -34,6 +35,10 @@ from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_contex
 
 _contexts: dict[tuple[str | None, ...], tuple[ssl.SSLContext, ssl.SSLContext]] = {}
 _LAST_TIMEOUT = 0.5  # seconds that remain when the process has been told to end
+
+# Who has ended on this machine has closed its connections, and who is busy, be it the driver for a
+# minute, is not to be taken for dead: the supervisor looks for containers that hang.
+_PATIENT = Limits(heartbeat=None, write_timeout=None)
 
 STACK_DUMP = signal.SIGUSR1
 """Makes a worker write the stacks of all its threads into its log."""
@@ -86,6 +91,7 @@ class Worker:
             clock=None if clock is None else ExternalClock(clock, init_time=fields["time"]),
             ssl=None if tls is None else _contexts.get(tuple(tls)) or SSLCerts(*tls),
             token=fields["token"],
+            limits=_PATIENT,
             as_coro=True,
         )
         # Nothing has been served yet: we have not let go of the event loop since it was bound.

@@ -208,19 +208,23 @@ class ForkServer:
             raise ProcessLookupError(errno.ESRCH, f"The process {process.pid} has ended")
         await self._call("kill", process.pid, int(sig))
 
-    async def close(self) -> None:
+    async def close(self, timeout: float | None = None) -> None:
         """Kill all processes, and end the fork server; the run's directory stays.
 
-        Whatever state it is in, this ends within about 15 seconds; it can be repeated.
+        Whatever state it is in, this ends soon after *timeout*; it can be repeated.
+
+        Args:
+            timeout: seconds that it has to end by itself, by default those of any other call.
         """
+        patience = (self._timeout if timeout is None else timeout) / 2
         if not self._closing:
             self._closing = True
             try:
                 # So we hear how each of them has ended.
                 with contextlib.suppress(ClusterError):
-                    await self._ask("stop", timeout=self._timeout / 2)
+                    await self._ask("stop", timeout=patience)
                 self._client.close()
-                await asyncio.wait([self._watcher], timeout=self._timeout / 2)
+                await asyncio.wait([self._watcher], timeout=patience)
             finally:  # also if we are cancelled
                 self._client.close()
                 self._descriptors.close()
@@ -265,6 +269,8 @@ class ForkServer:
         except RemoteException as exc:
             raise _error_of(exc) from None
         except ConnectionLost as exc:
+            # The system tells a moment later how it has ended.
+            await asyncio.wait([self._watcher], timeout=_LAST_NEWS_TIMEOUT)
             raise self._ended() from exc
 
     def _check_running(self) -> None:

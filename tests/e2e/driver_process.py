@@ -219,8 +219,9 @@ class DriverProcess:
 
     def left(self) -> list[str]:
         """Describe what is there of its runs: processes, zombies below it, files."""
-        found = [f"{process.pid} {process.cmdline()}" for process in self._all()]
-        return found + [str(path) for path in self.base.rglob("*")]
+        walk = os.walk(self.base)
+        files = [f"{top}/{name}" for top, folders, names in walk for name in folders + names]
+        return [*map(_describe, self._all()), *files]
 
     def wait_until_gone(self, within: float = GONE_WITHIN) -> None:
         """Make sure that soon nothing is left."""
@@ -233,7 +234,7 @@ class DriverProcess:
             left.append(f"the driver {self.pid}")
         for process in [*self.processes(), *([psutil.Process(self.pid)] if left else [])]:
             with contextlib.suppress(psutil.Error):
-                left.append(f"{process.pid} {process.cmdline()}")
+                left.append(_describe(process))
                 process.kill()
         self.process.wait(BOUND)
         if self.process.stdout is not None:
@@ -244,12 +245,18 @@ class DriverProcess:
         return left
 
     def _all(self) -> list[psutil.Process]:
-        zombies = []
+        zombies: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self.pid).children(recursive=True):
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    zombies.append(process)
+            below = psutil.Process(self.pid).children(recursive=True)
+            zombies += [child for child in below if child.status() == psutil.STATUS_ZOMBIE]
         return self.processes() + zombies
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid}: {process.status()} {' '.join(process.cmdline()).strip()}"
+    except psutil.Error:
+        return str(process.pid)
 
 
 def _take_terminal() -> None:

@@ -22,6 +22,7 @@ from aiomas import codecs, util
 from aiomas.cluster import (
     Cluster,
     ClusterError,
+    ClusterEvent,
     ContainerDied,
     EventKind,
     PartialResult,
@@ -525,7 +526,7 @@ class TestTimeAndStatus:
             assert alive["state"] == "running"
 
     async def test_the_loss_of_the_fork_server_is_told_once(self):
-        told = []
+        told: list[ClusterEvent] = []
         async with Cluster(1, loop="asyncio") as cluster:
             cluster.on_event(told.append)
             [server] = psutil.Process().children()[0].children()
@@ -579,6 +580,7 @@ class TestWhatComesBack:
                 async for event in events:
                     kinds.append(event.kind)
                     if event.kind is EventKind.DIED:
+                        assert isinstance(event.error, ContainerDied)
                         assert (event.index, event.pid, event.error.exit_code) == (0, before, 3)
                     if event.kind is EventKind.RESTARTED:
                         break

@@ -50,14 +50,13 @@ async def main():
         for call in calls:
             try:
                 await call()
-            except ClusterError as exc:
-                say(type(exc).__name__, exc)
+            except (ClusterError, ContainerDied) as exc:
+                say(type(exc).__name__, str(exc).splitlines()[0])
         say({info.state for info in cluster.containers})
     say("left")
 
 asyncio.run(main())
 """
-GONE = "The cluster is gone: its supervisor "
 
 
 @pytest.fixture
@@ -72,12 +71,17 @@ def running(drive):  # noqa: F811 - a fixture
     return driver, tree
 
 
+def wait_until_ended(tree):
+    """Make sure that no process of a run is left; those that are ending have no environment."""
+    until(lambda: all(map(ended, tree.below_driver)), 1)
+
+
 def test_a_killed_driver_takes_all_with_it(running):
     driver, tree = running
     kill(tree.driver)
     driver.process.wait()
     driver.wait_until_gone()
-    assert all(map(ended, tree.below_driver))
+    wait_until_ended(tree)
 
 
 @pytest.mark.parametrize("victims", ["supervisor", "server", "both"])
@@ -92,21 +96,20 @@ def test_whatever_is_killed_takes_all_but_the_driver_with_it(running, victims):
     began = time.monotonic()
     lost = driver.line()
     if victims == "server":
-        name = tree.supervisor  # it ends in good order
-        assert name is not None
-        assert "fork server" in lost
+        who = f"The fork server (process {tree.server.pid})"
+        why = f"The cluster is gone: {who} was killed by SIGKILL"
     else:
-        assert lost == f"LOST ['{GONE}was killed by SIGKILL']"
+        why = "The cluster is gone: its supervisor was killed by SIGKILL"
+    assert lost == f"LOST ['{why}']"
     assert [driver.line(), driver.line()] == ["ConnectionError"] * 2
-    errors = [driver.line() for _ in range(5)]
-    assert all("ClusterError" in line for line in errors), errors
-    if victims != "server":
-        assert all("was killed by SIGKILL" in line for line in errors), errors
+    # The call that was under way may have heard of its container before.
+    assert driver.line().partition(" ")[0] in {"ClusterError", "ContainerDied"}
+    assert [driver.line() for _ in range(4)] == [f"ClusterError {why}"] * 4
     driver.expect("{'died'}")
     driver.expect("left")
     assert driver.end()[0] == 0
     driver.wait_until_gone(began + 5 - time.monotonic())
-    assert all(map(ended, tree.below_driver))
+    wait_until_ended(tree)
 
 
 def test_what_is_left_when_all_is_killed_at_once_is_swept_by_the_next(running, drive):  # noqa: F811
@@ -156,10 +159,14 @@ def test_a_kill_in_the_middle_of_the_start(drive, tmp_path, victim):  # noqa: F8
         assert "SIGKILL" in text or "signal 9" in text
         assert driver.end()[0] == 0
     driver.wait_until_gone(began + 5 - time.monotonic())
-    assert all(map(ended, tree.below_driver))
+    wait_until_ended(tree)
 
 
 STOPPED = """
+from aiomas.cluster import run
+
+run._MARGIN = 1.0
+
 async def main():
     async with Cluster(1, stop_timeout=0.2, loop="asyncio") as cluster:
         say("ready")
@@ -188,7 +195,7 @@ def test_a_stopped_supervisor_holds_nobody_up_for_ever(drive):  # noqa: F811
     driver.expect("True")
     assert driver.end()[0] == 0
     driver.wait_until_gone()
-    assert all(map(ended, tree.below_driver))
+    wait_until_ended(tree)
 
 
 def test_a_stopped_fork_server_does_not_outlive_its_driver(drive):  # noqa: F811
@@ -206,7 +213,7 @@ asyncio.run(main())
     kill(tree.driver)
     driver.process.wait()
     driver.wait_until_gone()
-    assert all(map(ended, tree.below_driver))
+    wait_until_ended(tree)
 
 
 LEAVING = """

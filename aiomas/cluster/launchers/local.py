@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 
+from aiomas.cluster.certificates import PASSPHRASE
 from aiomas.cluster.launchers.base import Link
 from aiomas.cluster.reaping import end_of
 
@@ -26,12 +28,15 @@ class LocalLauncher:
     async def launch(self) -> Link:
         """Start a supervisor; see :class:`~aiomas.cluster.launchers.base.Launcher`."""
         ours, theirs = socket.socketpair()
-        argument = json.dumps([theirs.fileno(), sys.path])
         try:
             with theirs:
+                # "" is the working directory, which containers may have another one of.
+                path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109
                 # Not by asyncio, which leaves waiting for children to the policy of the program.
                 process = subprocess.Popen(  # noqa: ASYNC220, S603 - takes a moment; our own program
-                    [sys.executable, "-c", _BOOT, argument],
+                    [sys.executable, "-c", _BOOT, json.dumps([theirs.fileno(), path])],
+                    # Signing is for us alone; what runs in the containers is code of users.
+                    env={name: value for name, value in os.environ.items() if name != PASSPHRASE},
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,  # so that it does not see Ctrl-C

@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import socket
+from typing import Any
 
 from aiomas import rpc
 from aiomas.cluster import streams
@@ -120,7 +121,8 @@ class FakeProcess(Process):
         self.ends_with_stream = False
         (self.client or self.control).close()
         for name in ("output", "listening"):
-            fd, _ = getattr(self, name), setattr(self, name, -1)
+            fd = getattr(self, name)
+            setattr(self, name, -1)
             if fd >= 0:
                 os.close(fd)
 
@@ -187,14 +189,15 @@ class FakeLauncher:
     """Runs supervisors in the loop in which it is asked for them."""
 
     def __init__(self):
-        self.supervisor = None
-        self.task = None
+        self.program: Any = None
+        self.supervisor: Any = None
+        self.task: Any = None
         self.how = 0
         self.killed = 0
 
     async def launch(self):
         ours, theirs = socket.socketpair()
-        self.supervisor = Supervisor(None)
+        self.supervisor = Supervisor(self.program)
         self.task = asyncio.create_task(self.supervisor.serve(theirs))
         ended = asyncio.get_running_loop().create_future()
         self.task.add_done_callback(lambda _: ended.set_result(self.how))

@@ -12,6 +12,7 @@ from aiomas.cluster import supervisor as supervisor_module
 from aiomas.cluster.events import EventKind
 from aiomas.cluster.run import Run
 from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import ClusterError, ContainerDied
 from tests.unit.cluster.fakes import BOUND, FakeFork, FakeLauncher, never, until
 
@@ -54,7 +55,7 @@ async def world(run_base, monkeypatch):
         world.fork.answers = world.answers
         return world.fork
 
-    monkeypatch.setattr(supervisor_module.ForkServer, "attach", attach)
+    monkeypatch.setattr(ForkServer, "attach", attach)
     monkeypatch.setattr(supervisor_module, "set_title", lambda title: None)
     yield world
     for run in world.runs:

@@ -17,8 +17,9 @@ import pytest
 from aiomas.cluster import certificates, rundir, watch
 from aiomas.cluster import supervisor as supervisor_module
 from aiomas.cluster.control import Host
-from aiomas.cluster.events import EventKind
+from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy
+from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import ClusterError, ContainerDied
 from tests.unit.cluster.fakes import BOUND, FakeFork, FakeLauncher, fails, never, until
 
@@ -32,8 +33,8 @@ class World:
     def __init__(self, fork):
         self.fork = fork
         self.launcher = FakeLauncher()
-        self.events = []
-        self.lines = []
+        self.events: list[ClusterEvent] = []
+        self.lines: list[tuple[int, str]] = []
         self.lost = 0
         self.host = Host(self.events.append, lambda *line: self.lines.append(line))
 
@@ -78,7 +79,7 @@ async def world(fork, run_base, monkeypatch):
     async def attach(program):
         return fork
 
-    monkeypatch.setattr(supervisor_module.ForkServer, "attach", attach)
+    monkeypatch.setattr(ForkServer, "attach", attach)
     monkeypatch.setattr(supervisor_module, "set_title", lambda title: None)
     world = World(fork)
     yield world
@@ -232,7 +233,7 @@ class TestCalls:
     async def test_the_load_of_a_process_is_that_since_the_last_call(
         self, world, fork, monkeypatch
     ):
-        used = {}
+        used: dict[int, float] = {}
         monkeypatch.setattr(supervisor_module, "_used", lambda pid: {"cpu": used[pid]})
         await world.begun()
         children = world.launcher.supervisor._children

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,11 @@ from aiomas.cluster import state, streams, worker
 from aiomas.cluster.worker import Worker
 from aiomas.codecs import MsgPack
 from aiomas.exceptions import RemoteException
+from aiomas.tls import SSLCerts
 from tests.unit.cluster.fakes import BOUND, until
 
 HERE = __name__
-FIELDS = {
+FIELDS: dict[str, Any] = {
     "codec": "aiomas.codecs:MsgPack",
     "extra_serializers": (),
     "clock": None,
@@ -157,6 +159,15 @@ class TestStart:
     async def test_what_cannot_be_loaded_is_an_error(self, world):
         with pytest.raises(RemoteException, match="no_such_module"):
             await world.start(codec="no_such_module:Codec")
+
+    def test_certificates_are_loaded_once_for_all(self, monkeypatch):
+        monkeypatch.setattr(worker, "_contexts", {})
+        monkeypatch.setattr(worker, "make_ssl_server_context", lambda *paths: ("server", paths))
+        monkeypatch.setattr(worker, "make_ssl_client_context", lambda *paths: ("client", paths))
+        paths = tuple(SSLCerts("ca", "cert", "key"))
+        worker.load_tls(paths)
+        expected: Any = (("server", paths), ("client", paths))
+        assert worker._contexts == {paths: expected}
 
     async def test_it_answers_before_it_has_a_container(self, world):
         await world.call("ping")
@@ -322,12 +333,14 @@ class TestProgram:
                 finally:
                     cleaned.append(True)
 
-        assert worker._run(Busy(), pair[1], uvloop=False) is True
+        busy: Any = Busy()
+        assert worker._run(busy, pair[1], uvloop=False) is True
         assert cleaned == [True]
         loops[0].close()
 
     def test_it_ends_with_its_supervisor(self, tmp_path, monkeypatch):
-        exits, removed = [], []
+        exits: list[int] = []
+        removed: list[Path] = []
         monkeypatch.setattr(os, "_exit", exits.append)
         monkeypatch.setattr(worker, "remove_tree", removed.append)
         read, write = os.pipe()

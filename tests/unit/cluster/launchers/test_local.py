@@ -18,6 +18,7 @@ async def test_it_answers_and_ends_with_its_stream():
     host = Host(print, print)
     await host.launch(LocalLauncher(), BOUND, lambda: None)
     link = host._link
+    assert link is not None
     try:
         assert list(await host.call("status", timeout=BOUND)) == []
         [child] = psutil.Process().children()
