@@ -171,18 +171,23 @@ class TestWhileItStarts:
         # The driver imports it as well, and goes on.
         (tmp_path / "slow_to_import.py").write_text(
             "import os, pathlib, time\n"
-            "print('this is slow')\n"
+            "print('this is slow', flush=True)\n"
+            "if os.getpid() != int(os.environ['DRIVER']):\n"
+            "    pathlib.Path(os.environ['MARKS'], str(os.getpid())).touch()\n"
             "while os.getpid() != int(os.environ['DRIVER']):\n"
             "    time.sleep(0.1)\n"
             "from aiomas.codecs import uuid_serializer\n"
         )
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.setenv("DRIVER", str(os.getpid()))
+        marks = tmp_path / "marks"
+        marks.mkdir()
+        monkeypatch.setenv("MARKS", str(marks))
         serializers = ["slow_to_import:uuid_serializer"]
         cluster = Cluster(3, loop="asyncio", extra_serializers=serializers)
         starting = asyncio.create_task(cluster.__aenter__())
-        await until(lambda: len(_asleep()) == 3)
-        pid = min(_asleep())
+        await until(lambda: len(list(marks.iterdir())) == 3)
+        pid = min(int(mark.name) for mark in marks.iterdir())
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(ContainerDied, match=f"pid {pid}.* was killed by SIGKILL") as caught:
             await starting
@@ -190,19 +195,6 @@ class TestWhileItStarts:
         assert caught.value.log == ["this is slow"]
         assert "The last lines of its log:\n  this is slow" in str(caught.value)
         assert psutil.Process().children(recursive=True) == []
-
-
-def _asleep() -> set[int]:
-    """Return the workers of a cluster that have begun to import the slow module."""
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        try:
-            title = process.cmdline()[0]
-        except (psutil.Error, IndexError):
-            continue
-        if "/" in title and title.startswith("aiomas run-") and "supervisor" not in title:
-            found.add(process.pid)
-    return found
 
 
 class TestAgainAndAgain:
