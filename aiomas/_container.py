@@ -420,11 +420,9 @@ class Container:
         """
         if not isinstance(aid, str):
             return None
+        self._population.check_not_awaited(aid)
         agent = self.agents.dict.get(aid)
-        if agent is None:
-            self._population.check_not_awaited(aid)
-            return None
-        return type(agent).__name__
+        return None if agent is None else type(agent).__name__
 
     async def reload_tls(self, certs: SSLCerts | SSLContexts | None = None) -> None:
         """Use new certificates for connections that are made from now on.

@@ -83,6 +83,7 @@ class Population:
         self._first = 0  # number of this life
         self._next = 0
         self._awaited: set[str] = set()  # agents of the former life that will be made again
+        self.agents.router.hidden = self._awaited  # until they are what they were
         self._gone: set[str] = set()  # names that were chosen; numbers are known by their order
         self._ends: dict[str, asyncio.Task[None]] = {}
         self._over = False  # whether all agents have to end
@@ -102,8 +103,9 @@ class Population:
         elif assignment is None or (aid := assignment.next_number()) is None:
             aid = self._next_number()
         self.agents.dict[aid] = agent
-        self._awaited.discard(aid)
-        if assignment is not None:
+        if assignment is None:
+            self._awaited.discard(aid)
+        else:
             assignment.former.discard(aid)
             assignment.made.append(aid)
         return aid
@@ -133,7 +135,8 @@ class Population:
         """Give agents that are made in this context, and in tasks that it starts, their former ids.
 
         Those that ask for no id get the numbers in *former*, in that order, and after the last one
-        fresh numbers.  Those that ask for an id may have one that is in *former*.
+        fresh numbers.  Those that ask for an id may have one that is in *former*.  Those that are
+        awaited can be called when the context ends.
 
         Yields:
             The ids of all agents that are made in it, as they are made.
@@ -146,6 +149,7 @@ class Population:
         finally:
             _assignment.reset(token)
             assignment.active = False
+            self._awaited.difference_update(assignment.made)
 
     def await_agents(self, aids: Iterable[str]) -> None:
         """Let callers of agents with these ids try again later, until they have been made."""

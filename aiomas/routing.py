@@ -8,7 +8,7 @@ registered: by listing an attribute in :class:`Service`, with :meth:`Router.add`
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol, TypeVar, overload
 
 __all__ = ["Router", "RoutingDict", "Service", "ServiceDict", "expose"]
@@ -324,15 +324,19 @@ ServiceDict = RoutingDict
 class DictRouter(Router):
     """The router of a :class:`RoutingDict`: whatever has a router is registered by being in it."""
 
-    __slots__ = ("missing",)
+    __slots__ = ("hidden", "missing")
 
     def __init__(self, obj: Any) -> None:
         super().__init__(obj)
         self.missing: Callable[[str], None] | None = None
         """Called with a name that is not there; may raise a `GoneError` or `NotYetError`."""
+        self.hidden: Container[str] = ()
+        """Names that are treated as if they were not there."""
 
     def _sub_router(self, name: str) -> Router | None:
-        router = super()._sub_router(name) or self.adopt(name)
+        router = None
+        if name not in self.hidden:
+            router = super()._sub_router(name) or self.adopt(name)
         if router is None and self.missing is not None:
             self.missing(name)
         return router

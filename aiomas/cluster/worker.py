@@ -17,8 +17,9 @@ import ssl
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aiomas import rpc
@@ -146,11 +147,7 @@ class Worker:
             if not aids:
                 continue
             try:
-                _, made = await self._make(target, load(target), args, kwargs, aids)
-                for aid in made:
-                    if aid in states:
-                        agent = self.container.agents.dict[aid]
-                        await state.give_state(agent, self._codec.decode(states[aid]))
+                await self._make(target, load(target), args, kwargs, aids, states)
             except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver is told
                 failures.append(traceback.format_exc())
             finally:
@@ -224,13 +221,18 @@ class Worker:
         args: Sequence[Any],
         kwargs: dict[str, Any],
         aids: Sequence[str] = (),
+        states: Mapping[str, bytes] = MappingProxyType({}),
     ) -> tuple[Agent, list[str]]:
+        """Make an agent, or make it again: then calls to it are served when it has its state."""
         made: list[str] = []
         try:
             with self.container.assigning(aids) as made:
                 agent = factory(self.container, *args, **kwargs)
                 if inspect.isawaitable(agent):
                     agent = await agent
+                for aid in states.keys() & set(made):
+                    agent_with_state = self.container.agents.dict[aid]
+                    await state.give_state(agent_with_state, self._codec.decode(states[aid]))
             if not isinstance(agent, Agent):
                 msg = f"{target} returned {agent!r}, which is no agent"
                 raise TypeError(msg)  # noqa: TRY301 - to be cleaned up like others

@@ -233,6 +233,8 @@ class TestAwaiting:
         assert caught.value.outcome is Outcome.NOT_EXECUTED
         with container._assigning(["77"]):
             agent = world.take(Worker(container))
+            with pytest.raises(ShuttingDown, match="agent '77' is being restored, its"):
+                await proxy.echo(1)  # it has not got back what it had
         assert await proxy.echo(2) == 2
         assert agent.log == [2]
         await agent.stop()
@@ -297,6 +299,8 @@ class TestAwaiting:
         assert not connecting.done()
         with container._assigning(["77"]):
             world.take(Worker(container))
+            await asyncio.sleep(5)
+            assert not connecting.done()
         assert await (await connecting).echo(1) == 1
 
     async def test_those_that_are_there_are_not_awaited(self, world):

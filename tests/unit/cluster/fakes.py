@@ -78,7 +78,7 @@ class FakeFork:
     async def tidy_up(self, directory):
         self.directory = directory
 
-    async def close(self):
+    async def close(self, timeout=None):
         self.closed = True
         for process in self.processes:
             process.end(-signal.SIGKILL)
