@@ -2,6 +2,7 @@
 # make test     set up .venv and run all tests           (ARGS="-k codec" for some of them)
 # make check    all that CI checks, with one interpreter
 # make bench    measure                                  (ARGS: see benchmarks/)
+# make bench-clusters  measure clusters                  (ARGS: see benchmarks/clusters.py)
 # make fuzz     look for inputs that do harm, on Linux   (ARGS="--seconds 60" for a minute, not ten)
 # make soak     random load and faults, for ten minutes    (ARGS="--seconds 60" for one)
 # make docs     build the documentation into docs/_build/html
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check lint types imports coverage coverage-report docs bench fuzz soak fmt clean
+.PHONY: help setup setup-dev demo test check lint types imports coverage coverage-report docs bench bench-clusters fuzz soak fmt clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -114,6 +115,9 @@ docs: setup-dev
 
 bench: setup
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-clusters: setup
+	@$(BIN)/python -m benchmarks.clusters $(ARGS)
 
 fuzz: $(BIN)/.installed-fuzz
 	@$(BIN)/python -m fuzz $(ARGS)

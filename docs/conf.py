@@ -33,7 +33,7 @@ default_role = "py:obj"  # `name` in a docstring links to what has that name, if
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(_?asyncio|abc|arrow|collections|datetime|decimal|enum|json|np|os)(\..*)?"),
-    ("py:.*", r"(pathlib|socket|ssl|sys|typing|uuid)(\..*)?"),
+    ("py:.*", r"(pathlib|random|socket|ssl|sys|typing|uuid)(\..*)?"),
     ("py:.*", r"(cryptography|ipaddress)\..*"),
     ("py:.*", r"Arrow|(loop|protocol)\..*"),  # annotations that are not imported at run time
     ("py:.*", r"aiomas\..*\b[A-Z]"),  # type variables

@@ -53,7 +53,7 @@ async def main() -> None:
 
 async def deploy(certs: Path) -> None:
     pki("bootstrap", certs, "--hosts", "visitor", "--name", "plant")
-    async with Cluster(containers=2, transport="tls", pki=certs / "ca") as cluster:
+    async with Cluster(containers=2, transport="tls", pki=certs) as cluster:
         first, second = await cluster.spawn_many(Desk, 2)
         print(f"One desk is at {url_of(first)}")
         print(f"It was called by {await first.who_is_there()}")

@@ -38,6 +38,7 @@ class Signer:
         self.store = store
         self.index = index
         self.authority = ready
+        """The authority itself, for :meth:`Store.signing`."""
         self._previous = previous
 
     # --- certificates -----------------------------------------------------------------------------

@@ -3,12 +3,19 @@
 >>> from aiomas.cluster import Cluster
 """
 
-from aiomas.cluster.cluster import Cluster
-from aiomas.cluster.events import ClusterEvent, EventKind
-from aiomas.cluster.info import ContainerInfo
-from aiomas.cluster.spec import RestartPolicy
-from aiomas.cluster.state import checkpoint
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from aiomas.exceptions import ClusterError, ContainerDied, PartialResult, SpawnError
+
+if TYPE_CHECKING:
+    from aiomas.cluster.cluster import Cluster
+    from aiomas.cluster.events import ClusterEvent, EventKind
+    from aiomas.cluster.info import ContainerInfo
+    from aiomas.cluster.spec import RestartPolicy
+    from aiomas.cluster.state import checkpoint
 
 __all__ = [
     "Cluster",
@@ -22,3 +29,27 @@ __all__ = [
     "SpawnError",
     "checkpoint",
 ]
+
+# Imported when they are used: the supervisor and the containers need little of it, and how soon
+# they are ready depends on that.
+_PLACES = {
+    "Cluster": "cluster",
+    "ClusterEvent": "events",
+    "ContainerInfo": "info",
+    "EventKind": "events",
+    "RestartPolicy": "spec",
+    "checkpoint": "state",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

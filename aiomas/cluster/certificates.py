@@ -107,7 +107,7 @@ class RunAuthority:
         processes use the directory; that is so for `sign`, too.
 
         Args:
-            path: the directory.
+            path: the directory; or the one that `bootstrap` was given, which has it as ``ca``.
             passphrase: of its key; by default, what is in the environment as
                 ``AIOMAS_PKI_PASSPHRASE``, if the key is encrypted.
             days: how long what it signs is valid: 1 to 365.
@@ -322,6 +322,8 @@ def _open_store(directory: Path) -> Store:
     try:
         return Store(directory)
     except StoreError as exc:
+        with contextlib.suppress(StoreError):
+            return Store(directory / "ca")  # where `aiomas pki bootstrap` puts it
         msg = f"{exc}: `aiomas pki init {directory}` makes it"
         raise ClusterError(msg) from exc
 

@@ -24,6 +24,7 @@ from aiomas.cluster.spec import LOOPS, TRANSPORTS
 from aiomas.cluster.terminal import (
     Command,
     Commands,
+    describe,
     json_option,
     name_argument,
     report,
@@ -99,6 +100,9 @@ def run(target: str, arguments: Sequence[str], *, containers: int | None, **opti
         code = program.run(main, arguments, given)
     except program.BadTarget as exc:
         raise click.UsageError(str(exc), click.get_current_context()) from exc
+    except program.ProgramFailed as exc:
+        msg = f"{describe(exc)} (see where: aiomas cluster --debug run ...)"
+        raise program.ProgramFailed(msg) from exc.__cause__
     click.get_current_context().exit(code)
 
 

@@ -85,7 +85,7 @@ class ClusterContainer(Container):
             if agent is not None:
                 try:
                     await super()._remove(agent, aid, _DISCARD_TIMEOUT)
-                except Exception:
+                except Exception:  # noqa: BLE001 - whatever its on_stop() raises
                     _log.exception(
                         "Agent %s, of a factory that has failed, could not be ended", aid
                     )

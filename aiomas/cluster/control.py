@@ -92,15 +92,20 @@ class Host:
 
         Raises:
             OSError: it could not be started, or does not answer.
+            ClusterError: it has ended.
         """
         self._link = await launcher.launch()
         try:
             self._client = await streams.dial(
                 self._link.sock, self, timeout=timeout, heartbeat=_HEARTBEAT
             )
-        except BaseException:
+        except BaseException as exc:
             self._link.sock.close()
-            self._link.kill()
+            try:
+                if isinstance(exc, ConnectionError):
+                    raise await self.lost() from exc
+            finally:
+                self._link.kill()
             raise
         self._client.channel.on_closed(on_lost)
 

@@ -345,10 +345,8 @@ class _Server:
 
     def _reap(self) -> int:
         """Tell the supervisor about all children that have ended; return how many are left."""
-        while (pid := _ended_child()) is not None:
-            # While it is not reaped, nobody else can get its number.
-            _kill_group(pid)
-            _, status = os.waitpid(pid, 0)
+        while (ended := _reap_one()) is not None:
+            pid, status = ended
             if pid in self._children:  # not a process that an imported module has started
                 self._children.remove(pid)
                 code = os.waitstatus_to_exitcode(status)
@@ -357,13 +355,27 @@ class _Server:
         return len(self._children)
 
 
-def _ended_child() -> int | None:
-    """Return the pid of a child that has ended, without reaping it."""
+def _reap_one() -> tuple[int, int] | None:
+    """Reap a child that has ended, and kill what is left of its process group.
+
+    Returns:
+        Its pid and its status, or ``None`` if none has ended.
+    """
     try:
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return None
+            _kill_group(pid)
+            return pid, status
         info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return None
-    return info.si_pid if info is not None else None
+    if info is None:
+        return None
+    # While it is not reaped, nobody else can get its number.
+    _kill_group(info.si_pid)
+    return os.waitpid(info.si_pid, 0)
 
 
 def _kill_group(pid: int) -> None:

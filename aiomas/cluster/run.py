@@ -134,7 +134,8 @@ class Run:
         try:
             if self._host is not None and self.directory is not None:
                 with contextlib.suppress(ClusterError):  # it is gone, or will be when it is closed
-                    exit_codes = await self.call("stop", timeout, timeout=3 * timeout + _MARGIN)
+                    bound = 3 * timeout + _MARGIN
+                    exit_codes = list(await self.call("stop", timeout, timeout=bound))
             patience = min(timeout, _MARGIN)
         finally:
             await asyncio.shield(asyncio.ensure_future(self._close(patience)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 import socket
@@ -107,6 +108,7 @@ class Supervisor:
         modules = [*_SHARED, *(["uvloop"] * self._spec.uses_uvloop), *self._spec.preload]
         # It imports while the driver does what it has to do.
         self._prepared = asyncio.ensure_future(self._fork.preload(modules))
+        self._prepared.add_done_callback(_take_note)  # begin() may never be called
         request = None
         if self._spec.transport == "tls":
             from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
@@ -237,10 +239,12 @@ class Supervisor:
         finally:
             if self._watch is not None:
                 self._watch.close()
-            await self._fork.close(_FORK_TIMEOUT)
-            await asyncio.wait({stopping}, timeout=_HURRY)
+            # First the directory: if we are killed now, the fork server removes it, but only as
+            # long as it has not been told to end.
             if self._run is not None:
                 self._run.remove()
+            await self._fork.close(_FORK_TIMEOUT)
+            await asyncio.wait({stopping}, timeout=_HURRY)
 
     async def _stop_children(self, timeout: float) -> None:
         await asyncio.gather(*(child.stop(timeout) for child in self._children))
@@ -329,6 +333,11 @@ class Supervisor:
         return (used - before) / max(now - then, 0.001)
 
 
+def _take_note(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()
+
+
 def _used(pid: int) -> dict[str, Any]:
     """Return what a process has used: seconds of CPU, bytes of memory."""
     import psutil  # noqa: PLC0415 - 15 ms that a start need not spend
@@ -378,4 +387,5 @@ def main(control_fd: int) -> None:
     guard, _ = os.pipe()  # nobody else gets the other end, so this one ends with us
     program = fork_program(guard, "aiomas.cluster.worker:main")
     os.close(guard)
+    gc.enable()
     asyncio.run(Supervisor(program).serve(socket.socket(fileno=control_fd)))

@@ -112,7 +112,7 @@ async def negotiate(plant: Plant, containers: int, screen: Display) -> Report:
     """Spread the plant's agents over a cluster, let them negotiate, and collect what they chose."""
     count = len(plant.schedules)
     noun = "containers" if containers > 1 else "container"
-    screen.stage(f"Starting {containers} {noun} with certificates for mutual TLS")
+    screen.stage(f"Starting {containers} {noun} over mutual TLS")
     async with Cluster(containers=containers, transport="tls", codec="msgpack") as cluster:
         screen.stage(f"Spawning {count} agents")
         arguments = zip(range(count), plant.schedules, plant.neighbours, strict=True)

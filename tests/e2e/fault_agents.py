@@ -94,7 +94,7 @@ class Faulty(Worker):
     @aiomas.expose
     def hoard(self):
         """Take all memory that can be had, down to the smallest pieces, and keep it."""
-        self.pieces = None
+        self.pieces: tuple = ()
         size = 2**24
         while size > 16:
             try:
@@ -133,11 +133,10 @@ class Faulty(Worker):
 
     @aiomas.expose
     def surroundings(self, *names):
-        allowed = getattr(os, "sched_getaffinity", lambda _: set())(0)
         return {
             "env": [os.environ.get(name) for name in names],
             "cwd": str(Path.cwd()),
-            "cores": sorted(allowed),
+            "cores": sorted(os.sched_getaffinity(0)),
             "nice": os.nice(0),
             "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             "random": random.random(),

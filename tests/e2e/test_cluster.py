@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import arrow
 import psutil
 import pytest
 
@@ -20,8 +22,10 @@ from aiomas import codecs, util
 from aiomas.cluster import (
     Cluster,
     ClusterError,
+    ClusterEvent,
     ContainerDied,
     EventKind,
+    PartialResult,
     RestartPolicy,
     SpawnError,
 )
@@ -29,8 +33,9 @@ from aiomas.cluster.placement import RoundRobin
 from aiomas.exceptions import RemoteException, SerializationError
 
 AGENTS = """
-import asyncio, os, sys
+import asyncio, os, random, sys
 import aiomas
+from aiomas.cluster import checkpoint
 from aiomas.codecs import serializable
 
 
@@ -82,8 +87,54 @@ class Worker(aiomas.Agent):
         return value
 
     @aiomas.expose
+    def random(self):
+        return random.random()
+
+    @aiomas.expose
+    def variable(self, name):
+        return os.environ.get(name)
+
+    @aiomas.expose
+    def write(self, text, times=1):
+        for _ in range(times):
+            print(text, flush=True)
+
+    @aiomas.expose
+    def leave(self, code):
+        os._exit(code)
+
+    @aiomas.expose
     def set_own_clock(self, t):
         self.container.clock.set_time(t)
+
+
+class Keeper(Worker):
+    def __init__(self, container, value=0):
+        super().__init__(container)
+        self.value = value
+
+    @aiomas.expose
+    async def add(self, number):
+        self.value += number
+        await checkpoint(self)
+        return self.value
+
+    def get_state(self):
+        return self.value
+
+    def set_state(self, value):
+        self.value = value
+
+
+class Asking(aiomas.Agent):
+    def __init__(self, container, other, date):
+        super().__init__(container)
+        self.other = other
+        self.date = date
+
+    @aiomas.expose
+    async def ask(self):
+        return await self.other.pid(), self.date.year
 
 
 class Failing(aiomas.Agent):
@@ -475,7 +526,7 @@ class TestTimeAndStatus:
             assert alive["state"] == "running"
 
     async def test_the_loss_of_the_fork_server_is_told_once(self):
-        told = []
+        told: list[ClusterEvent] = []
         async with Cluster(1, loop="asyncio") as cluster:
             cluster.on_event(told.append)
             [server] = psutil.Process().children()[0].children()
@@ -508,6 +559,134 @@ class TestTimeAndStatus:
             await agent.set_own_clock(10)
             with pytest.raises(ClusterError, match=r"(?s)Container 0 .*forward"):
                 await cluster.set_time(5)
+
+
+class TestWhatComesBack:
+    async def test_agents_come_back_with_their_ids_and_states_and_events_tell_of_it(self, folder):
+        heard: list[EventKind] = []
+        policy = RestartPolicy(backoff=0.01)
+        async with Cluster(2, loop="asyncio", restart=policy) as cluster:
+            remove = cluster.on_event(lambda event: heard.append(event.kind))
+            events = cluster.events()
+            keeper = await cluster.spawn("cluster_agents:Keeper", 5, name="keeper", respawn=True)
+            other = await cluster.spawn("cluster_agents:Worker", name="other", placement=0)
+            assert await keeper.add(2) == 7
+            assert [info.agents for info in cluster.containers] == [2, 0]
+            before = cluster.containers[0].pid
+            with pytest.raises(ConnectionError):
+                await other.leave(3)
+            kinds = []
+            async with asyncio.timeout(20):
+                async for event in events:
+                    kinds.append(event.kind)
+                    if event.kind is EventKind.DIED:
+                        assert isinstance(event.error, ContainerDied)
+                        assert (event.index, event.pid, event.error.exit_code) == (0, before, 3)
+                    if event.kind is EventKind.RESTARTED:
+                        break
+            assert kinds == heard == [EventKind.DIED, EventKind.RESTARTING, EventKind.RESTARTED]
+            info = cluster.containers[0]
+            assert (info.state, info.restarts, info.agents) == ("running", 1, 1)
+            assert cluster.find("keeper") is keeper
+            assert await keeper.add(1) == 8
+            assert await keeper.pid() == info.pid != before
+            with pytest.raises(LookupError, match="'other' any more: its container ended"):
+                cluster.find("other")
+            with pytest.raises((RemoteException, ConnectionError)):
+                await other.pid()
+            remove()
+        assert [event async for event in events] == []
+
+    async def test_one_that_is_not_restarted_refuses_and_is_not_used(self, folder):
+        policy = RestartPolicy(mode="temporary")
+        async with Cluster(2, loop="asyncio", restart=policy) as cluster:
+            agent = await cluster.spawn("cluster_agents:Worker", name="a", respawn=True)
+            with pytest.raises(ConnectionError):
+                await agent.leave(0)
+            await until(lambda: cluster.containers[0].state == "failed")
+            with pytest.raises(LookupError, match="its container ended"):
+                cluster.find("a")
+            others = await cluster.spawn_many("cluster_agents:Worker", 3)
+            assert {await other.pid() for other in others} == {cluster.containers[1].pid}
+            with pytest.raises(ValueError, match="no running container"):
+                await cluster.spawn("cluster_agents:Worker", placement=0)
+            with pytest.raises(ConnectionError):
+                await agent.pid()
+            with pytest.raises(PartialResult):
+                await cluster.map("pid", [*others, agent])
+
+
+class TestSurroundings:
+    async def test_name_directory_variables_logs_and_ports(self, folder, tmp_path, capfd):
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+        logs = tmp_path / "logs"
+        async with Cluster(
+            1,
+            loop="asyncio",
+            transport="tcp",
+            port=port,
+            name="surroundings",
+            env={"AIOMAS_TEST_VARIABLE": "x y"},
+            logs=True,
+            log_dir=logs,
+            log_bytes=10_000,
+            log_backups=1,
+        ) as cluster:
+            assert cluster.name == "surroundings"
+            assert cluster.directory is not None
+            assert cluster.directory.name == "surroundings"
+            assert cluster.directory.stat().st_mode & 0o777 == 0o700
+            assert cluster.containers[0].url == f"tcp://127.0.0.1:{port}/"
+            agent = await cluster.spawn("cluster_agents:Worker")
+            assert await agent.variable("AIOMAS_TEST_VARIABLE") == "x y"
+            await agent.write("x" * 999, 15)
+            await agent.write("the last line")
+            with pytest.raises(ClusterError, match="surroundings"):
+                async with Cluster(1, name="surroundings"):
+                    pass
+        assert not cluster.directory.exists()
+        assert sorted(path.name for path in logs.iterdir()) == ["0.log", "0.log.1"]
+        assert (logs / "0.log").read_text().endswith("x\nthe last line\n")
+        errors = capfd.readouterr().err.splitlines()
+        assert errors.count("[0] " + "x" * 999) == 15
+        assert errors[-1] == "[0] the last line"
+
+    async def test_random_numbers_follow_from_the_seed(self, folder):
+        numbers = []
+        for seed in ("a", "a", "b"):
+            async with Cluster(2, loop="asyncio", seed=seed) as cluster:
+                agents = await cluster.spawn_many("cluster_agents:Worker", 2)
+                numbers.append(await cluster.map("random", agents))
+        assert numbers[0] == numbers[1]
+        assert len({number for pair in numbers for number in pair}) == 4
+
+    async def test_progress_is_shown_on_terminals_only(self, folder, capfd):
+        async with Cluster(1, loop="asyncio", progress=True) as cluster:
+            await cluster.spawn_many("cluster_agents:Worker", 3)
+        assert capfd.readouterr() == ("", "")
+
+
+class TestMany:
+    async def test_calls_of_many_and_what_they_may_be_given(self, agents):
+        async with Cluster(2, loop="asyncio", name=None) as cluster:
+            own = agents.Worker(cluster.container)
+            workers = await cluster.spawn_many("cluster_agents:Worker", 10)
+            pids = await cluster.map("pid", workers)
+            assert pids == [info.pid for info in cluster.containers] * 5
+            echoes = await cluster.starmap("echo", [(w, n) for n, w in enumerate(workers)])
+            assert echoes == list(range(10))
+            date = arrow.get("2021-01-01")
+            asking = await cluster.spawn(agents.Asking, own, date, placement="localhost")
+            assert list(await asking.ask()) == [os.getpid(), 2021]
+            asking = await cluster.spawn(agents.Asking, workers[1], date, placement=workers[0])
+            assert list(await asking.ask()) == [cluster.containers[1].pid, 2021]
+            status = (await cluster.status())[0]
+            assert {"cpu", "rss", "uptime", "calls_in", "calls_out", "errors"} <= status.keys()
+            assert {"bytes_in", "bytes_out", "restarts", "exit_code", "host"} <= status.keys()
+            assert status["calls_in"] >= 5
+            assert status["bytes_in"] > 0
 
 
 SCRIPT = """

@@ -52,7 +52,7 @@ async def test_a_stopped_one_is_reported_and_recovers():
 
 async def test_a_stopped_one_is_killed_and_started_again():
     async with Cluster(
-        1, loop="asyncio", hang_timeout=2, on_hang="restart", restart=SOON
+        1, loop="asyncio", hang_timeout=1.5, on_hang="restart", restart=SOON
     ) as cluster:
         events = Events(cluster)
         agent = await cluster.spawn(Worker, respawn=True)
@@ -67,7 +67,7 @@ async def test_a_stopped_one_is_killed_and_started_again():
         assert events.kinds()[:4] == ["hung", "died", "restarting", "restarted"]
         assert isinstance(died.error, ContainerDied)
         assert died.error.exit_code == -signal.SIGKILL
-        assert "did not answer for hang_timeout=2 s, and was killed" in str(died.error)
+        assert "did not answer for hang_timeout=1.5 s, and was killed" in str(died.error)
         assert not died.error.out_of_memory
         assert await agent.pid() == cluster.containers[0].pid != pid
         assert workers() == {cluster.containers[0].pid}
@@ -75,7 +75,7 @@ async def test_a_stopped_one_is_killed_and_started_again():
 
 async def test_a_blocked_one_says_where_before_it_is_killed():
     async with Cluster(
-        1, loop="asyncio", hang_timeout=2, on_hang="restart", restart=SOON
+        1, loop="asyncio", hang_timeout=1.5, on_hang="restart", restart=SOON
     ) as cluster:
         events = Events(cluster)
         agent = await cluster.spawn(Faulty, respawn=True)

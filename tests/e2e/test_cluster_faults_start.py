@@ -6,13 +6,14 @@ import asyncio
 import os
 import random
 import re
+import shutil
 import sys
 
 import psutil
 import pytest
 
 from aiomas.cluster import Cluster, ClusterError, ContainerDied, EventKind, RestartPolicy
-from tests.e2e.clusters import Events
+from tests.e2e.clusters import BOUND, Events
 from tests.e2e.fault_agents import Faulty
 
 pytestmark = pytest.mark.timeout(60)
@@ -151,8 +152,14 @@ async def test_a_start_that_takes_too_long_says_which_containers(modules):
     )
     await refused(
         TimeoutError,
-        "Containers 1 were not ready within start_timeout=3 s",
+        r"Containers (0, )?1 were not ready within start_timeout=3 s",
         env=[{}, {"SLOW": "1"}],
         extra_serializers=["slow_in_one:uuid_serializer"],
         start_timeout=3,
     )
+
+
+async def test_a_supervisor_that_ends_at_once(monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    async with asyncio.timeout(BOUND):
+        await refused(ClusterError, "its supervisor ended with exit code 1")

@@ -550,26 +550,6 @@ class TestDialling:
 
         assert await retry(attempt, None, "connecting") == "in the end"
 
-    async def test_a_socket_that_is_connected_already_is_tried_once(self):
-        ours, theirs = socket.socketpair()
-        attempts = []
-
-        async def greet(protocol):
-            attempts.append(protocol)
-            protocol.transport.abort()
-            raise ConnectionResetError("the other end is gone")
-
-        with theirs, pytest.raises(ConnectionResetError, match="the other end is gone"):
-            await dial(
-                Listener,
-                None,
-                asyncio.get_running_loop(),
-                sock=ours,
-                timeout=60,
-                prepare=greet,
-            )
-        assert len(attempts) == 1
-
     async def test_a_single_attempt_is_bounded(self, monkeypatch):
         monkeypatch.setattr(_endpoint, "ATTEMPT_TIMEOUT", 0.05)
         never = asyncio.get_running_loop().create_future()

@@ -14,7 +14,8 @@ from aiomas.cluster.reaping import end_of
 
 # The new process gets our sys.path before it imports anything of ours.
 _BOOT = """\
-import json, sys
+import gc, json, sys
+gc.disable()  # while there is nothing to be collected
 control, sys.path[:] = json.loads(sys.argv.pop())
 from aiomas.cluster.supervisor import main
 main(control)

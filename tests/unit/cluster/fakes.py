@@ -8,9 +8,12 @@ import itertools
 import os
 import signal
 import socket
+from typing import Any
 
 from aiomas import rpc
 from aiomas.cluster import streams
+from aiomas.cluster.launchers.base import Link
+from aiomas.cluster.supervisor import Supervisor
 from aiomas.cluster.zygote import Process
 
 BOUND = 10.0  # seconds
@@ -35,6 +38,10 @@ class FakeFork:
         """Whether processes serve their control stream; or what they do instead."""
         self.deadly = {signal.SIGTERM, signal.SIGKILL}
         self.preloaded = []
+        self.unloadable = None
+        """What loading modules raises."""
+        self.prepared = []
+        self.directory = None
         self.closed = False
         self.lost = asyncio.get_running_loop().create_future()
         self._pids = itertools.count(1_000_001)
@@ -62,6 +69,14 @@ class FakeFork:
 
     async def preload(self, modules):
         self.preloaded += modules
+        if self.unloadable is not None:
+            raise self.unloadable
+
+    async def prepare(self, target, argument):
+        self.prepared.append((target, argument))
+
+    async def tidy_up(self, directory):
+        self.directory = directory
 
     async def close(self):
         self.closed = True
@@ -106,7 +121,8 @@ class FakeProcess(Process):
         self.ends_with_stream = False
         (self.client or self.control).close()
         for name in ("output", "listening"):
-            fd, _ = getattr(self, name), setattr(self, name, -1)
+            fd = getattr(self, name)
+            setattr(self, name, -1)
             if fd >= 0:
                 os.close(fd)
 
@@ -167,3 +183,27 @@ def fails(*_):
     """Fail, as code of a user does."""
     msg = "code of the user"
     raise LookupError(msg)
+
+
+class FakeLauncher:
+    """Runs supervisors in the loop in which it is asked for them."""
+
+    def __init__(self):
+        self.program: Any = None
+        self.supervisor: Any = None
+        self.task: Any = None
+        self.how = 0
+        self.killed = 0
+
+    async def launch(self):
+        ours, theirs = socket.socketpair()
+        self.supervisor = Supervisor(self.program)
+        self.task = asyncio.create_task(self.supervisor.serve(theirs))
+        ended = asyncio.get_running_loop().create_future()
+        self.task.add_done_callback(lambda _: ended.set_result(self.how))
+        return Link(ours, ended, self._kill)
+
+    def _kill(self):
+        if not self.task.done():
+            self.killed += 1
+            self.task.cancel()

@@ -334,6 +334,12 @@ def test_who_needs_no_certificates_does_not_pay_for_them():
 # --- a directory of `aiomas pki` ------------------------------------------------------------------
 
 
+def test_the_directory_of_a_test_deployment_has_its_authority_within(ca):
+    assert RunAuthority.of_directory(ca.parent).name == "plant"
+    with pytest.raises(ClusterError, match=f"`aiomas pki init {ca / 'issued'}` makes it"):
+        RunAuthority.of_directory(ca / "issued")
+
+
 async def test_directory_certifies_driver_and_hosts(ca, tmp_path):
     run = RunAuthority.of_directory(ca)
     certs = certified(run, tmp_path / "tls", "node7")

@@ -8,11 +8,12 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aiomas.cluster.child import Child, Surroundings
-from aiomas.cluster.events import EventKind
+from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy
 from aiomas.cluster.worker import STACK_DUMP
 from aiomas.exceptions import ClusterError, ContainerDied
@@ -34,7 +35,7 @@ class World:
 
     def __init__(self, fork, directory):
         self.fork = fork
-        self.events = []
+        self.events: list[ClusterEvent] = []
         self.children = []
         self.around = Surroundings(
             spec=ClusterSpec(containers=2, loop="asyncio"),
@@ -49,8 +50,8 @@ class World:
         )
 
     def child(self, index=1, **fields):
-        fields = {"restart": AT_ONCE, "start_timeout": BOUND} | fields
-        self.around.spec = dataclasses.replace(self.around.spec, **fields)
+        wanted: dict[str, Any] = {"restart": AT_ONCE, "start_timeout": BOUND} | fields
+        self.around.spec = dataclasses.replace(self.around.spec, **wanted)
         child = Child(index, self.around)
         self.children.append(child)
         return child
@@ -335,8 +336,8 @@ class TestTime:
 class TestHangs:
     async def test_they_are_reported_and_their_end_as_well(self, world, fork):
         child = await world.started(hang_timeout=SHORT)
-        fork.answers["ping"] = lambda process: released.wait()
         released = asyncio.Event()
+        fork.answers["ping"] = lambda process: released.wait()
         event = await world.heard(EventKind.HUNG)
         assert f"did not answer for hang_timeout={SHORT} s" in event.message
         assert child.state == "hung"

@@ -130,7 +130,9 @@ class TestRun:
         result = run("run", "plant.py:main", "-n1", "--", "-x")
         assert result.exit_code == 1
         assert result.stdout == "{'containers': 1} ('-x',)\n"
-        assert result.stderr == "Error: ValueError: bad -x\n"
+        assert result.stderr == (
+            "Error: ValueError: bad -x (see where: aiomas cluster --debug run ...)\n"
+        )
 
     def test_a_traceback_is_there_when_asked_for(self):
         result = run("--debug", "run", "plant.py:main", "x")

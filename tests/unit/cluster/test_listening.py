@@ -22,7 +22,7 @@ def event(message):
 
 
 def test_functions_hear_of_events_until_they_are_removed(listeners):
-    heard = []
+    heard: list[str] = []
     listeners.tell(event("before"))
     remove = listeners.add(lambda e: heard.append(e.message))
     listeners.tell(event("one"))
@@ -33,7 +33,7 @@ def test_functions_hear_of_events_until_they_are_removed(listeners):
 
 
 def test_a_function_that_fails_is_logged_and_the_others_hear_all_the_same(listeners, caplog):
-    heard = []
+    heard: list[ClusterEvent] = []
     listeners.add(lambda e: 1 / 0)
     listeners.add(heard.append)
     listeners.tell(event("one"))

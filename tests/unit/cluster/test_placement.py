@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import aiomas
-from aiomas.cluster.cluster import ContainerInfo
+from aiomas.cluster.info import ContainerInfo
 from aiomas.cluster.placement import Beside, OnHost, Pinned, RoundRobin, chooser, least_loaded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,9 @@ class FakeContainer:
         return f"{class_name} at {url}"
 
 
+CONTAINER: Any = FakeContainer()
+
+
 class FakeSupervisor:
     """Makes all agents whose first argument is not "bad"; what happens at a message can be set."""
 
@@ -31,7 +35,7 @@ class FakeSupervisor:
         self.at_message(index)
         calls = MsgPack().decode(data)
         self.messages.append((index, target, len(calls), respawn))
-        made = []
+        made: list[tuple[str, str]] = []
         for args, _ in calls:
             if list(args) == ["bad"]:
                 return made, "a traceback"
@@ -51,7 +55,7 @@ def told():
 
 @pytest.fixture
 def spawner(supervisor, told):
-    return Spawner(FakeContainer(), MsgPack(), supervisor, told.append)
+    return Spawner(CONTAINER, MsgPack(), supervisor, told.append)
 
 
 @pytest.fixture
@@ -177,7 +181,7 @@ async def test_a_cancelled_spawn_counts_those_that_were_made(spawner, supervisor
         begun.set()
         await asyncio.Event().wait()
 
-    spawner = Spawner(FakeContainer(), MsgPack(), wait, lambda _: None)
+    spawner = Spawner(CONTAINER, MsgPack(), wait, lambda _: None)
     spawning = asyncio.create_task(
         spawner.spawn("m:A", arguments_of(3), places, RoundRobin(), respawn=False)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ class Plain:
     aid = "7"
 
     def __init__(self):
-        self.value = 0
+        self.value: Any = 0
 
     def get_state(self):
         return self.value
@@ -45,7 +46,7 @@ async def test_a_state_is_taken_and_given(cls):
 
 
 async def test_an_agent_without_the_methods_is_refused():
-    agent = SimpleNamespace(get_state=5, set_state=5)
+    agent: Any = SimpleNamespace(get_state=5, set_state=5)
     with pytest.raises(TypeError, match=r"has no method get_state\(\)"):
         await state.state_of(agent)
     with pytest.raises(TypeError, match=r"has get_state\(\) but no set_state\(\)"):
@@ -53,20 +54,25 @@ async def test_an_agent_without_the_methods_is_refused():
 
 
 async def test_outside_of_a_cluster_nothing_is_saved():
-    await state.checkpoint(Plain())
+    agent: Any = Plain()
+    await state.checkpoint(agent)
+    agent = object()
     with pytest.raises(TypeError):
-        await state.checkpoint(object())
+        await state.checkpoint(agent)
 
 
 async def test_a_state_is_saved_by_id_in_the_form_of_the_codec():
     saved = []
 
+    async def fail(aid, data):
+        raise AssertionError
+
     async def save(aid, data):
         saved.append((aid, data))
 
-    state.keep_with(JSON(), lambda aid, data: 1 / 0)
+    state.keep_with(JSON(), fail)
     state.keep_with(JSON(), save)  # takes the place of the former
-    agent = Plain()
+    agent: Any = Plain()
     agent.value = [1, 2]
     await state.checkpoint(agent)
     assert saved == [("7", JSON().encode([1, 2]))]
@@ -77,7 +83,7 @@ async def test_a_state_that_cannot_be_saved_is_an_error_of_the_agent():
         raise ConnectionError("the supervisor is gone")
 
     state.keep_with(JSON(), save)
-    agent = Plain()
+    agent: Any = Plain()
     with pytest.raises(ConnectionError, match="supervisor is gone"):
         await state.checkpoint(agent)
     agent.value = object()

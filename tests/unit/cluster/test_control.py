@@ -1,0 +1,249 @@
+"""The driver's thread for the control plane, and what a driver knows of a lost supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+
+import pytest
+
+from aiomas import rpc
+from aiomas.cluster import control, streams
+from aiomas.cluster.control import ControlThread, Host
+from aiomas.cluster.events import ClusterEvent, EventKind, error_content
+from aiomas.cluster.launchers.base import Link
+from aiomas.exceptions import ClusterError, ContainerDied
+from tests.unit.cluster.fakes import BOUND, until
+
+SHORT = 0.05  # seconds
+
+
+class TestThread:
+    @pytest.fixture
+    async def thread(self):
+        thread = ControlThread()
+        yield thread
+        await thread.stop()
+
+    async def test_coroutines_run_there(self, thread):
+        async def where():
+            await asyncio.sleep(0)
+            return threading.current_thread().name
+
+        assert await thread.run(where()) == "aiomas-control"
+        assert threading.current_thread().name != "aiomas-control"
+
+    async def test_errors_come_back(self, thread):
+        async def fail():
+            raise LookupError("there")
+
+        with pytest.raises(LookupError, match="there"):
+            await thread.run(fail())
+
+    async def test_who_waits_no_more_cancels_what_runs_there(self, thread):
+        begun, cancelled = threading.Event(), threading.Event()
+
+        async def wait():
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        waiting = asyncio.create_task(thread.run(wait()))
+        await until(begun.is_set)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await asyncio.to_thread(cancelled.wait, BOUND)
+
+    async def test_what_still_runs_there_is_cancelled_at_the_end(self, thread):
+        begun, cancelled = threading.Event(), threading.Event()
+
+        async def wait():
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        waiting = asyncio.ensure_future(thread.run(wait()))
+        await until(begun.is_set)
+        await thread.stop()
+        assert cancelled.is_set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    async def test_after_the_end_calls_do_nothing(self, thread):
+        await thread.stop()
+        thread.call_soon(lambda: 1 / 0)
+        await thread.stop()
+
+
+class FakeService:
+    """A supervisor that knows three answers."""
+
+    router = rpc.Service()
+
+    @rpc.expose
+    def good(self, *args, **kwargs):
+        return {"value": [args, kwargs]}
+
+    @rpc.expose
+    def died(self):
+        return {"error": error_content(ContainerDied("it died", 3, -9, log=["line"]))}
+
+    @rpc.expose
+    def failed(self):
+        return {"error": error_content(ClusterError("no such thing"))}
+
+    @rpc.expose
+    def broken(self):
+        msg = "a bug"
+        raise LookupError(msg)
+
+    @rpc.expose
+    async def slow(self):
+        await asyncio.sleep(BOUND)
+
+
+class FakeLauncher:
+    def __init__(self, *, serves=True):
+        self.serves = serves
+        self.client = None
+        self.killed = 0
+        self.lost = 0
+
+    async def launch(self):
+        self.ended = asyncio.get_running_loop().create_future()
+        ours, self.sock = socket.socketpair()
+        if self.serves:
+            self.client = await streams.accept(self.sock, FakeService())
+            self.client.channel.on_closed(lambda: self.end(0))
+        return Link(ours, self.ended, self.kill)
+
+    def end(self, how):
+        if not self.ended.done():
+            self.ended.set_result(how)
+
+    def kill(self):
+        if not self.ended.done():
+            self.killed += 1
+            self.ended.set_result(-9)
+
+    def close(self):
+        self.sock.close()
+        if self.client is not None:
+            self.client.close()
+
+
+@pytest.fixture
+def launcher():
+    launcher = FakeLauncher()
+    yield launcher
+    launcher.close()
+
+
+class TestHost:
+    @pytest.fixture
+    def heard(self):
+        return []
+
+    @pytest.fixture
+    async def host(self, launcher, heard):
+        host = Host(heard.append, lambda *line: heard.append(line))
+
+        def lost():
+            launcher.lost += 1
+
+        await host.launch(launcher, BOUND, lost)
+        yield host
+        await host.close(BOUND)
+
+    async def test_calls_have_results(self, host):
+        args, kwargs = await host.call("good", 1, "x", timeout=BOUND, y=2)
+        assert (list(args), kwargs) == ([1, "x"], {"y": 2})
+
+    async def test_errors_are_raised_as_they_were(self, host):
+        with pytest.raises(ContainerDied, match="it died") as caught:
+            await host.call("died")
+        assert (caught.value.index, caught.value.exit_code) == (3, -9)
+        with pytest.raises(ClusterError, match=r"^no such thing$"):
+            await host.call("failed")
+
+    async def test_a_bug_there_has_its_traceback(self, host):
+        with pytest.raises(ClusterError, match=r"(?s)The supervisor failed: .*a bug"):
+            await host.call("broken")
+
+    async def test_a_call_that_takes_too_long_says_so(self, host):
+        with pytest.raises(ClusterError, match=r"has not answered slow\(\) within 0.05 s"):
+            await host.call("slow", timeout=SHORT)
+
+    async def test_events_and_lines_are_passed_on(self, host, launcher, heard):
+        event = ClusterEvent(kind=EventKind.HUNG, message="it hangs", index=1)
+        await launcher.client.remote.event(event.content())
+        await launcher.client.remote.log(2, "a line")
+        assert heard == [event, (2, "a line")]
+
+    async def test_a_lost_supervisor_is_noticed_and_said_to_be(self, host, launcher):
+        launcher.client.close()
+        await until(lambda: launcher.lost == 1)
+        with pytest.raises(ClusterError) as caught:
+            await host.call("good")
+        expected = "The cluster is gone: its supervisor ended with exit code 0"
+        assert str(caught.value) == expected
+
+    async def test_one_that_does_not_end_has_closed_its_stream(self, host, launcher, monkeypatch):
+        monkeypatch.setattr(control, "_EXIT_TIMEOUT", SHORT)
+        launcher.client.channel.on_closed(lambda: None)
+        monkeypatch.setattr(launcher, "end", lambda how: None)
+        launcher.client.close()
+        with pytest.raises(ClusterError, match="its supervisor closed its control stream"):
+            await host.call("good")
+        await host.close(SHORT)
+        assert launcher.killed == 1
+
+    async def test_it_is_killed_if_it_does_not_end_in_time(self, host, launcher, monkeypatch):
+        monkeypatch.setattr(launcher, "end", lambda how: None)
+        monkeypatch.setattr(control, "_EXIT_TIMEOUT", SHORT)
+        await host.close(SHORT)
+        assert launcher.killed == 1
+
+    async def test_it_is_killed_if_nobody_waits_any_more(self, host, launcher, monkeypatch):
+        monkeypatch.setattr(launcher, "end", lambda how: None)
+        closing = asyncio.create_task(host.close(BOUND))
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert launcher.killed == 1
+
+
+async def test_nothing_can_be_called_before_the_start():
+    host = Host(print, print)
+    with pytest.raises(ClusterError, match="does not run"):
+        await host.call("good")
+    assert str(await host.lost()) == "The cluster is gone: its supervisor closed its control stream"
+    await host.close(BOUND)
+
+
+async def test_a_supervisor_that_does_not_answer_is_ended():
+    launcher = FakeLauncher(serves=False)
+    host = Host(print, print)
+    with pytest.raises(TimeoutError):
+        await host.launch(launcher, SHORT, lambda: None)
+    assert launcher.killed == 1
+    await host.close(BOUND)
+    launcher.close()
+
+
+async def test_a_launcher_that_fails_leaves_nothing():
+    class Broken:
+        async def launch(self):
+            raise OSError("no more processes")
+
+    host = Host(print, print)
+    with pytest.raises(OSError, match="no more processes"):
+        await host.launch(Broken(), BOUND, lambda: None)
+    await host.close(BOUND)
