@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import selectors
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -31,12 +30,7 @@ class ControlThread:
 
     def __init__(self) -> None:
         # Whatever kind of loop the policy of the program makes.
-        selector = selectors.DefaultSelector()
-        try:
-            self._loop = asyncio.SelectorEventLoop(selector)
-        except OSError:  # there are no more descriptors
-            selector.close()
-            raise
+        self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._run, name="aiomas-control", daemon=True)
         self._thread.start()
 

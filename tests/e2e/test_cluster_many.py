@@ -105,12 +105,12 @@ async def test_64_containers_on_few_cores(agents):
         assert sorted(pids) == sorted(info.pid for info in cluster.containers)
         assert len(set(pids)) == 64
         assert [status["agents"] for status in await cluster.status()] == [1] * 64
-    assert [info.exit_code for info in cluster.containers] == [None] * 64
+    assert [info.exit_code for info in cluster.containers] == [0] * 64
     assert not any(map(psutil.pid_exists, pids))
 
 
 FEW = """
-import resource
+import gc, resource
 
 async def main():
     refused = started = 0
@@ -125,6 +125,7 @@ async def main():
             assert "Too many open files" in str(exc), str(exc)
             refused += 1
         resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+        gc.collect()  # asyncio leaves loops that it could not make to the collector
         after = set(os.listdir("/proc/self/fd"))
         assert after == before, after - before
         assert os.listdir(os.environ["TMPDIR"]) == []
