@@ -165,6 +165,9 @@ class ChannelProtocol(asyncio.Protocol):
         )
         self.channel = Channel(self, self._codec, transport, self._loop)
         logger.debug("Connected to %s", self.peer)
+        if self.session.expects is not None and self.session.accepting and not local:
+            timeout = self.terms.limits.handshake_timeout
+            self.terms.strangers.came(self._loop, timeout, self._unproven)
         if self._client_connected_cb is not None:
             result = self._client_connected_cb(self.channel)
             if inspect.iscoroutine(result):
@@ -177,6 +180,8 @@ class ChannelProtocol(asyncio.Protocol):
                 timer.cancel()
         if self._heartbeat is not None:
             self._heartbeat.stop()
+        if self.session.expects is not None:
+            self.terms.strangers.left(self._unproven)
         if self.session.state is State.CLOSING:
             error = self._error or self._closed_by_us()
         else:
@@ -424,6 +429,8 @@ class ChannelProtocol(asyncio.Protocol):
         own = self._own_hello()
         objection = own.objection(peer, self.session.expects)
         if objection is None:
+            if self.session.expects is not None:
+                self.terms.strangers.left(self._unproven)
             extended = own.fits(peer)
             self.outbox.send(self.session.welcome(message_id, own, extended=extended))
             self._agreed(peer)
@@ -449,6 +456,14 @@ class ChannelProtocol(asyncio.Protocol):
         text = f"HandshakeError: {_hello.STRANGER}"
         self.outbox.send(self.session.reply(EXCEPTION, message_id, text))
         self.close()
+
+    def _unproven(self, reason: str) -> None:
+        """Take from the container that the peer has not shown the token, and why it has to go."""
+        if self.session.state is not State.OPEN:  # it was told so, and does not go
+            self._transport.abort()
+            return
+        bad_peers.warning("Cutting the connection of %s: %s", self.peer, reason)
+        self.cut(HandshakeError(f"The connection of {self.peer} was cut: {reason}"))
 
     def _agreed(self, peer: Hello) -> None:
         if not self.session.extended:

@@ -7,6 +7,7 @@ import dataclasses
 from aiomas._hello import Hello
 from aiomas._limits import Limits
 from aiomas._stats import Counters
+from aiomas._strangers import Strangers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,5 +23,7 @@ class Terms:
     """What it says about itself."""
     expects: str | None = None
     """The proof that the peer has to show before it is served; see ``aiomas._hello``."""
+    strangers: Strangers = dataclasses.field(default_factory=Strangers)
+    """Those who have dialled us and not shown it yet."""
     counters: Counters = dataclasses.field(default_factory=Counters)
     """Where it is counted what the connections do."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from aiomas.cluster import Cluster, ClusterError
 from aiomas.cluster.certificates import PASSPHRASE, RunAuthority, contexts_for_driver
 from aiomas.codecs import MsgPack
 from pki.store import Root, Store
+from tests.e2e.clusters import until
 from tests.e2e.driver_process import AGENTS
 
 pytestmark = pytest.mark.timeout(60)
@@ -79,6 +81,31 @@ async def test_plain_containers_are_refused(tmp_path, unix_path, transport):
         assert await agent.pid() == cluster.containers[0].pid  # it is well
         await agent.touch(str(tmp_path / "mark"))
     assert (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_silent_strangers_take_no_descriptors(loop):
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    async with Cluster(1, transport="tcp", loop=loop, open_files=200) as cluster:
+        first = await cluster.spawn("stranger_agents:Worker")
+        address, _ = address_of(first)
+        silent = [socket.create_connection(address, timeout=10) for _ in range(400)]
+        try:
+            agents = await cluster.spawn_many("stranger_agents:Worker", 3)
+            assert await cluster.map("pid", agents) == [cluster.containers[0].pid] * 3
+            # Somebody new can still connect, and open files.
+            async with aiomas.Container.open(("127.0.0.1", 0), codec=MsgPack) as container:
+                with pytest.raises(OSError, match="belongs to a cluster"):
+                    await container.connect(url_of(first))
+            worker = psutil.Process(cluster.containers[0].pid)
+            assert worker.num_fds() < 100
+        finally:
+            for sock in silent:
+                sock.close()
+        assert cluster.directory is not None
+        log = cluster.directory / "logs" / "0.log"
+        await until(lambda: "peers that have not shown the token" in log.read_text())
 
 
 async def test_another_authority_or_none_at_all_is_refused(tmp_path):
