@@ -269,6 +269,7 @@ class Child:
             "time": self._around.time,
             "token": self._around.token,
             "tls": self._around.tls,
+            "limits": dataclasses.asdict(spec.limits),
             "life": self.restarts,
             "awaited": self._records.awaited,
         }

@@ -37,10 +37,6 @@ from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_contex
 _contexts: dict[tuple[str | None, ...], tuple[ssl.SSLContext, ssl.SSLContext]] = {}
 _LAST_TIMEOUT = 0.5  # seconds that remain when the process has been told to end
 
-# Who has ended on this machine has closed its connections, and who is busy, be it the driver for a
-# minute, is not to be taken for dead: the supervisor looks for containers that hang.
-_PATIENT = Limits(heartbeat=None, write_timeout=None)
-
 STACK_DUMP = signal.SIGUSR1
 """Makes a worker write the stacks of all its threads into its log."""
 
@@ -77,8 +73,9 @@ class Worker:
         Args:
             fields: ``addr`` (a path, or host and port), ``codec``, ``extra_serializers``,
                 ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (the paths
-                of an :class:`~aiomas.SSLCerts`, or ``None``), ``life`` (how often the container
-                was restarted) and ``awaited`` (the ids of agents that will be made again).
+                of an :class:`~aiomas.SSLCerts`, or ``None``), ``limits`` (the fields of an
+                :class:`~aiomas.Limits`), ``life`` (how often the container was restarted) and
+                ``awaited`` (the ids of agents that will be made again).
 
         Returns:
             Its base URL.
@@ -92,7 +89,7 @@ class Worker:
             clock=None if clock is None else ExternalClock(clock, init_time=fields["time"]),
             ssl=None if tls is None else _contexts.get(tuple(tls)) or SSLCerts(*tls),
             token=fields["token"],
-            limits=_PATIENT,
+            limits=Limits(**fields["limits"]),
             as_coro=True,
         )
         # Nothing has been served yet: we have not let go of the event loop since it was bound.

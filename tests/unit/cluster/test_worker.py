@@ -30,6 +30,7 @@ FIELDS: dict[str, Any] = {
     "time": 0,
     "token": "secret",
     "tls": None,
+    "limits": {},
     "life": 0,
     "awaited": [],
 }
