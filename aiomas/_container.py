@@ -558,7 +558,7 @@ class Container:
             return self._terms
         hello = dataclasses.replace(self._terms.hello, token=self._proof(proof, url))
         return dataclasses.replace(
-            self._terms, hello=hello, expects=self._proof(answering_proof, url)
+            self._terms, hello=hello, expects=self._proof(answering_proof, url), dialled=url
         )
 
     def _proof(self, prove: Callable[[str, str], str], url: str) -> str | None:

@@ -233,7 +233,8 @@ class ChannelProtocol(asyncio.Protocol):
         """Ask the peer for the extensions, and wait for its answer.
 
         Raises:
-            HandshakeError: the peer says that the two ends do not fit together.
+            HandshakeError: the peer says that the two ends do not fit together; or it does not
+                show the token, which was shown at its address before.
             ConnectionLost: the connection ended before there was an answer.
         """
         hello = self._own_hello()
@@ -242,6 +243,7 @@ class ChannelProtocol(asyncio.Protocol):
             self.outbox.send(self.session.hello(hello, answer))
             content = await answer
         except RemoteException:  # it knows of no extensions
+            self._check_proof()
             return
         except BaseException as exc:
             if type(exc) is ConnectionLost and self._is_plain_tcp():
@@ -254,9 +256,25 @@ class ChannelProtocol(asyncio.Protocol):
             self.close()
             msg = f"{self.peer} refuses this connection: {reason}"
             raise HandshakeError(msg)
+        self._check_proof()
         peer = Hello.read(content)
         if peer is not None:
             self._agreed(peer)
+
+    def _check_proof(self) -> None:
+        """Look whether the peer has shown the token, which it need not have; but see `proven`."""
+        url = self.terms.dialled
+        if url is None:
+            return
+        if self.session.expects is None:
+            self.terms.proven.add(url)
+        elif url in self.terms.proven:
+            self.close()
+            msg = (
+                f"Whoever listens at {url} has not shown the token, which the container there has "
+                f"shown before; it is somebody else"
+            )
+            raise HandshakeError(msg)
 
     def write(self, content: Any) -> Awaitable[None]:
         """Serialize *content* and send it; await the result to wait until it is on its way."""

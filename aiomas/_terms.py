@@ -23,6 +23,10 @@ class Terms:
     """What it says about itself."""
     expects: str | None = None
     """The proof that the peer has to show before it is served; see ``aiomas._hello``."""
+    dialled: str | None = None
+    """The base URL that was dialled, by an end that expects a proof."""
+    proven: set[str] = dataclasses.field(default_factory=set)
+    """Base URLs where nobody is called any more who does not show it, as it was shown there."""
     strangers: Strangers = dataclasses.field(default_factory=Strangers)
     """Those who have dialled us and not shown it yet."""
     counters: Counters = dataclasses.field(default_factory=Counters)
