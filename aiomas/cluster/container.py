@@ -52,6 +52,10 @@ class ClusterContainer(Container):
         self._tickets = itertools.count(1)
         self._told_of_removal: Callable[[str], object] | None = None
 
+    def insist_on(self, urls: Iterable[str]) -> None:
+        """Call nobody at these base URLs who does not show the token, from the first time on."""
+        self._terms.proven.update(urls)
+
     def begin_life(self, life: int, awaited: Iterable[str]) -> None:
         """Take the place of a container that died.
 

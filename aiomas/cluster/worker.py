@@ -74,8 +74,9 @@ class Worker:
             fields: ``addr`` (a path, or host and port), ``codec``, ``extra_serializers``,
                 ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (the paths
                 of an :class:`~aiomas.SSLCerts`, or ``None``), ``limits`` (the fields of an
-                :class:`~aiomas.Limits`), ``life`` (how often the container was restarted) and
-                ``awaited`` (the ids of agents that will be made again).
+                :class:`~aiomas.Limits`), ``urls`` (of containers of this run), ``life`` (how often
+                the container was restarted) and ``awaited`` (the ids of agents that will be made
+                again).
 
         Returns:
             Its base URL.
@@ -93,6 +94,7 @@ class Worker:
             as_coro=True,
         )
         # Nothing has been served yet: we have not let go of the event loop since it was bound.
+        self.container.insist_on(fields["urls"])
         self.container.begin_life(fields["life"], fields["awaited"])
         self._codec = self.container.portable_codec()
         self.container.on_removed(self._forget)

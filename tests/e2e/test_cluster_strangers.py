@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -19,11 +20,12 @@ import pytest
 import aiomas
 from aiomas import rpc
 from aiomas.agent import url_of
-from aiomas.cluster import Cluster, ClusterError
+from aiomas.cluster import Cluster, ClusterError, EventKind, RestartPolicy
 from aiomas.cluster.certificates import PASSPHRASE, RunAuthority, contexts_for_driver
 from aiomas.codecs import MsgPack
+from aiomas.exceptions import HandshakeError
 from pki.store import Root, Store
-from tests.e2e.clusters import until
+from tests.e2e.clusters import Events, until
 from tests.e2e.driver_process import AGENTS
 
 pytestmark = pytest.mark.timeout(60)
@@ -81,6 +83,35 @@ async def test_plain_containers_are_refused(tmp_path, unix_path, transport):
         assert await agent.pid() == cluster.containers[0].pid  # it is well
         await agent.touch(str(tmp_path / "mark"))
     assert (tmp_path / "mark").exists()
+
+
+async def test_nobody_is_called_who_has_taken_the_port_of_a_container(tmp_path):
+    never = RestartPolicy(mode="temporary")
+    async with Cluster(2, transport="tcp", loop="asyncio", restart=never) as cluster:
+        events = Events(cluster)
+        caller, agent = await cluster.spawn_many("stranger_agents:Worker", 2)
+        address, aid = address_of(agent)
+        os.kill(cluster.containers[1].pid, signal.SIGKILL)
+        await events.get(EventKind.FAILED, 1)
+        async with aiomas.Container.open(address, codec=MsgPack) as impostor:
+            agents = [Impostor(impostor) for _ in range(3)]
+            assert aid in impostor.agents.dict
+            # The driver, which has connected to all, and another container, which has not.
+            for call in (agent.pid, lambda: caller.ask(agent)):
+                with pytest.raises((aiomas.RemoteException, HandshakeError)) as caught:
+                    await call()
+                assert "has not shown the token" in str(caught.value)
+            assert [called for agent in agents for called in agent.called] == []
+
+
+class Impostor(aiomas.Agent):
+    def __init__(self, container):
+        super().__init__(container)
+        self.called = []
+
+    @aiomas.expose
+    def pid(self):
+        self.called.append("pid")
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

@@ -31,6 +31,7 @@ FIELDS: dict[str, Any] = {
     "token": "secret",
     "tls": None,
     "limits": {},
+    "urls": [],
     "life": 0,
     "awaited": [],
 }
