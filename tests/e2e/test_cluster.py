@@ -38,7 +38,6 @@ import asyncio, os, random, sys
 import aiomas
 from aiomas.cluster import checkpoint
 from aiomas.codecs import serializable
-from tests.ids import plain
 
 
 class Worker(aiomas.Agent):
