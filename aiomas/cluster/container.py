@@ -63,16 +63,16 @@ class ClusterContainer(Container):
             life: how many there were before.
             awaited: the ids of agents that will be made again.
         """
-        self._begin_life(life)
-        self._awaiting(awaited)
+        self._population.begin_life(life)
+        self._population.await_agents(awaited)
 
     def assigning(self, former: Sequence[str]) -> AbstractContextManager[list[str]]:
         """Give agents that are made in this context their former ids; yield all ids made there."""
-        return self._assigning(former)
+        return self._population.assigning(former)
 
     def give_up(self, aids: Iterable[str]) -> None:
         """Let callers know that there will be no agents with these ids, where there are none."""
-        self._give_up(aids)
+        self._population.give_up(aids)
 
     def portable_codec(self) -> Codec:
         """Return a codec for values that travel beside the connections of the cluster."""
