@@ -18,7 +18,7 @@ from aiomas._current import CallOptions, Source, current_call, deadline_of
 from aiomas._dispatch import Dispatcher
 from aiomas._loopback import Loopback
 from aiomas.agent import Container
-from aiomas.cluster.batch import Batch, Entry, Piece, Terms, fill, take
+from aiomas.cluster.batch import Batch, BatchTerms, Entry, Piece, fill, take
 from aiomas.codecs import Codec
 from aiomas.exceptions import ConnectionLost, DeadlineExceeded, Outcome
 
@@ -138,7 +138,7 @@ class ClusterContainer(Container):
         source = current_call()._source  # noqa: SLF001 - a container knows its connections
         deadline = current_call().deadline
         own_room = self._room(room)
-        terms = Terms(
+        terms = BatchTerms(
             source=source,  # type: ignore[arg-type]
             codec=_codec_of(source),
             deadline=None if deadline is None else deadline - grace,
