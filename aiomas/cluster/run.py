@@ -214,7 +214,8 @@ def _facts(spec: ClusterSpec) -> dict[str, Any]:
         "driver_pid": os.getpid(),
         "transport": spec.transport,
         "containers": spec.containers,
-        "command": sys.argv,
+        # It is told in JSON, which can have text only.
+        "command": [str(word).encode(errors="replace").decode() for word in sys.argv],
     }
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +73,13 @@ async def test_it_has_a_name_a_directory_and_a_container_of_its_own(world, run_b
     assert [container["index"] for container in world.begun] == [0, 1]
     assert await run.stop(BOUND) == [0, 0]
     assert not run.directory.exists()
+
+
+async def test_a_command_line_that_is_no_text_is_told_as_far_as_it_is(world, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [Path("plant.py"), "a\udcff", "\ud800b"])
+    run = await world.started()
+    facts = json.loads((run.directory / "run.json").read_bytes())
+    assert facts["command"] == ["plant.py", "a?", "?b"]
 
 
 async def test_events_and_lines_come_in_the_loop_of_the_driver(world):
