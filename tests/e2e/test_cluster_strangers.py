@@ -19,7 +19,12 @@ import aiomas
 from aiomas import rpc
 from aiomas.agent import url_of
 from aiomas.cluster import Cluster, ClusterError
-from aiomas.cluster.certificates import PASSPHRASE, RunAuthority, contexts_for_driver
+from aiomas.cluster.certificates import (
+    PASSPHRASE,
+    RunAuthority,
+    contexts_for_driver,
+    driver_credentials,
+)
 from aiomas.codecs import MsgPack
 from pki.store import Root, Store
 from tests.e2e.driver_process import AGENTS
@@ -85,7 +90,8 @@ async def test_another_authority_or_none_at_all_is_refused(tmp_path):
     async with Cluster(1, transport="tls", loop="asyncio") as cluster:
         agent = await cluster.spawn("stranger_agents:Worker")
         ours, mark = ("127.0.0.1", 0), tmp_path / "mark"
-        other = contexts_for_driver(RunAuthority.temporary(cluster.name))
+        authority = RunAuthority.temporary(cluster.name)
+        other = contexts_for_driver(driver_credentials(authority), tmp_path)
         await assert_refused(agent, mark, ours, ssl=other)
         async with aiomas.Container.open(ours, codec=MsgPack) as container:
             with pytest.raises(ConnectionError):
@@ -102,7 +108,7 @@ async def test_runs_of_one_authority_do_not_meet(tmp_path, monkeypatch):
         assert await agent.pid() == cluster.containers[0].pid
         # It has a good certificate, and no token.
         authority = RunAuthority.of_directory(tmp_path / "ca")
-        contexts = contexts_for_driver(authority)
+        contexts = contexts_for_driver(driver_credentials(authority), tmp_path)
         await assert_refused(
             agent, tmp_path / "mark", ("127.0.0.1", 0), ssl=contexts, match="belongs to a cluster"
         )

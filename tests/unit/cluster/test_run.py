@@ -6,10 +6,12 @@ import asyncio
 import dataclasses
 import json
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from aiomas.cluster import certificates
 from aiomas.cluster import run as run_module
 from aiomas.cluster import supervisor as supervisor_module
 from aiomas.cluster.events import EventKind
@@ -103,6 +105,32 @@ async def test_other_transports_have_ports(world, transport):
     assert run.container.base_url.startswith("tcp")
     fields = world.fork.processes[0].calls_of("start")[0][0]
     assert (fields["tls"] is not None) == (transport == "tls")
+
+
+async def test_an_authority_that_others_use_keeps_nobody_waiting(world, monkeypatch):
+    asked, free = threading.Event(), threading.Event()
+    temporary = certificates.RunAuthority.temporary
+
+    def wait(*args, **options):
+        asked.set()
+        assert free.wait(BOUND)
+        return temporary(*args, **options)
+
+    monkeypatch.setattr(certificates.RunAuthority, "temporary", wait)
+    run = world.run(transport="tls")
+    starting = asyncio.create_task(run.start(world.launcher, lambda: None))
+    try:
+        await until(asked.is_set)
+        assert not starting.done()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await run.stop(BOUND)
+        assert not run.directory.exists()
+    finally:
+        free.set()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert not run.directory.exists()
 
 
 async def test_a_directory_that_is_no_authority_is_an_error(world, tmp_path):
