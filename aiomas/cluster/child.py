@@ -11,7 +11,7 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class Surroundings:
     """The directory of the log files."""
     fork: ForkServer
     token: str
-    tls: Sequence[str | None] | None
-    """The paths of an :class:`~aiomas.SSLCerts`."""
+    tls: bool
+    """Whether they use TLS; what they need for it, they have from the fork server."""
     emit: Callable[[ClusterEvent], None]
     echo: Callable[[int, str], None] | None
     """Gets each line of a log, if it is wanted."""

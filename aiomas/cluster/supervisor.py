@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import os
+import shutil
 import signal
 import socket
 import time
@@ -140,13 +141,13 @@ class Supervisor:
             logs=Path(self._facts["log_dir"]),
             fork=self._fork,
             token=token,
-            tls=None if credentials is None else self._keep(credentials),
+            tls=credentials is not None,
             emit=self._emit,
             echo=self._echo if echo else None,
         )
         await self._prepared
-        if self._around.tls is not None:
-            await self._fork.prepare("aiomas.cluster.worker:load_tls", self._around.tls)
+        if credentials is not None:
+            await self._load_tls(credentials)
         self._watch = await watch.serve_watch(
             self._run.path / "watch.sock", self._watched, self._stop_from_outside
         )
@@ -292,16 +293,19 @@ class Supervisor:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return directory
 
-    def _keep(self, credentials: Credentials) -> tuple[str | None, ...]:
-        """Write the host's certificate and key where the containers find them."""
+    async def _load_tls(self, credentials: Credentials) -> None:
+        """Let all containers that are started from now on have the host's certificate and key."""
         from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
 
         assert self._run is not None  # noqa: S101 - the driver has called prepare()
         certificate, trusted, crl = credentials
-        certs = certificates.write_credentials(
-            self._run.path / "tls", self._key, certificate, trusted, crl
-        )
-        return tuple(None if path is None else os.fspath(path) for path in certs)
+        directory = self._run.path / "tls"
+        certs = certificates.write_credentials(directory, self._key, certificate, trusted, crl)
+        paths = [None if path is None else os.fspath(path) for path in certs]
+        try:
+            await self._fork.prepare("aiomas.cluster.worker:load_tls", paths)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)  # nobody reads the files again
 
     async def _status(self, child: Child, timeout: float) -> dict[str, Any]:
         status: dict[str, Any] = {

@@ -34,7 +34,7 @@ from aiomas.cluster.rundir import remove_tree
 from aiomas.codecs import Codec
 from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
 
-_contexts: dict[tuple[str | None, ...], tuple[ssl.SSLContext, ssl.SSLContext]] = {}
+_contexts: list[ssl.SSLContext] = []  # for our server socket, and for client sockets
 _LAST_TIMEOUT = 0.5  # seconds that remain when the process has been told to end
 
 # Who has ended on this machine has closed its connections, and who is busy, be it the driver for a
@@ -52,7 +52,7 @@ def load_tls(tls: Sequence[Any]) -> None:
         tls: the paths of an :class:`~aiomas.SSLCerts`.
     """
     certs = SSLCerts(*tls)
-    _contexts[tuple(tls)] = make_ssl_server_context(*certs), make_ssl_client_context(*certs)
+    _contexts[:] = make_ssl_server_context(*certs), make_ssl_client_context(*certs)
 
 
 class Worker:
@@ -76,21 +76,21 @@ class Worker:
 
         Args:
             fields: ``addr`` (a path, or host and port), ``codec``, ``extra_serializers``,
-                ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (the paths
-                of an :class:`~aiomas.SSLCerts`, or ``None``), ``life`` (how often the container
-                was restarted) and ``awaited`` (the ids of agents that will be made again).
+                ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (whether
+                to use what :func:`load_tls` has loaded), ``life`` (how often the container was
+                restarted) and ``awaited`` (the ids of agents that will be made again).
 
         Returns:
             Its base URL.
         """
-        clock, tls = fields["clock"], fields["tls"]
+        clock = fields["clock"]
         self.container = await ClusterContainer.create(
             fields["addr"],
             sock=self._listening,
             codec=load(fields["codec"]),
             extra_serializers=[load(name) for name in fields["extra_serializers"]],
             clock=None if clock is None else ExternalClock(clock, init_time=fields["time"]),
-            ssl=None if tls is None else _contexts.get(tuple(tls)) or SSLCerts(*tls),
+            ssl=(_contexts[0], _contexts[1]) if fields["tls"] else None,
             token=fields["token"],
             limits=_PATIENT,
             as_coro=True,

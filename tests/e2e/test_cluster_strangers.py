@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 import aiomas
 from aiomas import rpc
 from aiomas.agent import url_of
-from aiomas.cluster import Cluster, ClusterError
+from aiomas.cluster import Cluster, ClusterError, EventKind
 from aiomas.cluster.certificates import (
     PASSPHRASE,
     RunAuthority,
@@ -27,6 +28,7 @@ from aiomas.cluster.certificates import (
 )
 from aiomas.codecs import MsgPack
 from pki.store import Root, Store
+from tests.e2e.clusters import Events
 from tests.e2e.driver_process import AGENTS
 
 pytestmark = pytest.mark.timeout(60)
@@ -113,8 +115,13 @@ async def test_runs_of_one_authority_do_not_meet(tmp_path, monkeypatch):
             agent, tmp_path / "mark", ("127.0.0.1", 0), ssl=contexts, match="belongs to a cluster"
         )
         assert cluster.directory is not None
-        tls = cluster.directory / "tls"
-        assert {path.name for path in tls.iterdir()} > {"key.pem", "certificate.pem"}
+        assert not [path for path in cluster.directory.rglob("*") if path.suffix == ".pem"]
+        # Nor does a container that is started again need one.
+        events = Events(cluster)
+        again = await cluster.spawn("stranger_agents:Worker", respawn=True)
+        os.kill(cluster.containers[0].pid, signal.SIGKILL)
+        await events.get(EventKind.RESTARTED)
+        assert await again.pid() == cluster.containers[0].pid
     # What the run has got is in the index of the authority.
     assert len(Store(tmp_path / "ca").index().issued) >= 2
 
@@ -162,7 +169,7 @@ async def test_files_of_a_run_are_for_this_user_alone():
     finally:
         os.umask(before)
     names = {path.name for path in found}
-    assert names >= {"run.json", "watch.sock", "key.pem", "0.log"}
+    assert names >= {"run.json", "watch.sock", "0.log"}
     for path, mode in modes.items():
         allowed = 0o700 if stat.S_ISDIR(mode) else 0o600
         if not stat.S_ISSOCK(mode):

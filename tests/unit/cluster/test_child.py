@@ -44,7 +44,7 @@ class World:
             logs=directory,
             fork=fork,
             token="secret",
-            tls=None,
+            tls=False,
             emit=self.events.append,
             echo=None,
         )

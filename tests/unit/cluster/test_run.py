@@ -104,7 +104,7 @@ async def test_other_transports_have_ports(world, transport):
     run = await world.started(transport=transport)
     assert run.container.base_url.startswith("tcp")
     fields = world.fork.processes[0].calls_of("start")[0][0]
-    assert (fields["tls"] is not None) == (transport == "tls")
+    assert fields["tls"] == (transport == "tls")
 
 
 async def test_an_authority_that_others_use_keeps_nobody_waiting(world, monkeypatch):

@@ -168,9 +168,12 @@ class TestStart:
         certificate = authority.sign(world.facts["request"], "localhost", certificates.LOOPBACK)
         credentials = certificate, authority.trusted, authority.crl
         await world.call("begin", "secret", credentials, echo=False)
-        paths = fork.processes[0].calls_of("start")[0][0]["tls"]
-        assert fork.prepared == [("aiomas.cluster.worker:load_tls", paths)]
-        assert all(path is None or Path(path).stat().st_mode & 0o777 == 0o600 for path in paths)
+        assert fork.processes[0].calls_of("start")[0][0]["tls"] is True
+        [(function, paths)] = fork.prepared
+        assert function == "aiomas.cluster.worker:load_tls"
+        assert fork.modes == [0o600] * 3
+        # It has loaded them.
+        assert not Path(paths[0]).parent.exists()
 
     async def test_uvloop_is_loaded_before_the_fork(self, world, fork):
         pytest.importorskip("uvloop")
