@@ -218,7 +218,7 @@ class Supervisor:
         """Serve the driver until it is gone or has told us to stop."""
         self._fork = await ForkServer.attach(self._program)
         self._fork.lost.add_done_callback(lambda _: self._fork_server_lost())
-        self._driver = await streams.accept(control, self)
+        self._driver = await streams.accept(control, self, name="the driver")
         self._driver.channel.on_closed(self._end.set)
         parent = asyncio.create_task(self._watch_parent())
         try:

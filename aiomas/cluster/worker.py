@@ -200,7 +200,7 @@ class Worker:
 
     async def run(self, control: socket.socket) -> None:
         """Serve until *control* is closed, or until we are cancelled; then shut down."""
-        self._supervisor = await streams.accept(control, self)
+        self._supervisor = await streams.accept(control, self, name="the supervisor")
         try:
             await self._supervisor.channel.wait_closed()
         finally:
