@@ -435,7 +435,8 @@ class Cluster:
 
         Raises:
             ContainerDied: a container ended.
-            ClusterError: a state could not be had; the message has the traceback.
+            ClusterError: states could not be had, or are too large; the message names the agents
+                and has a traceback.  All others are saved.
         """
         await self._call("checkpoint")
 

@@ -180,7 +180,12 @@ class Supervisor:
     @_reporting
     async def checkpoint(self) -> None:
         """Save the states of all agents that can give them and will be made again."""
-        await _all_or_first_error([child.checkpoint() for child in self._children])
+        results = await asyncio.gather(
+            *(child.checkpoint() for child in self._children), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     @rpc.expose
     @_reporting

@@ -285,7 +285,7 @@ class TestWatch:
         assert event.message == "The cluster plant was told to stop"
         await until(lambda: world.lost == 1)
         assert world.kinds().count(EventKind.LOST) == 1
-        with pytest.raises(ClusterError, match="^The cluster plant was told to stop$"):
+        with pytest.raises(ClusterError, match=r"^The cluster plant was told to stop$"):
             await world.call("status")
 
 
