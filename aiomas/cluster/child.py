@@ -83,6 +83,7 @@ class Child:
         self._began = time.monotonic()
         self._intensity = Intensity(self._spec.restart)
         self._tasks: list[asyncio.Task[None]] = []
+        self._hung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._settled = asyncio.Event()  # whether it is not about to be restarted
         echo = around.echo
         self._log = Log(
@@ -131,11 +132,27 @@ class Child:
             self._watch(lambda: self._notice_hangs(timeout))
 
     async def call(self, method: str, *args: Any, timeout: float | None = None) -> Any:
-        """Call a method of the worker; see :meth:`Life.call`."""
+        """Call a method of the worker; see :meth:`Life.call`.
+
+        Without a *timeout*, nobody waits for a container that hangs.
+        """
         if self._life is None:
             msg = f"Container {self.index} does not run: its state is {self.state!r}"
             raise ContainerDied(msg, self.index, self.exit_code, log=self._log.last_lines)
-        return await self._life.call(method, *args, timeout=timeout)
+        calling = asyncio.ensure_future(self._life.call(method, *args, timeout=timeout))
+        giving_up = [] if timeout is not None else [self._hung]
+        try:
+            await asyncio.wait([calling, *giving_up], return_when=asyncio.FIRST_COMPLETED)
+            if calling.done():
+                return calling.result()
+            msg = (
+                f"Container {self.index} (pid {self.pid}) has not answered for "
+                f"hang_timeout={self._spec.hang_timeout} s: its event loop is blocked, or the "
+                f"process is stopped; whether {method}() was done is not known"
+            )
+            raise ClusterError(msg)
+        finally:
+            calling.cancel()
 
     async def spawn(
         self, target: str, arguments: bytes, *, respawn: bool
@@ -335,6 +352,7 @@ class Child:
 
     def _has_died(self, error: ContainerDied) -> None:
         self._settled.clear()
+        self._not_hung()
         self.state, self.exit_code = "died", error.exit_code
         self._emit(EventKind.DIED, str(error), error)
 
@@ -381,6 +399,7 @@ class Child:
             if life is not self._life:
                 continue
             if answers and self.state == "hung":
+                self._not_hung()
                 self.state = "running"
                 msg = f"Container {self.index} (pid {self.pid}) answers again"
                 self._emit(EventKind.RECOVERED, msg)
@@ -392,6 +411,12 @@ class Child:
                 if self._spec.on_hang == "restart":
                     await life.dump_stacks(STACK_DUMP)
                     await life.kill(why)
+                else:
+                    self._hung.set_result(None)
+
+    def _not_hung(self) -> None:
+        if self._hung.done():
+            self._hung = asyncio.get_running_loop().create_future()
 
     def _emit(
         self, kind: EventKind, message: str, error: ContainerDied | ClusterError | None = None

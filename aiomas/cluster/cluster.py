@@ -88,8 +88,9 @@ class Cluster:
         nice: how much the containers give way to other processes, from 0 to 19.
         memory: bytes that a container may allocate; beyond, allocating raises :exc:`MemoryError`.
         open_files: how many files and connections a container may have open.
-        hang_timeout: seconds in which a container's event loop has to answer; ``None`` for no
-            limit.
+        hang_timeout: seconds in which a container's event loop has to answer, after which
+            :meth:`spawn`, :meth:`checkpoint` and :meth:`set_time` wait for it no longer (they raise
+            :class:`~aiomas.exceptions.ClusterError`); ``None`` for no limit.
         on_hang: what happens to one that does not: ``"report"`` (an event), or ``"restart"``: its
             stacks are written to its log, it is killed, and started again as *restart* says.
         logs: print what containers write, with their index before each line, on the standard error

@@ -417,6 +417,30 @@ class TestHangs:
         assert "did not answer for hang_timeout=0.5 s, and was killed" in died.message
         released.set()
 
+    async def test_nobody_waits_for_one_that_hangs(self, world, fork):
+        child = await world.started(hang_timeout=SHORT)
+        released = asyncio.Event()
+        fork.answers["ping"] = fork.answers["spawn"] = lambda *_: released.wait()
+        message = rf"^Container 1 \(pid {child.pid}\) has not answered for hang_timeout={SHORT} s"
+        with pytest.raises(ClusterError, match=message):
+            await child.spawn("m:A", b"", respawn=True)
+        assert child.state == "hung"
+        with pytest.raises(ClusterError, match=rf"{message}.* whether set_time\(\) was done"):
+            await child.set_time(5)
+        # Who has a limit of his own may ask.
+        assert await child.call("status", timeout=BOUND) == {"agents": 7}
+        fork.answers.clear()
+        released.set()
+        await world.heard(EventKind.RECOVERED)
+        await child.set_time(5)
+
+    async def test_the_next_process_does_not_hang(self, world, fork):
+        child = await world.started(hang_timeout=BOUND)
+        child._hung.set_result(None)
+        fork.processes[0].end(1)
+        await world.heard(EventKind.RESTARTED)
+        await child.set_time(5)
+
     async def test_one_that_is_restarted_is_not_looked_at(self, world, fork):
         child = await world.started(
             hang_timeout=SHORT, restart=RestartPolicy(backoff=0.2, max_backoff=0.2)
