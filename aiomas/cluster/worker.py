@@ -135,7 +135,7 @@ class Worker:
 
     @rpc.expose
     async def restore(
-        self, target: str, arguments: bytes, former: Sequence[Sequence[str]]
+        self, target: str, arguments: bytes, former: Sequence[Sequence[str]], timeout: float
     ) -> list[str]:
         """Make agents again that a former life of this container had, with their states.
 
@@ -144,6 +144,7 @@ class Worker:
             arguments: as in :meth:`spawn`.
             former: for each of them the ids of all that were made with it.  None, if it is not to
                 be made again.
+            timeout: seconds that the making of each may take.
 
         Returns:
             A traceback for each that could not be made again.
@@ -154,10 +155,15 @@ class Worker:
         for (args, kwargs), aids in zip(calls, former, strict=False):
             if not aids:
                 continue
+            bound = asyncio.timeout(timeout)
             try:
-                await self._make(target, load(target), args, kwargs, aids, states)
+                async with bound:
+                    await self._make(target, load(target), args, kwargs, aids, states)
             except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver is told
-                failures.append(traceback.format_exc())
+                failure = traceback.format_exc()
+                if bound.expired():
+                    failure += f"{target} has not made agent {aids[0]!r} again in {timeout} s\n"
+                failures.append(failure)
             finally:
                 self.container.give_up(aids)
         return failures

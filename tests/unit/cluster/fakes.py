@@ -154,8 +154,8 @@ class FakeWorker:
         return await self._answer("take_states", states)
 
     @rpc.expose
-    async def restore(self, target, arguments, former):
-        return await self._answer("restore", target, arguments, former, default=[])
+    async def restore(self, target, arguments, former, timeout):
+        return await self._answer("restore", target, arguments, former, timeout, default=[])
 
     @rpc.expose
     async def checkpoint(self):

@@ -274,7 +274,7 @@ class TestAgents:
         fork.processes[0].end(1)
         await world.heard(EventKind.RESTARTED)
         assert list(fork.processes[1].calls_of("start")[0][0]["awaited"]) == ["5", "6"]
-        [[target, arguments, aids]] = fork.processes[1].calls_of("restore")
+        [[target, arguments, aids, _]] = fork.processes[1].calls_of("restore")
         [[states]] = fork.processes[1].calls_of("take_states")
         assert (target, arguments) == ("m:A", b"arguments")
         assert [list(made) for made in aids] == [["5", "6"], []]
@@ -323,6 +323,32 @@ class TestAgents:
         expected = "An agent could not be made again in container 1:\na traceback"
         assert (event.message, str(event.error)) == (expected, expected)
 
+    async def test_many_may_take_longer_than_one(self, world, fork):
+        child = await world.started(start_timeout=0.5)
+        numbers = [str(number) for number in range(20)]
+        fork.answers["spawn"] = lambda *_: ([(f"fake://{n}", "A", [n]) for n in numbers], None)
+
+        async def restore(*_):
+            await asyncio.sleep(1.2)
+            return []
+
+        fork.answers["restore"] = restore
+        await child.spawn("m:A", b"", respawn=True)
+        fork.processes[0].end(1)
+        await world.heard(EventKind.RESTARTED)
+        assert world.kinds.count(EventKind.DIED) == 1
+
+    async def test_one_whose_making_blocks_does_not_hold_it_up_for_ever(self, world, fork):
+        child = await world.started(start_timeout=0.5)
+        numbers = [str(number) for number in range(1000)]
+        fork.answers["spawn"] = lambda *_: ([(f"fake://{n}", "A", [n]) for n in numbers], None)
+        fork.answers["restore"] = fork.answers["ping"] = never
+        await child.spawn("m:A", b"", respawn=True)
+        fork.processes[0].end(1)
+        await world.heard(EventKind.DIED, count=2)
+        died = [event for event in world.events if event.kind is EventKind.DIED]
+        assert "has not answered for 0.5 s while m:A made its agents again" in died[1].message
+
     async def test_one_whose_making_hangs_does_not_hold_it_up_for_ever(self, world, fork):
         child = await world.started()
         child._spec = dataclasses.replace(child._spec, start_timeout=0.5)
@@ -331,7 +357,7 @@ class TestAgents:
         await child.spawn("m:A", b"", respawn=True)
         fork.processes[0].end(1)
         await world.heard(EventKind.DIED, count=2)
-        assert "has not answered restore() within 0.5 s" in world.events[-1].message or (
+        assert "has not answered restore() within 1.0 s" in world.events[-1].message or (
             world.kinds[-1] is EventKind.RESTARTING
         )
 

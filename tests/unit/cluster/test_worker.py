@@ -55,6 +55,13 @@ class Plain(aiomas.Agent):
     pass
 
 
+async def wait(container, value):
+    agent = Plant(container, value)
+    if value == "wait":
+        await asyncio.get_running_loop().create_future()
+    return agent
+
+
 async def grow(container, value):
     await asyncio.sleep(0)
     return Plant(container, value)
@@ -270,7 +277,7 @@ class TestStates:
         await world.call("take_states", {"5": MsgPack().encode("new")})
         await world.call("take_states", {"8": MsgPack().encode("bad")})
         failures = await world.call(
-            "restore", f"{HERE}:Plant", arguments, [["3"], [], ["5"], ["8"]]
+            "restore", f"{HERE}:Plant", arguments, [["3"], [], ["5"], ["8"]], BOUND
         )
         [failure] = failures
         assert failure.endswith("LookupError: a bad state\n")
@@ -279,14 +286,23 @@ class TestStates:
     async def test_one_that_cannot_be_made_again_is_told(self, world):
         await world.start(life=1, awaited=["3", "4"])
         arguments = MsgPack().encode([[["bad"], {}], [[7], {}]])
-        failures = await world.call("restore", f"{HERE}:Plant", arguments, [["3"], ["4"]])
+        failures = await world.call("restore", f"{HERE}:Plant", arguments, [["3"], ["4"]], BOUND)
         assert [failure.splitlines()[-1] for failure in failures] == ["LookupError: a bad value"]
         assert world.agents["4"].value == 7
+
+    async def test_one_whose_making_takes_too_long_does_not_hold_up_the_others(self, world):
+        await world.start(life=1, awaited=["3", "4"])
+        arguments = MsgPack().encode([[["wait"], {}], [[7], {}]])
+        [failure] = await world.call("restore", f"{HERE}:wait", arguments, [["3"], ["4"]], 0.2)
+        assert failure.endswith(
+            f"TimeoutError\n{HERE}:wait has not made agent '3' again in 0.2 s\n"
+        )
+        assert list(world.agents) == ["4"]
 
     async def test_what_made_them_may_not_be_there_any_more(self, world):
         await world.start(life=1, awaited=["3"])
         arguments = MsgPack().encode([[[], {}]])
-        [failure] = await world.call("restore", "no_such:Plant", arguments, [["3"]])
+        [failure] = await world.call("restore", "no_such:Plant", arguments, [["3"]], BOUND)
         assert "no_such" in failure
 
 
