@@ -160,6 +160,7 @@ class Child:
         """Make agents; see :meth:`aiomas.cluster.worker.Worker.spawn`."""
         with self._records.adding():
             made, failure = await self.call("spawn", target, arguments)
+            self._records.note(aid for _, _, aids in made for aid in aids)
             if respawn:
                 agents = [(url.rpartition("/")[2], aids) for url, _, aids in made]
                 self._records.add(target, arguments, agents)
@@ -291,6 +292,7 @@ class Child:
             "tls": self._around.tls,
             "life": self.restarts,
             "awaited": self._records.awaited,
+            "chosen": self._records.chosen,
         }
 
     async def _keep_alive(self) -> None:

@@ -25,6 +25,7 @@ class Records:
         self._records: list[Record] = []
         self._made: dict[str, list[str]] = {}  # by the id of the agent that was asked for
         self._states: dict[str, bytes] = {}
+        self._chosen: set[str] = set()
         self._adding = 0
         self._ended: set[str] = set()  # while some are being added
 
@@ -32,6 +33,15 @@ class Records:
     def awaited(self) -> list[str]:
         """The ids of all agents that will be made again."""
         return [aid for made in self._made.values() for aid in made]
+
+    @property
+    def chosen(self) -> list[str]:
+        """All ids but numbers that there were, as far as we have heard of them."""
+        return sorted(self._chosen)
+
+    def note(self, aids: Iterable[str]) -> None:
+        """Remember the ids of agents, so that no other agent gets one of them."""
+        self._chosen.update(aid for aid in aids if not _is_number(aid))
 
     @contextlib.contextmanager
     def adding(self) -> Iterator[None]:
@@ -63,6 +73,7 @@ class Records:
 
     def forget(self, aid: str) -> None:
         """Do not make an agent again: it has ended by itself."""
+        self.note([aid])
         self._states.pop(aid, None)
         if self._adding:
             self._ended.add(aid)
@@ -85,3 +96,8 @@ class Records:
         return {
             aid: self._states[aid] for made in record.aids for aid in made if aid in self._states
         }
+
+
+def _is_number(aid: str) -> bool:
+    """Whether a container may have given this id; each of its lives has numbers of its own."""
+    return aid.isdecimal() and str(int(aid)) == aid

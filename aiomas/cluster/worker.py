@@ -81,7 +81,8 @@ class Worker:
             fields: ``addr`` (a path, or host and port), ``codec``, ``extra_serializers``,
                 ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (the paths
                 of an :class:`~aiomas.SSLCerts`, or ``None``), ``life`` (how often the container
-                was restarted) and ``awaited`` (the ids of agents that will be made again).
+                was restarted), ``awaited`` (the ids of agents that will be made again) and
+                ``chosen`` (ids that agents of former lives have chosen).
 
         Returns:
             Its base URL.
@@ -99,7 +100,7 @@ class Worker:
             as_coro=True,
         )
         # Nothing has been served yet: we have not let go of the event loop since it was bound.
-        self.container.begin_life(fields["life"], fields["awaited"])
+        self.container.begin_life(fields["life"], fields["awaited"], fields["chosen"])
         self._codec = self.container.portable_codec()
         self.container.on_removed(self._forget)
         state.keep_with(self._codec, self._save)

@@ -312,6 +312,14 @@ class TestAgents:
         await world.heard(EventKind.RESTARTED)
         assert fork.processes[1].calls_of("restore") == []
 
+    async def test_ids_that_they_had_chosen_are_known_to_the_next_process(self, world, fork):
+        child = await world.started()
+        fork.answers["spawn"] = lambda *_: ([("fake://boss", "A", ["boss", "7", "aide"])], None)
+        await child.spawn("m:A", b"", respawn=False)
+        fork.processes[0].end(1)
+        await world.heard(EventKind.RESTARTED)
+        assert list(fork.processes[1].calls_of("start")[0][0]["chosen"]) == ["aide", "boss"]
+
     async def test_one_that_cannot_be_made_again_is_told(self, world, fork):
         child = await world.started()
         fork.answers["spawn"] = lambda *_: ([("fake://container/5", "A", ["5"])], None)

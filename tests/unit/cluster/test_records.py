@@ -84,3 +84,13 @@ def test_the_end_of_others_is_not_remembered_for_longer_than_one_is_added():
         pass
     records.add("m:A", b"a", [("0", ["0"])])
     assert records.awaited == ["0"]
+
+
+def test_ids_that_were_chosen_are_remembered_for_ever():
+    records = Records()
+    records.note(["boss", "5", "007"])
+    records.forget("boss")
+    records.forget("aide")
+    records.forget("6")
+    records.plan()
+    assert records.chosen == ["007", "aide", "boss"]

@@ -32,6 +32,7 @@ FIELDS: dict[str, Any] = {
     "tls": None,
     "life": 0,
     "awaited": [],
+    "chosen": [],
 }
 
 
@@ -60,6 +61,10 @@ async def wait(container, value):
     if value == "wait":
         await asyncio.get_running_loop().create_future()
     return agent
+
+
+def named(container, aid):
+    return Plain(container, aid=aid)
 
 
 async def grow(container, value):
@@ -298,6 +303,13 @@ class TestStates:
             f"TimeoutError\n{HERE}:wait has not made agent '3' again in 0.2 s\n"
         )
         assert list(world.agents) == ["4"]
+
+    async def test_ids_that_others_had_chosen_are_not_given_again(self, world):
+        await world.start(life=1, awaited=["boss"], chosen=["boss", "guard"])
+        arguments = MsgPack().encode([[["boss"], {}]])
+        assert not await world.call("restore", f"{HERE}:named", arguments, [["boss"]], BOUND)
+        _, failure = await world.spawn("named", ["guard"])
+        assert "'guard' was the id of another agent" in failure
 
     async def test_what_made_them_may_not_be_there_any_more(self, world):
         await world.start(life=1, awaited=["3"])
