@@ -102,6 +102,10 @@ class Supervisor:
             "started": time.time(),
             "log_dir": str(self._log_directory(self._run.path)),
         }
+        # Who finds the run can ask it, however long it takes until there are containers.
+        self._watch = await watch.serve_watch(
+            self._run.path / watch.SOCKET, self._watched, self._stop_from_outside
+        )
         self._run.publish(self._facts)
         set_title(f"aiomas {self._run.name}/supervisor")
         await self._fork.tidy_up(self._run.path)
@@ -147,9 +151,6 @@ class Supervisor:
         await self._prepared
         if self._around.tls is not None:
             await self._fork.prepare("aiomas.cluster.worker:load_tls", self._around.tls)
-        self._watch = await watch.serve_watch(
-            self._run.path / "watch.sock", self._watched, self._stop_from_outside
-        )
         self._children = [Child(index, self._around) for index in range(spec.containers)]
         await _all_or_first_error([child.start() for child in self._children])
         return [{"index": c.index, "pid": c.pid, "url": c.url} for c in self._children]

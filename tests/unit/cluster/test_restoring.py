@@ -28,6 +28,7 @@ class FakeLife:
         if method == "restore":
             await asyncio.sleep(self.restoring)
             return [f"failure of {args[0]}"]
+        return None
 
     async def answers(self, timeout):
         return self._answers

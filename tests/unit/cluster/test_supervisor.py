@@ -289,6 +289,28 @@ class TestWatch:
             await world.call("status")
 
 
+    async def test_it_answers_while_it_is_started(self, world):
+        await world.prepared()
+        [run] = rundir.running()
+        async with watch.Watch(run) as watching:
+            status = await watching.status()
+            assert (status["facts"]["name"], list(status["containers"])) == ("plant", [])
+            await watching.stop()
+        await until(lambda: world.lost == 1)
+        with pytest.raises(ClusterError, match=r"^The cluster plant was told to stop$"):
+            await world.call("begin", "secret", None, echo=False)
+
+    async def test_it_can_be_stopped_while_containers_start(self, world, fork):
+        fork.answers["start"] = never
+        starting = asyncio.create_task(world.begun())
+        await until(lambda: len(fork.processes) == 2)
+        [run] = rundir.running()
+        async with watch.Watch(run) as watching:
+            await watching.stop()
+        with pytest.raises(ClusterError, match=r"^The cluster plant was told to stop$"):
+            await starting
+
+
 class TestEnd:
     async def test_it_stops_all_and_says_how_they_ended(self, world, fork):
         await world.begun()
