@@ -94,7 +94,7 @@ class Cluster:
         on_hang: what happens to one that does not: ``"report"`` (an event), or ``"restart"``: its
             stacks are written to its log, it is killed, and started again as *restart* says.
         logs: print what containers write, with their index before each line, on the standard error
-            stream.
+            stream.  What is more than can be printed is left out there.
         log_dir: where the files with what containers write are kept; by default in the directory
             of the run, which vanishes with it.
         log_bytes: the size at which a log file is put aside and a new one begun.

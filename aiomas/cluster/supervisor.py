@@ -21,6 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from aiomas import rpc
 from aiomas.cluster import streams, watch
 from aiomas.cluster.child import Child, Surroundings
+from aiomas.cluster.echo import Echo
 from aiomas.cluster.environment import set_title
 from aiomas.cluster.events import ClusterEvent, EventKind, error_content
 from aiomas.cluster.info import LOCALHOST
@@ -77,6 +78,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._loads: dict[int, tuple[int, float, float]] = {}  # pid, seconds of CPU, when
         self._watch: Any = None
+        self._echo = Echo(self._log)
         self._end = asyncio.Event()
         self._tidy: asyncio.Task[None] | None = None
 
@@ -146,7 +148,7 @@ class Supervisor:
             token=token,
             tls=None if credentials is None else self._keep(credentials),
             emit=self._emit,
-            echo=self._echo if echo else None,
+            echo=self._echo.take if echo else None,
         )
         await self._prepared
         if self._around.tls is not None:
@@ -250,10 +252,12 @@ class Supervisor:
             if self._run is not None:
                 self._run.remove()
             await self._fork.close(_FORK_TIMEOUT)
+            self._echo.close()
             await asyncio.wait({stopping}, timeout=_HURRY)
 
     async def _stop_children(self, timeout: float) -> None:
         await asyncio.gather(*(child.stop(timeout) for child in self._children))
+        await self._echo.flush(_HURRY)
 
     async def _watch_parent(self) -> None:
         """End when the driver has, also if somebody else still holds its end of the stream."""
@@ -289,9 +293,8 @@ class Supervisor:
         if self._driver.channel.is_open:
             rpc.with_options(self._driver.remote.event, one_way=True)(event.content())
 
-    def _echo(self, index: int, line: str) -> None:
-        if self._driver.channel.is_open:
-            rpc.with_options(self._driver.remote.log, one_way=True)(index, line)
+    async def _log(self, index: int, lines: list[str]) -> None:
+        await self._driver.remote.log(index, lines)
 
     def _log_directory(self, run: Path) -> Path:
         directory = run / "logs" if self._spec.log_dir is None else Path(self._spec.log_dir)

@@ -159,8 +159,12 @@ class TestStart:
     async def test_logs_are_kept_where_they_are_wanted(self, world, fork, tmp_path):
         await world.begun(echo=True, log_dir=str(tmp_path / "new" / "logs"))
         fork.processes[1].write("a line\n")
+        fork.processes[1].write("an")
         await until(lambda: world.lines == [(1, "a line")])
-        assert (tmp_path / "new" / "logs" / "1.log").read_text() == "a line\n"
+        fork.processes[1].write("other")
+        assert list(await world.call("stop", BOUND)) == [0, 0]
+        assert (tmp_path / "new" / "logs" / "1.log").read_text() == "a line\nanother"
+        assert world.lines == [(1, "a line"), (1, "another")]
 
     async def test_a_host_has_its_key_and_a_certificate_for_it(self, world, fork):
         await world.prepared(transport="tls")
@@ -288,7 +292,6 @@ class TestWatch:
         with pytest.raises(ClusterError, match=r"^The cluster plant was told to stop$"):
             await world.call("status")
 
-
     async def test_it_answers_while_it_is_started(self, world):
         await world.prepared()
         [run] = rundir.running()
@@ -345,7 +348,8 @@ class TestEnd:
         await world.connected()
         supervisor = world.launcher.supervisor
         await world.host.close(BOUND)
-        supervisor._echo(0, "a line")
+        supervisor._echo.take(0, "a line")
+        await supervisor._echo.flush(BOUND)
         supervisor._emit(None)
         supervisor._fork_server_lost()  # it had ended before
 
