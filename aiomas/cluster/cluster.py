@@ -95,8 +95,8 @@ class Cluster:
             stacks are written to its log, it is killed, and started again as *restart* says.
         logs: print what containers write, with their index before each line, on the standard error
             stream.  What is more than can be printed is left out there.
-        log_dir: where the files with what containers write are kept; by default in the directory
-            of the run, which vanishes with it.
+        log_dir: where the files with what containers write are kept, in a folder with the name of
+            the run; by default in the directory of the run, which vanishes with it.
         log_bytes: the size at which a log file is put aside and a new one begun.
         log_backups: how many such files are kept for each container.
         progress: show how far the start and long spawns have come, on a terminal.

@@ -297,7 +297,9 @@ class Supervisor:
         await self._driver.remote.log(index, lines)
 
     def _log_directory(self, run: Path) -> Path:
-        directory = run / "logs" if self._spec.log_dir is None else Path(self._spec.log_dir)
+        wanted = self._spec.log_dir
+        # Clusters that run at the same time may be told to use the same one.
+        directory = run / "logs" if wanted is None else Path(wanted, run.name)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return directory
 

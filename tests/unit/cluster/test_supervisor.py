@@ -163,7 +163,7 @@ class TestStart:
         await until(lambda: world.lines == [(1, "a line")])
         fork.processes[1].write("other")
         assert list(await world.call("stop", BOUND)) == [0, 0]
-        assert (tmp_path / "new" / "logs" / "1.log").read_text() == "a line\nanother"
+        assert (tmp_path / "new" / "logs" / "plant" / "1.log").read_text() == "a line\nanother"
         assert world.lines == [(1, "a line"), (1, "another")]
 
     async def test_a_host_has_its_key_and_a_certificate_for_it(self, world, fork):
