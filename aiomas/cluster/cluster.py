@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from aiomas._limits import Limits
 from aiomas.agent import Agent, Container, url_of
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
@@ -24,7 +25,7 @@ from aiomas.cluster.placement import RoundRobin, Strategy, chooser
 from aiomas.cluster.progress import Progress
 from aiomas.cluster.run import Run
 from aiomas.cluster.spawning import Arguments, Spawner, arguments_of
-from aiomas.cluster.spec import ClusterSpec, RestartPolicy, clock_date, environments
+from aiomas.cluster.spec import PATIENT, ClusterSpec, RestartPolicy, clock_date, environments
 from aiomas.codecs import Codec
 from aiomas.exceptions import ClusterError, ContainerDied, SpawnError
 from aiomas.rpc import Proxy
@@ -103,6 +104,9 @@ class Cluster:
         start_timeout: seconds until all containers must answer.
         stop_timeout: seconds that containers get to end, before they are terminated and, after
             the same time again, killed.
+        limits: those of the connections between containers, ours included; by default those of
+            :class:`~aiomas.Limits` without *heartbeat* and *write_timeout*, since whoever is busy
+            on this machine is not dead.
 
     Raises:
         ValueError: a parameter has a value that it cannot have.
@@ -139,6 +143,7 @@ class Cluster:
         progress: bool = False,
         start_timeout: float = 60.0,
         stop_timeout: float = 10.0,
+        limits: Limits | None = None,
     ) -> None:
         if sys.platform == "win32":
             msg = "aiomas.cluster needs a POSIX system, Windows is none"
@@ -168,6 +173,7 @@ class Cluster:
             log_backups=log_backups,
             start_timeout=start_timeout,
             stop_timeout=stop_timeout,
+            limits=PATIENT if limits is None else limits,
         )
         if pki is not None and transport != "tls":
             msg = f"pki={os.fspath(pki)!r} needs transport='tls', got transport={transport!r}"
