@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from aiomas.agent import Agent, Container, url_of
+from aiomas.agent import Agent, Container
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
 from aiomas.cluster.fanout import CONCURRENCY, map_calls, starmap_calls
@@ -19,37 +17,21 @@ from aiomas.cluster.info import ContainerInfo
 from aiomas.cluster.launchers.base import Launcher
 from aiomas.cluster.launchers.local import LocalLauncher
 from aiomas.cluster.listening import Callback, Listeners
-from aiomas.cluster.naming import codec_name, importable_name, serializer_names
+from aiomas.cluster.naming import importable_name
 from aiomas.cluster.placement import RoundRobin, Strategy, chooser
 from aiomas.cluster.progress import Progress
+from aiomas.cluster.roster import Roster
 from aiomas.cluster.run import Run
 from aiomas.cluster.spawning import Arguments, Spawner, arguments_of
-from aiomas.cluster.spec import ClusterSpec, RestartPolicy, clock_date, environments
+from aiomas.cluster.spec import ClusterSpec, RestartPolicy
 from aiomas.codecs import Codec
-from aiomas.exceptions import ClusterError, ContainerDied, SpawnError
+from aiomas.exceptions import ClusterError, SpawnError
 from aiomas.rpc import Proxy
 
 _MARGIN = 2.0  # seconds that the supervisor may be late to what its containers have
 
 Placement = str | int | Proxy | Strategy
 """Where agents are made; see :meth:`Cluster.spawn`."""
-
-_STATES = {
-    EventKind.STARTED: "running",
-    EventKind.DIED: "died",
-    EventKind.RESTARTING: "restarting",
-    EventKind.RESTARTED: "running",
-    EventKind.FAILED: "failed",
-    EventKind.HUNG: "hung",
-    EventKind.RECOVERED: "running",
-}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Named:
-    proxy: Any
-    index: int
-    respawn: bool
 
 
 class Cluster:
@@ -142,39 +124,13 @@ class Cluster:
         if sys.platform == "win32":
             msg = "aiomas.cluster needs a POSIX system, Windows is none"
             raise OSError(msg)
-        self._spec = ClusterSpec(
-            containers=containers,
-            transport=transport,
-            codec=codec_name(codec),
-            extra_serializers=serializer_names(extra_serializers),
-            loop=loop,
-            clock=None if clock is None else clock_date(clock),
-            restart=restart,
-            preload=(preload,) if isinstance(preload, str) else tuple(preload),
-            name=name,
-            seed=seed,
-            port=port,
-            env=environments(env),
-            cwd=_absolute(cwd),
-            pin=pin,
-            nice=nice,
-            memory=memory,
-            open_files=open_files,
-            hang_timeout=hang_timeout,
-            on_hang=on_hang,
-            log_dir=_absolute(log_dir),
-            log_bytes=log_bytes,
-            log_backups=log_backups,
-            start_timeout=start_timeout,
-            stop_timeout=stop_timeout,
-        )
+        # Each parameter is a field of the spec, but for those of the driver alone.
+        self._spec = ClusterSpec.of_parameters(locals())
         if pki is not None and transport != "tls":
             msg = f"pki={os.fspath(pki)!r} needs transport='tls', got transport={transport!r}"
             raise ValueError(msg)
         self.container: Container
         """The driver's own container, on the same transport as the others."""
-        self.containers: list[ContainerInfo] = []
-        """The containers, in the order of their indices."""
         self._launcher = launcher or LocalLauncher()
         self._progress = progress
         self._run = Run(self._spec, pki, self._took, _print_log if logs else None)
@@ -184,8 +140,7 @@ class Cluster:
         self._starting: Progress | None = None
         self._stopping = False
         self._round_robin = RoundRobin()
-        self._names: dict[str, _Named] = {}
-        self._taken: set[str] = set()  # names, of agents that are being made, too
+        self._roster = Roster()
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
@@ -210,6 +165,11 @@ class Cluster:
     async def __aexit__(self, *exc_info: object) -> None:
         self._check_loop()
         await self._stop()
+
+    @property
+    def containers(self) -> list[ContainerInfo]:
+        """The containers, in the order of their indices."""
+        return self._roster.containers
 
     @property
     def name(self) -> str:
@@ -260,16 +220,13 @@ class Cluster:
         calls: list[Arguments] = [(args, kwargs)]
         if name is None:
             return (await self._spawn_all(target, calls, placement, respawn=respawn))[0]
-        if name in self._taken:
-            msg = f"There is an agent with the name {name!r} already"
-            raise ValueError(msg)
-        self._taken.add(name)
+        self._roster.claim(name)
         try:
             [proxy] = await self._spawn_all(target, calls, placement, respawn=respawn)
         except BaseException:
-            self._taken.discard(name)
+            self._roster.release(name)
             raise
-        self._names[name] = _Named(proxy, self._index_of(proxy), respawn)
+        self._roster.give(name, proxy, respawn=respawn)
         return proxy
 
     async def spawn_many(
@@ -307,14 +264,7 @@ class Cluster:
         Raises:
             LookupError: there is none, or it ended with its container.
         """
-        try:
-            return self._names[name].proxy
-        except KeyError:
-            ended = " any more: its container ended" if name in self._taken else ""
-            msg = (
-                f"There is no agent with the name {name!r}{ended}; there are: {sorted(self._names)}"
-            )
-            raise LookupError(msg) from None
+        return self._roster.find(name)
 
     async def map(
         self,
@@ -452,15 +402,14 @@ class Cluster:
         return self._listeners.iterate()
 
     async def _start(self) -> None:
-        self.containers = [ContainerInfo(index) for index in range(self._spec.containers)]
+        self._roster.begin(self._spec.containers)
         with self._bar("Starting containers") as bar:
             bar.started(len(self.containers))
             self._starting = bar
             begun = await self._run.start(self._launcher, self._lost)
             container = self._run_container()
             self.container = container
-            for info, content in zip(self.containers, begun, strict=True):
-                info.pid, info.url = content["pid"], content["url"]
+            self._roster.began(begun)
             # They are up when they have answered where others will reach them.
             await asyncio.gather(*(container.ping(info.url) for info in self.containers))
             self._starting = None
@@ -471,10 +420,7 @@ class Cluster:
         try:
             exit_codes = await self._run.stop(self._spec.stop_timeout)
         finally:
-            # There are none if the supervisor was gone.
-            for info, exit_code in itertools.zip_longest(self.containers, exit_codes):
-                if info.state not in {"died", "failed"}:
-                    info.state, info.exit_code = "stopped", exit_code
+            self._roster.end(exit_codes)
             self._listeners.close()
 
     def _run_container(self) -> Any:
@@ -508,7 +454,7 @@ class Cluster:
         name = target if isinstance(target, str) else importable_name(target)
         container = self._run_container()
         choose = chooser(placement, self.containers, self._round_robin)
-        running = [info for info in self.containers if info.state == "running"]
+        running = self._roster.running()
         if not running:
             msg = "No container of this cluster runs"
             raise SpawnError(msg)
@@ -523,42 +469,14 @@ class Cluster:
     def _bar(self, description: str) -> Progress:
         return Progress(description, shown=None if self._progress else False)
 
-    def _index_of(self, proxy: Any) -> int:
-        base_url = _base_url(proxy)
-        return next(info.index for info in self.containers if info.url == base_url)
-
     def _took(self, event: ClusterEvent) -> None:
         """Take an event from the supervisor."""
-        if event.index is not None:
-            self._update(self.containers[event.index], event)
+        self._roster.take(event)
         if event.kind is EventKind.LOST:
             self._gone = event.message
-            for info in self.containers:
-                if info.state not in {"died", "failed"}:
-                    info.state = "died"
-        self._listeners.tell(event)
-
-    def _update(self, info: ContainerInfo, event: ClusterEvent) -> None:
-        info.state = _STATES.get(event.kind, info.state)
-        if event.kind is EventKind.STARTED and self._starting is not None:
+        elif event.kind is EventKind.STARTED and self._starting is not None:
             self._starting.advance()
-        if event.kind in {EventKind.STARTED, EventKind.RESTARTED}:
-            info.pid = event.pid or 0
-        if event.kind is EventKind.DIED:
-            assert isinstance(event.error, ContainerDied)  # noqa: S101 - it always has one
-            info.exit_code = event.error.exit_code
-            info.agents = info.respawned
-            self._forget_names(info.index, respawned=False)
-        elif event.kind is EventKind.RESTARTED:
-            info.restarts += 1
-        elif event.kind is EventKind.FAILED:
-            info.agents = info.respawned = 0
-            self._forget_names(info.index, respawned=True)
-
-    def _forget_names(self, index: int, *, respawned: bool) -> None:
-        for name, named in list(self._names.items()):
-            if named.index == index and (respawned or not named.respawn):
-                del self._names[name]
+        self._listeners.tell(event)
 
     def _lost(self) -> None:
         """Note that the supervisor is gone."""
@@ -571,14 +489,6 @@ class Cluster:
         if self._gone is None:  # or the supervisor has told why itself, before it ended
             self._took(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
         await self._run.clean_up()
-
-
-def _absolute(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())
-
-
-def _base_url(proxy: Any) -> str:
-    return url_of(proxy).rpartition("/")[0] + "/"
 
 
 def _print_log(index: int, line: str) -> None:
