@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from aiomas.agent import Agent, Container
 from aiomas.clocks import ExternalClock
-from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
+from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content, together
 from aiomas.cluster.fanout import CONCURRENCY, map_calls, starmap_calls
 from aiomas.cluster.info import ContainerInfo
 from aiomas.cluster.launchers.base import Launcher
@@ -361,22 +361,33 @@ class Cluster:
     async def set_time(self, time: float) -> None:
         """Set the external clocks of all containers, and return when all have the new time.
 
+        If some of them fail, all others have the time, our own container too, so that one can go
+        on with a later time.  Containers that have been given up before (their state is
+        ``"failed"``) are left out, without an error.
+
         Args:
             time: in seconds; later than the current time.
 
         Raises:
             ValueError: the cluster was started without ``clock=``, or *time* is not later.
-            ContainerDied: a container ended; all others have the time.
-            ClusterError: a container could not set its clock; the message has the traceback.
+            ContainerDied: a container ended.
+            ClusterError: a container could not set its clock; the message has the traceback.  If
+                several failed, this is about the first one, and its notes about the others.
         """
+        clock = self._run_container().clock
         if self._spec.clock is None:
             msg = "This cluster runs in real time; start it with Cluster(..., clock=<date>)"
             raise ValueError(msg)
-        clock = self._run_container().clock
         assert isinstance(clock, ExternalClock)  # noqa: S101 - for the type checker
-        clock.set_time(time)
-        for content in await self._call("set_time", time):
-            raise error_of_content(content)
+        if not time > clock.time():
+            msg = f"The time can only be set forward: it is {clock.time()} s, got {time} s"
+            raise ValueError(msg)
+        given_up = {info.index for info in self.containers if info.state == "failed"}
+        contents = await self._call("set_time", time)
+        clock.set_time(time)  # last, so that it can be repeated if we are cancelled
+        errors = [error_of_content(c) for c in contents if c.get("index") not in given_up]
+        if errors:
+            raise together(errors)
 
     async def checkpoint(self) -> None:
         """Save the states of all agents that have a method ``get_state()``.

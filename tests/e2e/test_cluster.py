@@ -560,6 +560,19 @@ class TestTimeAndStatus:
             with pytest.raises(ClusterError, match=r"(?s)Container 0 .*forward"):
                 await cluster.set_time(5)
 
+    async def test_of_several_that_fail_each_is_named(self, folder):
+        async with Cluster(3, loop="asyncio", clock="2020-01-01") as cluster:
+            agents = [await cluster.spawn("cluster_agents:Worker", placement=n) for n in range(3)]
+            for agent in agents[:2]:
+                await agent.set_own_clock(10)
+            with pytest.raises(ClusterError, match=r"(?s)Container 0 .*forward") as caught:
+                await cluster.set_time(5)
+            [note] = caught.value.__notes__
+            assert note.startswith("And ClusterError: Container 1 ")
+            assert [(await agent.time())[0] for agent in agents] == [10, 10, 5]
+            await cluster.set_time(11)
+            assert [(await agent.time())[0] for agent in agents] == [11, 11, 11]
+
 
 class TestWhatComesBack:
     async def test_agents_come_back_with_their_ids_and_states_and_events_tell_of_it(self, folder):
