@@ -214,6 +214,7 @@ class Cluster:
             SpawnError: the agent could not be made; the message has the traceback.
             ContainerDied: its container ended.
             ClusterError: the cluster does not run any more.
+            SerializationError: the arguments cannot be encoded.
             ValueError: *target* is a class or function that other processes cannot import, or
                 *name* is taken.
         """
@@ -250,9 +251,13 @@ class Cluster:
             A proxy for each agent, in the order of *arguments*.
 
         Raises:
-            SpawnError: an agent could not be made; ``spawned`` has proxies for those that were.
+            SpawnError: an agent could not be made, or the cluster ended meanwhile; ``spawned`` has
+                proxies for those that were made.  If there are errors in several containers, notes
+                of the first one tell of the others.
             ContainerDied: a container ended; it has ``spawned`` as well.
             ClusterError: the cluster does not run any more.
+            SerializationError: arguments cannot be encoded; a note says for which agent they are,
+                and none was made.
             ValueError: *target* is a class or function that other processes cannot import.
             TypeError: *arguments* has something else in it.
         """
