@@ -198,7 +198,8 @@ class Cluster:
                 agent, or the name of one: ``"module:Class"`` or ``"/path/file.py:Class"``.
             args: go to it, after the container; they pass through the cluster's codec.  Agents of
                 our own container and proxies may be among them, and arrive as proxies.
-            name: a name for :meth:`find`.
+            name: a name for :meth:`find`; others can have it when the agent has ended with its
+                container.
             respawn: make it again, with the same id and arguments, if its container is started
                 again; see :func:`~aiomas.cluster.checkpoint` for its state.
             placement: ``"round-robin"``; ``"least-loaded"``, where there are the fewest agents
@@ -219,16 +220,14 @@ class Cluster:
                 *name* is taken.
         """
         calls: list[Arguments] = [(args, kwargs)]
-        if name is None:
-            return (await self._spawn_all(target, calls, placement, respawn=respawn))[0]
-        self._roster.claim(name)
+        if name is not None:
+            self._roster.claim(name)
         try:
-            [proxy] = await self._spawn_all(target, calls, placement, respawn=respawn)
-        except BaseException:
-            self._roster.release(name)
-            raise
-        self._roster.give(name, proxy, respawn=respawn)
-        return proxy
+            proxies = await self._spawn_all(target, calls, placement, respawn=respawn, name=name)
+        finally:
+            if name is not None:
+                self._roster.release(name)
+        return proxies[0]
 
     async def spawn_many(
         self,
@@ -465,9 +464,15 @@ class Cluster:
         return await self._run.call(method, *args, timeout=timeout)
 
     async def _spawn_all(
-        self, target: Any, calls: Sequence[Arguments], placement: Placement, *, respawn: bool
+        self,
+        target: Any,
+        calls: Sequence[Arguments],
+        placement: Placement,
+        *,
+        respawn: bool,
+        name: str | None = None,
     ) -> list[Any]:
-        name = target if isinstance(target, str) else importable_name(target)
+        target = target if isinstance(target, str) else importable_name(target)
         container = self._run_container()
         choose = chooser(placement, self.containers, self._round_robin)
         running = self._roster.running()
@@ -480,7 +485,11 @@ class Cluster:
         with self._bar("Spawning agents") as bar:
             bar.started(len(calls))
             spawner = Spawner(container, container.portable_codec(), self._call, bar.advance)
-            return await spawner.spawn(name, calls, running, choose, respawn=respawn)
+            proxies = await spawner.spawn(target, calls, running, choose, respawn=respawn)
+        if name is not None:
+            [(index, pid)] = spawner.processes.items()
+            self._roster.give(name, proxies[0], index, pid, respawn=respawn)
+        return proxies
 
     def _bar(self, description: str) -> Progress:
         return Progress(description, shown=None if self._progress else False)

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from aiomas.agent import url_of
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.info import ContainerInfo
 from aiomas.exceptions import ContainerDied
@@ -37,7 +36,9 @@ class Roster:
         self.containers: list[ContainerInfo] = []
         """The containers, in the order of their indices."""
         self._names: dict[str, _Named] = {}
-        self._taken: set[str] = set()  # names, of agents that are being made, too
+        self._claimed: set[str] = set()  # names of agents that are being made
+        self._ended: set[str] = set()  # names that agents had which are gone
+        self._dead: dict[int, set[int]] = {}  # processes that have ended, by indices
 
     def begin(self, count: int) -> None:
         """Note that so many containers are being started."""
@@ -77,20 +78,31 @@ class Roster:
         Raises:
             ValueError: there is an agent with this name.
         """
-        if name in self._taken:
+        if name in self._names or name in self._claimed:
             msg = f"There is an agent with the name {name!r} already"
             raise ValueError(msg)
-        self._taken.add(name)
+        self._claimed.add(name)
 
     def release(self, name: str) -> None:
-        """Let others have *name*, as the agent could not be made."""
-        self._taken.discard(name)
+        """Let others have *name*, unless it was given to an agent."""
+        self._claimed.discard(name)
 
-    def give(self, name: str, proxy: Any, *, respawn: bool) -> None:
-        """Give *name*, which was claimed, to an agent; *respawn* if it outlives its container."""
-        base_url = url_of(proxy).rpartition("/")[0] + "/"
-        index = next(info.index for info in self.containers if info.url == base_url)
-        self._names[name] = _Named(proxy, index, respawn)
+    def give(self, name: str, proxy: Any, index: int, pid: int, *, respawn: bool) -> None:
+        """Give *name*, which was claimed, to an agent.
+
+        Args:
+            name: the name.
+            proxy: the agent.
+            index: its container.
+            pid: the process in which it was made; it may have died already.
+            respawn: whether the agent is made again if it has.
+        """
+        died = pid in self._dead.get(index, ())
+        if self.containers[index].state == "failed" or (died and not respawn):
+            self._ended.add(name)
+        else:
+            self._names[name] = _Named(proxy, index, respawn)
+            self._ended.discard(name)
 
     def find(self, name: str) -> Any:
         """Return the proxy of the agent with this name.
@@ -101,7 +113,7 @@ class Roster:
         try:
             return self._names[name].proxy
         except KeyError:
-            ended = " any more: its container ended" if name in self._taken else ""
+            ended = " any more: its container ended" if name in self._ended else ""
             msg = (
                 f"There is no agent with the name {name!r}{ended}; there are: {sorted(self._names)}"
             )
@@ -111,9 +123,11 @@ class Roster:
         info.state = _STATES.get(event.kind, info.state)
         if event.kind in {EventKind.STARTED, EventKind.RESTARTED}:
             info.pid = event.pid or 0
+            self._dead.get(info.index, set()).discard(info.pid)  # the system gives ids again
         if event.kind is EventKind.DIED:
             assert isinstance(event.error, ContainerDied)  # noqa: S101 - it always has one
             info.exit_code = event.error.exit_code
+            self._dead.setdefault(info.index, set()).add(event.pid or 0)
             info.agents = info.respawned
             self._forget_names(info.index, respawned=False)
         elif event.kind is EventKind.RESTARTED:
@@ -126,3 +140,4 @@ class Roster:
         for name, named in list(self._names.items()):
             if named.index == index and (respawned or not named.respawn):
                 del self._names[name]
+                self._ended.add(name)

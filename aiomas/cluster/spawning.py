@@ -73,6 +73,8 @@ class Spawner:
         self._codec = codec
         self._send = send
         self._told = made
+        self.processes: dict[int, int] = {}
+        """The ids of the processes in which agents were made, by the indices of containers."""
 
     async def spawn(
         self,
@@ -142,7 +144,8 @@ class Spawner:
         try:
             while chunks:
                 numbers, data = chunks.popleft()
-                made, failure = await self._send("spawn", info.index, target, data, respawn)
+                made, failure, pid = await self._send("spawn", info.index, target, data, respawn)
+                self.processes[info.index] = pid
                 for number, (url, class_name) in zip(numbers, made, strict=False):
                     proxies[number] = self._container.proxy(url, class_name)
                 to_make -= len(made)

@@ -619,6 +619,8 @@ class TestWhatComesBack:
             await until(lambda: cluster.containers[0].state == "failed")
             with pytest.raises(LookupError, match="its container ended"):
                 cluster.find("a")
+            again = await cluster.spawn("cluster_agents:Worker", name="a")
+            assert cluster.find("a") is again
             others = await cluster.spawn_many("cluster_agents:Worker", 3)
             assert {await other.pid() for other in others} == {cluster.containers[1].pid}
             with pytest.raises(ValueError, match="no running container"):

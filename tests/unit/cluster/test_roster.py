@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.roster import Roster
 from aiomas.exceptions import ClusterError, ContainerDied
-
-
-class FakeProxy:
-    """Has the URL of an agent."""
-
-    def __init__(self, url):
-        self._url = url
-
-
-@pytest.fixture
-def agent(monkeypatch):
-    """Return a proxy for an agent in a container with this index."""
-    monkeypatch.setattr("aiomas.cluster.roster.url_of", lambda proxy: proxy._url)
-    return lambda index: FakeProxy(f"tcp://host:{index}/0")
 
 
 @pytest.fixture
@@ -87,18 +71,23 @@ class TestStates:
         ]
 
 
-def give(roster, name, proxy, **options: Any):
+def give(roster, name, index, *, respawn=False, pid=None):
+    """Give a name to an agent in a container; return its proxy."""
+    proxy = object()
     roster.claim(name)
-    roster.give(name, proxy, **{"respawn": False} | options)
+    roster.give(name, proxy, index, pid or 100 + index, respawn=respawn)
+    roster.release(name)
+    return proxy
 
 
 class TestNames:
-    def test_an_agent_is_found_by_its_name(self, roster, agent):
-        market = agent(1)
-        give(roster, "market", market)
+    def test_an_agent_is_found_by_its_name(self, roster):
+        market = give(roster, "market", 1)
         assert roster.find("market") is market
         with pytest.raises(LookupError, match=r"'x'; there are: \['market'\]"):
             roster.find("x")
+        with pytest.raises(ValueError, match="'market' already"):
+            roster.claim("market")
 
     def test_a_name_is_taken_while_its_agent_is_made(self, roster):
         roster.claim("market")
@@ -107,15 +96,49 @@ class TestNames:
         roster.release("market")
         roster.claim("market")
 
-    def test_agents_that_are_made_again_keep_theirs(self, roster, agent):
-        give(roster, "lost", agent(0))
-        give(roster, "kept", agent(0), respawn=True)
-        give(roster, "elsewhere", agent(1))
-        roster.take(event(EventKind.DIED, 0))
+    def test_agents_that_are_made_again_keep_theirs(self, roster):
+        give(roster, "lost", 0)
+        give(roster, "kept", 0, respawn=True)
+        give(roster, "elsewhere", 1)
+        roster.take(event(EventKind.DIED, 0, pid=100))
         with pytest.raises(LookupError, match="'lost' any more: its container ended"):
             roster.find("lost")
         assert roster.find("kept")
-        roster.take(event(EventKind.FAILED, 0))
+        roster.take(event(EventKind.FAILED, 0, pid=100))
         with pytest.raises(LookupError, match="'kept' any more: its container ended"):
             roster.find("kept")
         assert roster.find("elsewhere")
+
+    def test_others_can_have_the_names_of_agents_that_are_gone(self, roster):
+        give(roster, "market", 0)
+        roster.take(event(EventKind.DIED, 0, pid=100))
+        new = give(roster, "market", 1)
+        assert roster.find("market") is new
+
+    def test_an_agent_whose_process_died_before_it_had_its_name_is_not_found(self, roster):
+        roster.take(event(EventKind.DIED, 0, pid=100))
+        roster.take(event(EventKind.RESTARTED, 0, pid=102))
+        give(roster, "lost", 0, pid=100)
+        with pytest.raises(LookupError, match="'lost' any more: its container ended"):
+            roster.find("lost")
+        again = give(roster, "again", 0, pid=100, respawn=True)
+        assert roster.find("again") is again
+        new = give(roster, "lost", 0, pid=102)
+        assert roster.find("lost") is new
+
+    def test_an_agent_of_a_process_that_is_not_known_yet_is_found(self, roster):
+        """A driver that was busy hears of a restart after it has spawned an agent there."""
+        early = give(roster, "early", 0, pid=102)
+        assert roster.find("early") is early
+
+    def test_nothing_in_a_container_that_was_given_up_has_a_name(self, roster):
+        roster.take(event(EventKind.DIED, 0, pid=100))
+        roster.take(event(EventKind.FAILED, 0, pid=100))
+        give(roster, "lost", 0, respawn=True)
+        with pytest.raises(LookupError, match="'lost' any more"):
+            roster.find("lost")
+
+    def test_an_id_that_the_system_has_given_again_is_no_dead_one(self, roster):
+        roster.take(event(EventKind.DIED, 0, pid=100))
+        roster.take(event(EventKind.RESTARTED, 0, pid=100))
+        assert give(roster, "market", 0, pid=100) is roster.find("market")

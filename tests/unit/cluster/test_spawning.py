@@ -38,9 +38,9 @@ class FakeSupervisor:
         made: list[tuple[str, str]] = []
         for args, _ in calls:
             if list(args) == ["bad"]:
-                return made, "a traceback"
+                return made, "a traceback", index * 11
             made.append((f"url{index}/{args[0] if args else ''}"[:20], "A"))
-        return made, None
+        return made, None, index * 11
 
 
 @pytest.fixture
@@ -96,6 +96,7 @@ async def test_proxies_come_in_order_and_are_counted(spawner, supervisor, places
     assert sorted(supervisor.messages) == [(4, "m:A", 3, False), (7, "m:A", 2, False)]
     assert [(info.agents, info.respawned) for info in places] == [(13, 0), (22, 0)]
     assert sorted(told) == [2, 3]
+    assert spawner.processes == {4: 44, 7: 77}
 
 
 async def test_agents_that_are_made_again_are_counted_so(spawner, supervisor, places):
