@@ -138,7 +138,12 @@ class Run:
                     exit_codes = list(await self.call("stop", timeout, timeout=bound))
             patience = min(timeout, _MARGIN)
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._close(patience)))
+            closing = asyncio.ensure_future(self._close(patience))
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError:  # the containers have ended; this takes a moment
+                await asyncio.wait({closing})
+                raise
         return exit_codes
 
     async def _close(self, patience: float) -> None:
@@ -148,10 +153,12 @@ class Run:
         finally:
             thread, self._thread = self._thread, None
             if thread is not None:
-                if self._host is not None:
-                    await thread.run(self._host.close(patience))
-                    await thread.run(self._nothing_is_left())
-                await thread.stop()
+                try:
+                    if self._host is not None:
+                        await thread.run(self._host.close(patience))
+                        await thread.run(self._nothing_is_left())
+                finally:
+                    await thread.stop()
 
     async def _nothing_is_left(self) -> None:
         """Return when the directory of the run has gone, which is the last thing that goes.

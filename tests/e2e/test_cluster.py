@@ -31,6 +31,7 @@ from aiomas.cluster import (
 )
 from aiomas.cluster.placement import RoundRobin
 from aiomas.exceptions import RemoteException, SerializationError
+from tests.ids import plain
 
 AGENTS = """
 import asyncio, os, random, sys
@@ -311,7 +312,7 @@ class TestBadParameters:
             ({"extra_serializers": [lambda: None]}, "top level of a module"),
             ({"clock": "nonsense"}, "clock"),
         ],
-        ids=str,
+        ids=plain,
     )
     def test_each_is_refused_with_its_name_before_anything_starts(self, parameters, message):
         with pytest.raises(ValueError, match=message):
@@ -324,7 +325,7 @@ class TestBadParameters:
             ({"extra_serializers": ["no_such_module:x"]}, "no_such_module"),
             ({"extra_serializers": ["cluster_agents:nobody"]}, "nobody"),
         ],
-        ids=str,
+        ids=plain,
     )
     async def test_what_fails_at_the_start_takes_all_down(self, folder, options, message):
         cluster = Cluster(2, **options)

@@ -14,6 +14,7 @@ import pytest
 from aiomas.cluster import Cluster
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy, clock_date, environments
 from aiomas.codecs import MsgPack
+from tests.ids import plain
 
 GOOD: dict[str, Any] = {
     "containers": 2,
@@ -139,12 +140,12 @@ class TestClocks:
     @pytest.mark.parametrize(
         "date",
         ["2020-01-02", 1577923200, datetime.date(2020, 1, 2), arrow.get("2020-01-02T01:00+01:00")],
-        ids=str,
+        ids=plain,
     )
     def test_a_clock_is_a_date(self, date):
         assert clock_date(date) == "2020-01-02T00:00:00+00:00"
 
-    @pytest.mark.parametrize("clock", ["nonsense", "", object(), [1]], ids=str)
+    @pytest.mark.parametrize("clock", ["nonsense", "", object(), [1]], ids=plain)
     def test_what_is_no_date_is_refused(self, clock):
         with pytest.raises(ValueError, match="clock must be a date"):
             clock_date(clock)
@@ -165,7 +166,7 @@ class TestEnvironments:
     def test_one_mapping_or_one_for_each(self, env, expected):
         assert environments(env) == expected
 
-    @pytest.mark.parametrize("env", [{"A": 1}, {1: "A"}, ["A=1"], [{}, None]], ids=str)
+    @pytest.mark.parametrize("env", [{"A": 1}, {1: "A"}, ["A=1"], [{}, None]], ids=plain)
     def test_anything_else_is_refused(self, env):
         with pytest.raises(ValueError, match="env must be a mapping of strings to strings"):
             environments(env)
