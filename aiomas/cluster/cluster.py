@@ -136,7 +136,7 @@ class Cluster:
         self._run = Run(self._spec, pki, self._took, _print_log if logs else None)
         self._listeners = Listeners()
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it was started
-        self._gone: str | None = None  # how it has ended although nobody stopped it
+        self._over: str | None = None  # the first reason why it does not run any more
         self._starting: Progress | None = None
         self._stopping = False
         self._round_robin = RoundRobin()
@@ -152,7 +152,7 @@ class Cluster:
                 await self._start()
         except BaseException as exc:
             late = [str(c.index) for c in self.containers if c.state == "starting"]
-            await self._stop()
+            await self._stop("it could not be started")
             if isinstance(exc, TimeoutError) and bound.expired():
                 msg = (
                     f"Containers {', '.join(late) or '(all)'} were not ready within "
@@ -164,7 +164,7 @@ class Cluster:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._check_loop()
-        await self._stop()
+        await self._stop("its 'async with' block has ended")
 
     @property
     def containers(self) -> list[ContainerInfo]:
@@ -267,7 +267,9 @@ class Cluster:
 
         Raises:
             LookupError: there is none, or it ended with its container.
+            ClusterError: the cluster does not run.
         """
+        self._check_running()
         return self._roster.find(name)
 
     async def map(
@@ -429,8 +431,9 @@ class Cluster:
             await asyncio.gather(*(container.ping(info.url) for info in self.containers))
             self._starting = None
 
-    async def _stop(self) -> None:
+    async def _stop(self, why: str) -> None:
         self._stopping = True
+        self._over = self._over or why
         exit_codes: list[int | None] = []
         try:
             exit_codes = await self._run.stop(self._spec.stop_timeout)
@@ -438,17 +441,18 @@ class Cluster:
             self._roster.end(exit_codes)
             self._listeners.close()
 
-    def _run_container(self) -> Any:
-        """Return our container, if the cluster can be used."""
-        self._check_loop()
-        if self._gone is not None:
-            raise ClusterError(self._gone)
-        if self._stopping:
-            msg = "The cluster does not run any more"
+    def _check_running(self) -> None:
+        if self._over is not None:
+            msg = f"The cluster does not run any more: {self._over}"
             raise ClusterError(msg)
         if self._run.container is None:
             msg = "The cluster does not run; use it in an 'async with' block"
             raise ClusterError(msg)
+
+    def _run_container(self) -> Any:
+        """Return our container, if the cluster can be used."""
+        self._check_running()
+        self._check_loop()
         return self._run.container
 
     def _check_loop(self) -> None:
@@ -477,7 +481,7 @@ class Cluster:
         choose = chooser(placement, self.containers, self._round_robin)
         running = self._roster.running()
         if not running:
-            msg = "No container of this cluster runs"
+            msg = f"No container of this cluster runs: {self._roster.summary()}"
             raise SpawnError(msg)
         if placement == "least-loaded":
             for info, load in zip(self.containers, await self._call("loads"), strict=True):
@@ -498,7 +502,8 @@ class Cluster:
         """Take an event from the supervisor."""
         self._roster.take(event)
         if event.kind is EventKind.LOST:
-            self._gone = event.message
+            # How it is said in events and by calls that were under way.
+            self._over = self._over or event.message.removeprefix("The cluster is gone: ")
         elif event.kind is EventKind.STARTED and self._starting is not None:
             self._starting.advance()
         self._listeners.tell(event)
@@ -511,7 +516,7 @@ class Cluster:
 
     async def _tell_of_loss(self) -> None:
         error = await self._run.lost()
-        if self._gone is None:  # or the supervisor has told why itself, before it ended
+        if self._over is None:  # or the supervisor has told why itself, before it ended
             self._took(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
         await self._run.clean_up()
 

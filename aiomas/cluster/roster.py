@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,11 @@ class Roster:
     def running(self) -> list[ContainerInfo]:
         """Return those containers that new agents can be put into."""
         return [info for info in self.containers if info.state == "running"]
+
+    def summary(self) -> str:
+        """Return how many containers are in which state, in words."""
+        states = Counter(info.state for info in self.containers)
+        return ", ".join(f"{count} {state}" for state, count in states.items())
 
     def take(self, event: ClusterEvent) -> None:
         """Note what has happened."""

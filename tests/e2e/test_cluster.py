@@ -528,15 +528,24 @@ class TestTimeAndStatus:
 
     async def test_the_loss_of_the_fork_server_is_told_once(self):
         told: list[ClusterEvent] = []
+
+        def lost():
+            return [event for event in told if event.kind is EventKind.LOST]
+
         async with Cluster(1, loop="asyncio") as cluster:
             cluster.on_event(told.append)
             [server] = psutil.Process().children()[0].children()
             server.kill()
             await until(lambda: cluster.containers[0].state == "died")
-            with pytest.raises(ClusterError, match="is gone"):
-                await cluster.status()
-        lost = [event for event in told if event.kind is EventKind.LOST]
-        assert ["fork server" in event.message for event in lost] == [True]
+            for _ in range(2):
+                with pytest.raises(ClusterError, match=r"The fork server .*SIGKILL"):
+                    await cluster.status()
+                await until(lost)
+            with pytest.raises(ClusterError, match=r"not run any more: The fork server .*SIGKILL"):
+                cluster.find("somebody")
+        with pytest.raises(ClusterError, match=r"not run any more: The fork server .*SIGKILL"):
+            await cluster.spawn("cluster_agents:Worker")
+        assert ["fork server" in event.message for event in lost()] == [True]
 
     async def test_one_that_does_not_answer_is_said_to(self, folder):
         async with Cluster(2) as cluster:

@@ -237,7 +237,7 @@ class TestAgainAndAgain:
             kill(cluster, 0)
             failed = await events.get(EventKind.FAILED)
             assert "restart mode 'temporary'" in failed.message
-            with pytest.raises(SpawnError, match="No container"):
+            with pytest.raises(SpawnError, match="No container of this cluster runs: 1 failed"):
                 await cluster.spawn(Worker)
 
 
