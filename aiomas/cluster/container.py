@@ -56,14 +56,15 @@ class ClusterContainer(Container):
         """Call nobody at these base URLs who does not show the token, from the first time on."""
         self._terms.proven.update(urls)
 
-    def begin_life(self, life: int, awaited: Iterable[str]) -> None:
+    def begin_life(self, life: int, awaited: Iterable[str], gone: Iterable[str] = ()) -> None:
         """Take the place of a container that died.
 
         Args:
             life: how many there were before.
             awaited: the ids of agents that will be made again.
+            gone: ids that former agents have chosen; no other agent gets one of them.
         """
-        self._population.begin_life(life)
+        self._population.begin_life(life, gone)
         self._population.await_agents(awaited)
 
     def assigning(self, former: Sequence[str]) -> AbstractContextManager[list[str]]:

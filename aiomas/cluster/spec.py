@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from aiomas._limits import Limits, check_seconds
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.basedir import LONGEST_NAME, NAME
+from aiomas.cluster.naming import codec_name, serializer_names
 
 TRANSPORTS = ("unix", "tcp", "tls")
 LOOPS = ("auto", "asyncio", "uvloop")
@@ -196,6 +198,33 @@ class ClusterSpec:
             return {}
         return self.env[index if len(self.env) > 1 else 0]
 
+    @classmethod
+    def of_parameters(cls, parameters: Mapping[str, Any]) -> ClusterSpec:
+        """Return the spec for what a user wants, with everything in a form that can travel.
+
+        Args:
+            parameters: those of :class:`~aiomas.cluster.Cluster`, by their names; those that are
+                no fields are left out.
+
+        Raises:
+            ValueError: one has a value that it cannot have; the message names it.
+        """
+        fields = {field.name: parameters[field.name] for field in dataclasses.fields(cls)}
+        preload, clock = fields["preload"], fields["clock"]
+        return cls(
+            **fields
+            | {
+                "codec": codec_name(fields["codec"]),
+                "extra_serializers": serializer_names(fields["extra_serializers"]),
+                "preload": (preload,) if isinstance(preload, str) else tuple(preload),
+                "clock": None if clock is None else clock_date(clock),
+                "env": environments(fields["env"]),
+                "cwd": _absolute(fields["cwd"]),
+                "log_dir": _absolute(fields["log_dir"]),
+                "limits": PATIENT if fields["limits"] is None else fields["limits"],
+            }
+        )
+
     def fields(self) -> dict[str, Any]:
         """Return what :meth:`of_fields` makes the same value from; it can travel."""
         return dataclasses.asdict(self)
@@ -205,6 +234,10 @@ class ClusterSpec:
         """Return the value with these fields."""
         restart, limits = RestartPolicy(**fields["restart"]), Limits(**fields["limits"])
         return cls(**fields | {"restart": restart, "limits": limits})
+
+
+def _absolute(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 def clock_date(clock: Any) -> str:

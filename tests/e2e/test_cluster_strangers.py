@@ -21,7 +21,12 @@ import aiomas
 from aiomas import rpc
 from aiomas.agent import url_of
 from aiomas.cluster import Cluster, ClusterError, EventKind, RestartPolicy
-from aiomas.cluster.certificates import PASSPHRASE, RunAuthority, contexts_for_driver
+from aiomas.cluster.certificates import (
+    PASSPHRASE,
+    RunAuthority,
+    contexts_for_driver,
+    driver_credentials,
+)
 from aiomas.codecs import MsgPack
 from aiomas.exceptions import HandshakeError
 from pki.store import Root, Store
@@ -143,7 +148,8 @@ async def test_another_authority_or_none_at_all_is_refused(tmp_path):
     async with Cluster(1, transport="tls", loop="asyncio") as cluster:
         agent = await cluster.spawn("stranger_agents:Worker")
         ours, mark = ("127.0.0.1", 0), tmp_path / "mark"
-        other = contexts_for_driver(RunAuthority.temporary(cluster.name))
+        authority = RunAuthority.temporary(cluster.name)
+        other = contexts_for_driver(driver_credentials(authority), tmp_path)
         await assert_refused(agent, mark, ours, ssl=other)
         async with aiomas.Container.open(ours, codec=MsgPack) as container:
             with pytest.raises(ConnectionError):
@@ -160,13 +166,18 @@ async def test_runs_of_one_authority_do_not_meet(tmp_path, monkeypatch):
         assert await agent.pid() == cluster.containers[0].pid
         # It has a good certificate, and no token.
         authority = RunAuthority.of_directory(tmp_path / "ca")
-        contexts = contexts_for_driver(authority)
+        contexts = contexts_for_driver(driver_credentials(authority), tmp_path)
         await assert_refused(
             agent, tmp_path / "mark", ("127.0.0.1", 0), ssl=contexts, match="belongs to a cluster"
         )
         assert cluster.directory is not None
-        tls = cluster.directory / "tls"
-        assert {path.name for path in tls.iterdir()} > {"key.pem", "certificate.pem"}
+        assert not [path for path in cluster.directory.rglob("*") if path.suffix == ".pem"]
+        # Nor does a container that is started again need one.
+        events = Events(cluster)
+        again = await cluster.spawn("stranger_agents:Worker", respawn=True)
+        os.kill(cluster.containers[0].pid, signal.SIGKILL)
+        await events.get(EventKind.RESTARTED)
+        assert await again.pid() == cluster.containers[0].pid
     # What the run has got is in the index of the authority.
     assert len(Store(tmp_path / "ca").index().issued) >= 2
 
@@ -214,7 +225,7 @@ async def test_files_of_a_run_are_for_this_user_alone():
     finally:
         os.umask(before)
     names = {path.name for path in found}
-    assert names >= {"run.json", "watch.sock", "key.pem", "0.log"}
+    assert names >= {"run.json", "watch.sock", "0.log"}
     for path, mode in modes.items():
         allowed = 0o700 if stat.S_ISDIR(mode) else 0o600
         if not stat.S_ISSOCK(mode):
