@@ -52,14 +52,15 @@ class ClusterContainer(Container):
         self._tickets = itertools.count(1)
         self._told_of_removal: Callable[[str], object] | None = None
 
-    def begin_life(self, life: int, awaited: Iterable[str]) -> None:
+    def begin_life(self, life: int, awaited: Iterable[str], gone: Iterable[str] = ()) -> None:
         """Take the place of a container that died.
 
         Args:
             life: how many there were before.
             awaited: the ids of agents that will be made again.
+            gone: ids that former agents have chosen; no other agent gets one of them.
         """
-        self._begin_life(life)
+        self._begin_life(life, gone)
         self._awaiting(awaited)
 
     def assigning(self, former: Sequence[str]) -> AbstractContextManager[list[str]]:

@@ -133,9 +133,10 @@ class Host:
         self._on_event(event)
 
     @rpc.expose
-    def log(self, index: int, line: str) -> None:
-        """Take a line of a container's log."""
-        self._on_log(index, line)
+    def log(self, index: int, lines: list[str]) -> None:
+        """Take lines of a container's log."""
+        for line in lines:
+            self._on_log(index, line)
 
     async def call(
         self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any

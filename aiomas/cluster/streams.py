@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiomas import rpc
@@ -19,10 +20,28 @@ from aiomas.codecs import MsgPack
 
 MAX_MESSAGE = 64 * 2**20
 """Bytes that a message on a control stream may have."""
+MAX_STATE = MAX_MESSAGE - 2**20
+"""Bytes that the state of an agent may have, so that it fits into a message."""
+PIECE = 8 * 2**20
+"""Bytes of states in one message, if there is more than one in it."""
 
 _SOMEBODY = "another process of the cluster"
 # A busy process is none that has ended: whoever wants to know more asks for it.
 _PATIENT = Limits(max_frame=MAX_MESSAGE, write_timeout=None, heartbeat=None)
+
+
+def pieces(states: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
+    """Divide the states of agents, with their ids, into what fits into one message each."""
+    piece: dict[str, bytes] = {}
+    size = 0
+    for aid, state in states:
+        if piece and size + len(state) > PIECE:
+            yield piece
+            piece, size = {}, 0
+        piece[aid] = state
+        size += len(state)
+    if piece:
+        yield piece
 
 
 async def dial(

@@ -74,6 +74,20 @@ class Worker(aiomas.Agent):
         return self.container.clock.time()
 
 
+class Heavy(Worker):
+    """Has a state of *size* bytes, and knows whether it got that back."""
+
+    def __init__(self, container, size):
+        super().__init__(container, size)
+        self.size = size
+
+    def get_state(self):
+        return bytes(self.size)
+
+    async def set_state(self, state):
+        self.count = len(state)
+
+
 class Stateless(aiomas.Agent):
     @aiomas.expose
     def pid(self):

@@ -125,7 +125,30 @@ async def test_a_cancelled_stop_is_at_once_and_leaves_nothing():
     assert psutil.Process().children(recursive=True) == []
 
 
-async def test_calls_to_its_control_stream_do_not_wait_for_ever():
+async def test_calls_to_its_control_stream_end_when_it_is_found_to_hang():
+    async with Cluster(
+        2, loop="asyncio", hang_timeout=1, stop_timeout=0.3, clock="2020-01-01"
+    ) as cluster:
+        events = Events(cluster)
+        process = psutil.Process(cluster.containers[1].pid)
+        process.suspend()
+        hung = rf"Container 1 \(pid {process.pid}\) has not answered for hang_timeout=1 s"
+        async with asyncio.timeout(BOUND):
+            with pytest.raises(ClusterError, match=hung):
+                await cluster.spawn(Worker, placement=1)
+            await events.get(EventKind.HUNG, 1)
+            with pytest.raises(ClusterError, match=hung):
+                await cluster.checkpoint()
+            with pytest.raises(ClusterError, match=hung):
+                await cluster.set_time(60)
+        assert await (await cluster.spawn(Worker, placement=0)).time() == 60
+        process.resume()
+        await events.get(EventKind.RECOVERED, 1)
+        await cluster.checkpoint()
+        assert await (await cluster.spawn(Worker, placement=1)).pid() == process.pid
+
+
+async def test_calls_to_its_control_stream_can_be_cancelled():
     async with Cluster(1, loop="asyncio", hang_timeout=None, stop_timeout=0.3) as cluster:
         process = psutil.Process(cluster.containers[0].pid)
         process.suspend()

@@ -154,12 +154,16 @@ class FakeWorker:
         return await self._answer("spawn", target, arguments, default=([], None))
 
     @rpc.expose
-    async def restore(self, target, arguments, former, states):
-        return await self._answer("restore", target, arguments, former, states, default=[])
+    async def take_states(self, states):
+        return await self._answer("take_states", states)
+
+    @rpc.expose
+    async def restore(self, target, arguments, former, timeout):
+        return await self._answer("restore", target, arguments, former, timeout, default=[])
 
     @rpc.expose
     async def checkpoint(self):
-        return await self._answer("checkpoint", default={})
+        return await self._answer("checkpoint", default=([], None))
 
     @rpc.expose
     async def set_time(self, time):
