@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -178,7 +179,7 @@ class Cluster:
         """The containers, in the order of their indices."""
         self._launcher = launcher or LocalLauncher()
         self._progress = progress
-        self._run = Run(self._spec, pki, self._took, _print_log if logs else None)
+        self._run = Run(self._spec, pki, self._took, _print_lines if logs else None)
         self._listeners = Listeners()
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it was started
         self._gone: str | None = None  # how it has ended although nobody stopped it
@@ -583,5 +584,7 @@ def _base_url(proxy: Any) -> str:
     return url_of(proxy).rpartition("/")[0] + "/"
 
 
-def _print_log(index: int, line: str) -> None:
-    sys.stderr.write(f"[{index}] {line}\n")
+def _print_lines(index: int, lines: Sequence[str]) -> None:
+    """Print lines of a log, in the thread of the control plane: the event loop may be busy."""
+    with contextlib.suppress(OSError, ValueError):  # nobody reads them, or the stream is closed
+        sys.stderr.write("".join(f"[{index}] {line}\n" for line in lines))

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -84,12 +85,20 @@ async def test_a_command_line_that_is_no_text_is_told_as_far_as_it_is(world, mon
     assert facts["command"] == ["plant.py", "a?", "?b"]
 
 
-async def test_events_and_lines_come_in_the_loop_of_the_driver(world):
-    run = await world.started(logs=True)
+async def test_events_come_in_the_loop_of_the_driver(world):
+    run = await world.started()
     await until(lambda: len(world.events) == 2)
     assert [event.kind for event in world.events] == [EventKind.STARTED] * 2
-    world.fork.processes[1].write("a line\n")
-    await until(lambda: world.lines == [(1, "a line")])
+    await run.stop(BOUND)
+
+
+async def test_lines_do_not_wait_for_the_loop_of_the_driver(world):
+    run = await world.started(logs=True)
+    world.fork.processes[1].write("a line\nanother\n")
+    deadline = time.monotonic() + BOUND
+    while not world.lines and time.monotonic() < deadline:
+        time.sleep(0.01)  # this loop does nothing else
+    assert world.lines == [(1, ("a line", "another"))]
     await run.stop(BOUND)
 
 
