@@ -169,15 +169,15 @@ class Host:
 
     async def lost(self) -> ClusterError:
         """Return what to raise because the supervisor is gone."""
-        if self._why_lost is not None:  # it has said so itself
-            return ClusterError(self._why_lost)
         how = "closed its control stream"
         if self._unresponsive:
             how = "does not answer"
-        elif self._link is not None:
+        elif self._link is not None and self._why_lost is None:
             await asyncio.wait({self._link.ended}, timeout=_EXIT_TIMEOUT)
             if self._link.ended.done():
                 how = how_it_ended(self._link.ended.result())
+        if self._why_lost is not None:  # it has said so itself, if only with its last message
+            return ClusterError(self._why_lost)
         return ClusterError(f"The cluster is gone: its supervisor {how}")
 
     def _take_note(self, error: ConnectionLost) -> None:

@@ -218,6 +218,7 @@ class Run:
             clock=None if spec.clock is None else ExternalClock(spec.clock),
             ssl=contexts,
             token=self._token,
+            limits=spec.limits,
             as_coro=True,
         )
 

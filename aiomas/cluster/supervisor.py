@@ -166,9 +166,15 @@ class Supervisor:
         target: str,
         arguments: bytes,
         respawn: bool,  # noqa: FBT001 - travels
-    ) -> tuple[list[Any], str | None]:
-        """Make agents in a container; see :meth:`aiomas.cluster.worker.Worker.spawn`."""
-        return await self._children[index].spawn(target, arguments, respawn=respawn)
+    ) -> tuple[list[Any], str | None, int]:
+        """Make agents in a container; see :meth:`aiomas.cluster.worker.Worker.spawn`.
+
+        Returns:
+            What that does, and the id of the process in which they are.
+        """
+        child = self._children[index]
+        made, failure = await child.spawn(target, arguments, respawn=respawn)
+        return made, failure, child.pid
 
     @rpc.expose
     @_reporting

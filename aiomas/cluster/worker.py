@@ -39,10 +39,6 @@ _contexts: list[ssl.SSLContext] = []  # for our server socket, and for client so
 _SAVED_AT_ONCE = 64  # states that are on their way to the supervisor
 _LAST_TIMEOUT = 0.5  # seconds that remain when the process has been told to end
 
-# Who has ended on this machine has closed its connections, and who is busy, be it the driver for a
-# minute, is not to be taken for dead: the supervisor looks for containers that hang.
-_PATIENT = Limits(heartbeat=None, write_timeout=None)
-
 STACK_DUMP = signal.SIGUSR1
 """Makes a worker write the stacks of all its threads into its log."""
 
@@ -80,9 +76,10 @@ class Worker:
         Args:
             fields: ``addr`` (a path, or host and port), ``codec``, ``extra_serializers``,
                 ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (whether
-                to use what :func:`load_tls` has loaded), ``life`` (how often the container was
-                restarted), ``awaited`` (the ids of agents that will be made again) and ``chosen``
-                (ids that agents of former lives have chosen).
+                to use what :func:`load_tls` has loaded), ``limits`` (the fields of an
+                :class:`~aiomas.Limits`), ``urls`` (of containers of this run), ``life`` (how often
+                the container was restarted), ``awaited`` (the ids of agents that will be made
+                again) and ``chosen`` (ids that agents of former lives have chosen).
 
         Returns:
             Its base URL.
@@ -96,10 +93,11 @@ class Worker:
             clock=None if clock is None else ExternalClock(clock, init_time=fields["time"]),
             ssl=(_contexts[0], _contexts[1]) if fields["tls"] else None,
             token=fields["token"],
-            limits=_PATIENT,
+            limits=Limits(**fields["limits"]),
             as_coro=True,
         )
         # Nothing has been served yet: we have not let go of the event loop since it was bound.
+        self.container.insist_on(fields["urls"])
         self.container.begin_life(fields["life"], fields["awaited"], fields["chosen"])
         self._codec = self.container.portable_codec()
         self.container.on_removed(self._forget)

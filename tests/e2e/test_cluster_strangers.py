@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 import aiomas
 from aiomas import rpc
 from aiomas.agent import url_of
-from aiomas.cluster import Cluster, ClusterError, EventKind
+from aiomas.cluster import Cluster, ClusterError, EventKind, RestartPolicy
 from aiomas.cluster.certificates import (
     PASSPHRASE,
     RunAuthority,
@@ -27,8 +28,9 @@ from aiomas.cluster.certificates import (
     driver_credentials,
 )
 from aiomas.codecs import MsgPack
+from aiomas.exceptions import HandshakeError
 from pki.store import Root, Store
-from tests.e2e.clusters import Events
+from tests.e2e.clusters import Events, until
 from tests.e2e.driver_process import AGENTS
 
 pytestmark = pytest.mark.timeout(60)
@@ -86,6 +88,60 @@ async def test_plain_containers_are_refused(tmp_path, unix_path, transport):
         assert await agent.pid() == cluster.containers[0].pid  # it is well
         await agent.touch(str(tmp_path / "mark"))
     assert (tmp_path / "mark").exists()
+
+
+async def test_nobody_is_called_who_has_taken_the_port_of_a_container(tmp_path):
+    never = RestartPolicy(mode="temporary")
+    async with Cluster(2, transport="tcp", loop="asyncio", restart=never) as cluster:
+        events = Events(cluster)
+        caller, agent = await cluster.spawn_many("stranger_agents:Worker", 2)
+        address, aid = address_of(agent)
+        os.kill(cluster.containers[1].pid, signal.SIGKILL)
+        await events.get(EventKind.FAILED, 1)
+        async with aiomas.Container.open(address, codec=MsgPack) as impostor:
+            agents = [Impostor(impostor) for _ in range(3)]
+            assert aid in impostor.agents.dict
+            # The driver, which has connected to all, and another container, which has not.
+            for call in (agent.pid, lambda: caller.ask(agent)):
+                with pytest.raises((aiomas.RemoteException, HandshakeError)) as caught:
+                    await call()
+                assert "has not shown the token" in str(caught.value)
+            assert [called for agent in agents for called in agent.called] == []
+
+
+class Impostor(aiomas.Agent):
+    def __init__(self, container):
+        super().__init__(container)
+        self.called = []
+
+    @aiomas.expose
+    def pid(self):
+        self.called.append("pid")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_silent_strangers_take_no_descriptors(loop):
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    async with Cluster(1, transport="tcp", loop=loop, open_files=200) as cluster:
+        first = await cluster.spawn("stranger_agents:Worker")
+        address, _ = address_of(first)
+        silent = [socket.create_connection(address, timeout=10) for _ in range(400)]
+        try:
+            agents = await cluster.spawn_many("stranger_agents:Worker", 3)
+            assert await cluster.map("pid", agents) == [cluster.containers[0].pid] * 3
+            # Somebody new can still connect, and open files.
+            async with aiomas.Container.open(("127.0.0.1", 0), codec=MsgPack) as container:
+                with pytest.raises(OSError, match="belongs to a cluster"):
+                    await container.connect(url_of(first))
+            worker = psutil.Process(cluster.containers[0].pid)
+            assert worker.num_fds() < 100
+        finally:
+            for sock in silent:
+                sock.close()
+        assert cluster.directory is not None
+        log = cluster.directory / "logs" / "0.log"
+        await until(lambda: "peers that have not shown the token" in log.read_text())
 
 
 async def test_another_authority_or_none_at_all_is_refused(tmp_path):

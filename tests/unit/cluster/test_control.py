@@ -194,6 +194,20 @@ class TestHost:
         expected = "The cluster is gone: its supervisor ended with exit code 0"
         assert str(caught.value) == expected
 
+    async def test_what_it_says_before_it_ends_is_the_reason(self, host, launcher, monkeypatch):
+        """Also if that comes to us only after the end of the stream."""
+        error = ClusterError("The cluster is gone: the fork server was killed")
+        event = ClusterEvent(kind=EventKind.LOST, message=str(error), error=error)
+        monkeypatch.setattr(launcher, "end", lambda how: None)
+        launcher.client.close()
+        await until(lambda: launcher.lost == 1)
+        calling = asyncio.create_task(host.call("good"))
+        await asyncio.sleep(0)
+        host.event(event.content())
+        FakeLauncher.end(launcher, 0)
+        with pytest.raises(ClusterError, match="the fork server was killed"):
+            await calling
+
     async def test_one_that_does_not_end_has_closed_its_stream(self, host, launcher, monkeypatch):
         monkeypatch.setattr(control, "_EXIT_TIMEOUT", SHORT)
         launcher.client.channel.on_closed(lambda: None)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import inspect
 import re
 from typing import Any
 
 import arrow
 import pytest
 
+from aiomas import Limits
+from aiomas.cluster import Cluster
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy, clock_date, environments
 from aiomas.codecs import MsgPack
 from tests.ids import plain
@@ -42,6 +45,7 @@ class TestClusterSpec:
             ("loop", "trio"),
             ("loop", ["asyncio"]),
             ("restart", "always"),
+            ("limits", 5),
             ("on_hang", "kill"),
             ("port", -1),
             ("nice", -21),
@@ -104,7 +108,8 @@ class TestClusterSpec:
 
     def test_it_can_travel(self, tmp_path):
         spec = ClusterSpec(
-            **GOOD | {"restart": RestartPolicy(mode="permanent", period=5), "cwd": str(tmp_path)}
+            **GOOD | {"restart": RestartPolicy(mode="permanent", period=5), "cwd": str(tmp_path)},
+            limits=Limits(heartbeat=None, max_frame=1000),
         )
         assert ClusterSpec.of_fields(MsgPack().decode(MsgPack().encode(spec.fields()))) == spec
 
@@ -208,3 +213,35 @@ class TestRestartPolicy:
     def test_there_may_be_no_pauses_and_no_restarts(self):
         policy = RestartPolicy(backoff=0, intensity=0)
         assert policy.pause(100) == 0
+
+
+class TestParameters:
+    """What a user gives a cluster becomes fields that can travel."""
+
+    def test_each_field_is_one_of_a_cluster(self):
+        parameters = inspect.signature(Cluster).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        assert ClusterSpec.of_parameters(defaults | {"containers": 2}) == ClusterSpec(containers=2)
+
+    def test_they_get_another_form(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        defaults = {name: p.default for name, p in inspect.signature(Cluster).parameters.items()}
+        spec = ClusterSpec.of_parameters(
+            defaults
+            | {
+                "containers": 1,
+                "codec": "json",
+                "clock": "2020-01-01",
+                "preload": "math",
+                "env": {"A": "b"},
+                "cwd": ".",
+                "log_dir": "logs",
+            }
+        )
+        assert (spec.codec, spec.preload, spec.env) == (
+            "aiomas.codecs:JSON",
+            ("math",),
+            ({"A": "b"},),
+        )
+        assert (spec.cwd, spec.log_dir) == (str(tmp_path), str(tmp_path / "logs"))
+        assert spec.clock == "2020-01-01T00:00:00+00:00"

@@ -189,10 +189,11 @@ class TestCalls:
     async def test_agents_are_made_in_one_container(self, world, fork):
         fork.answers["spawn"] = lambda *_: ([("fake://container/0", "A", ["0"])], None)
         await world.begun()
-        made, failure = await world.call("spawn", 1, "m:A", b"arguments", False)
+        made, failure, pid = await world.call("spawn", 1, "m:A", b"arguments", False)
         assert ([list(agent) for agent in made], failure) == ([["fake://container/0", "A"]], None)
         assert fork.processes[0].calls_of("spawn") == []
         assert fork.processes[1].calls_of("spawn") == [["m:A", b"arguments"]]
+        assert pid == fork.processes[1].pid
 
     async def test_the_time_is_set_and_who_has_not_got_it_is_told(self, world, fork):
         await world.begun(restart=RestartPolicy(mode="temporary"))

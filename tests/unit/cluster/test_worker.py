@@ -30,6 +30,8 @@ FIELDS: dict[str, Any] = {
     "time": 0,
     "token": "secret",
     "tls": False,
+    "limits": {},
+    "urls": [],
     "life": 0,
     "awaited": [],
     "chosen": [],
