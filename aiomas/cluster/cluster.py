@@ -54,6 +54,9 @@ class Cluster:
         launcher: what starts the supervisor; by default, a child process does it.
         pki: for ``"tls"``, a directory made by ``aiomas pki``; by default an authority for this
             run alone, in memory.
+        certificate_days: how long the certificates of this run are valid, from 1 to 365.  After
+            that no new connections can be made, so a container that is started again is not
+            reached.
         restart: when containers that have ended are started again.
         loop: ``"asyncio"``, ``"uvloop"``, or ``"auto"`` for uvloop where it is installed.
         clock: ``None`` for real time; a date for an :class:`~aiomas.ExternalClock` that starts
@@ -104,6 +107,7 @@ class Cluster:
         extra_serializers: Iterable[Any] = (),
         launcher: Launcher | None = None,
         pki: str | os.PathLike[str] | None = None,
+        certificate_days: int = 30,
         restart: RestartPolicy = RestartPolicy(),  # noqa: B008 - it cannot be changed
         loop: str = "auto",
         clock: Any = None,

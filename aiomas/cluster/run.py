@@ -192,10 +192,11 @@ class Run:
     def _sign(self, request: bytes) -> tuple[Credentials, tuple[bytes, bytes, bytes | None]]:
         from aiomas.cluster import certificates  # noqa: PLC0415 - as above
 
+        days = self._spec.certificate_days
         if self._pki is None:
-            authority = certificates.RunAuthority.temporary(self.name)
+            authority = certificates.RunAuthority.temporary(self.name, days=days)
         else:
-            authority = certificates.RunAuthority.of_directory(self._pki)
+            authority = certificates.RunAuthority.of_directory(self._pki, days=days)
         theirs = authority.sign(request, LOCALHOST, certificates.LOOPBACK)
         ours = certificates.driver_credentials(authority)
         return ours, (theirs, authority.trusted, authority.crl)

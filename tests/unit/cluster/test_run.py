@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 import json
 import sys
 import threading
@@ -20,6 +21,8 @@ from aiomas.cluster.run import Run
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import ClusterError, ContainerDied
+from pki import authority
+from pki.store import Root, Store
 from tests.unit.cluster.fakes import BOUND, FakeFork, FakeLauncher, never, until
 
 SPEC = ClusterSpec(containers=2, loop="asyncio", start_timeout=BOUND)
@@ -140,6 +143,25 @@ async def test_an_authority_that_others_use_keeps_nobody_waiting(world, monkeypa
         free.set()
     await asyncio.get_running_loop().shutdown_default_executor()
     assert not run.directory.exists()
+
+
+@pytest.mark.parametrize("own", [False, True])
+async def test_certificates_last_as_long_as_the_run_is_to_last(world, tmp_path, monkeypatch, own):
+    load, seen = certificates.contexts_for_driver, []
+
+    def look(credentials, directory):
+        seen.append(credentials.certificate)
+        return load(credentials, directory)
+
+    monkeypatch.setattr(certificates, "contexts_for_driver", look)
+    if own:
+        Store.create(tmp_path / "ca", Root("plant", "ec-p256", 3650), crl_days=300)
+    run = await world.started(
+        tmp_path / "ca" if own else None, transport="tls", certificate_days=200
+    )
+    end = authority.inspect(seen[0]).not_after
+    assert 199 <= (end - dt.datetime.now(dt.UTC)).days <= 200
+    await run.stop(BOUND)
 
 
 async def test_a_directory_that_is_no_authority_is_an_error(world, tmp_path):
