@@ -233,8 +233,8 @@ class _InDirectory:
             if end < now + dt.timedelta(days=days):
                 _log.warning(
                     "The %s in %s is good until %s, which is less than %d days: after that, the "
-                    "containers of this run make no new connections.  `aiomas pki %s --ca %s` makes "
-                    "a new one, which clusters have that are started then",
+                    "containers of this run make no new connections.  `aiomas pki %s --ca %s` "
+                    "makes a new one, for clusters that are started then",
                     what,
                     self._store.directory,
                     until,
