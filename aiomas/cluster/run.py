@@ -20,7 +20,7 @@ from aiomas.cluster.events import ClusterEvent
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.launchers.base import Launcher
 from aiomas.cluster.loading import load
-from aiomas.cluster.rundir import remove_tree
+from aiomas.cluster.rundir import remove_tree, sweep
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.exceptions import ClusterError
 
@@ -171,6 +171,9 @@ class Run:
         that was killed as well, we do it.
         """
         if self.directory is None:
+            # It ended before it could tell which one it had; then no container has used it.
+            with contextlib.suppress(ClusterError, OSError):
+                sweep()
             return
         until = time.monotonic() + _REMOVAL_TIMEOUT
         while self.directory.exists() and time.monotonic() < until:  # noqa: ASYNC110 - see above

@@ -11,12 +11,14 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aiomas.cluster import certificates
 from aiomas.cluster import run as run_module
 from aiomas.cluster import supervisor as supervisor_module
 from aiomas.cluster.events import EventKind
+from aiomas.cluster.launchers import local
 from aiomas.cluster.run import Run
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.zygote import ForkServer
@@ -187,6 +189,50 @@ async def test_a_start_can_be_cancelled(world):
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
+
+
+STAGES = {
+    "before it speaks": "meet()\n",
+    "before it makes the directory": """
+from aiomas.cluster.rundir import RunDirectory
+RunDirectory.create = meet
+""",
+    "when it has the directory": """
+from aiomas.cluster.zygote import ForkServer
+ForkServer.tidy_up = meet
+""",
+    "when its fork server knows": """
+from aiomas.cluster.zygote import ForkServer
+ForkServer.preload = meet
+""",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "end", ["os.kill(os.getpid(), 9)", "time.sleep(60)"], ids=["dies", "hangs"]
+)
+async def test_a_start_that_comes_to_nothing_leaves_nothing(
+    run_base, tmp_path, monkeypatch, stage, end
+):
+    mark = tmp_path / "mark"
+    boot, run_it = local._BOOT.rsplit("main(control)", 1)
+    meet = f"import os, time\ndef meet(*_):\n    open({str(mark)!r}, 'x').close()\n    {end}\n"
+    monkeypatch.setattr(local, "_BOOT", f"{boot}{meet}{STAGES[stage]}main(control){run_it}")
+    run = Run(SPEC, None, print, None)
+    starting = asyncio.create_task(run.start(local.LocalLauncher(), lambda: None))
+    try:
+        await until(mark.exists)
+        if "sleep" in end:
+            starting.cancel()
+        with pytest.raises((ClusterError, asyncio.CancelledError)) as caught:
+            await starting
+    finally:
+        await run.stop(0.2)
+    if "kill" in end:
+        assert str(caught.value) == "The cluster is gone: its supervisor was killed by SIGKILL"
+    assert not run_base.exists()
+    assert psutil.Process().children(recursive=True) == []
 
 
 async def test_nothing_can_be_called_before_and_after(world):
