@@ -10,7 +10,7 @@ a certificate of it.
 
 Certificates are looked at when a connection is made, and not any more while it lasts.  They are
 valid for `DAYS` days: in a run that lasts longer, no *new* connection can be made after that, which
-is what a container that is restarted needs.  Pass more *days* for such a run (365 at most).  They
+is what a container that is restarted needs.  Such a run needs more *days* (365 at most).  They
 begin 5 minutes in the past, for hosts whose clocks are behind.
 """
 
@@ -24,6 +24,7 @@ import datetime as dt
 import logging
 import os
 import secrets
+import shlex
 import ssl
 import stat
 import tempfile
@@ -217,6 +218,7 @@ class _InDirectory:
     def check(self, days: int) -> None:
         """Say now what certificates and handshakes would fail with later."""
         now = dt.datetime.now(dt.UTC)
+        place = shlex.quote(str(self._store.directory))
         for what, end, command in (
             ("CA", self._ready.info.not_after, "rotate"),
             ("revocation list", self._store.crl_until(), "crl"),
@@ -225,17 +227,20 @@ class _InDirectory:
             if end <= now:
                 msg = (
                     f"the {what} was good until {until}, so that nobody would be let in now: "
-                    f"`aiomas pki {command}` makes a new one"
+                    f"`aiomas pki {command} --ca {place}` makes a new one"
                 )
                 raise ClusterError(msg)
             if end < now + dt.timedelta(days=days):
                 _log.warning(
-                    "The %s in %s is good until %s; after that, the containers of this run make no "
-                    "new connections.  `aiomas pki %s` makes a new one",
+                    "The %s in %s is good until %s, which is less than %d days: after that, the "
+                    "containers of this run make no new connections.  `aiomas pki %s --ca %s` "
+                    "makes a new one, for clusters that are started then",
                     what,
                     self._store.directory,
                     until,
+                    days,
                     command,
+                    place,
                 )
 
     def trusted(self) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -53,6 +54,9 @@ class Cluster:
         launcher: what starts the supervisor; by default, a child process does it.
         pki: for ``"tls"``, a directory made by ``aiomas pki``; by default an authority for this
             run alone, in memory.
+        certificate_days: how long the certificates of this run are valid, from 1 to 365.  After
+            that no new connections can be made, so a container that is started again is not
+            reached.
         restart: when containers that have ended are started again.
         loop: ``"asyncio"``, ``"uvloop"``, or ``"auto"`` for uvloop where it is installed.
         clock: ``None`` for real time; a date for an :class:`~aiomas.ExternalClock` that starts
@@ -103,6 +107,7 @@ class Cluster:
         extra_serializers: Iterable[Any] = (),
         launcher: Launcher | None = None,
         pki: str | os.PathLike[str] | None = None,
+        certificate_days: int = 30,
         restart: RestartPolicy = RestartPolicy(),  # noqa: B008 - it cannot be changed
         loop: str = "auto",
         clock: Any = None,
@@ -139,7 +144,7 @@ class Cluster:
         """The driver's own container, on the same transport as the others."""
         self._launcher = launcher or LocalLauncher()
         self._progress = progress
-        self._run = Run(self._spec, pki, self._took, _print_log if logs else None)
+        self._run = Run(self._spec, pki, self._took, _print_lines if logs else None)
         self._listeners = Listeners()
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it was started
         self._over: str | None = None  # the first reason why it does not run any more
@@ -528,5 +533,7 @@ class Cluster:
         await self._run.clean_up()
 
 
-def _print_log(index: int, line: str) -> None:
-    sys.stderr.write(f"[{index}] {line}\n")
+def _print_lines(index: int, lines: Sequence[str]) -> None:
+    """Print lines of a log, in the thread of the control plane: the event loop may be busy."""
+    with contextlib.suppress(OSError, ValueError):  # nobody reads them, or the stream is closed
+        sys.stderr.write("".join(f"[{index}] {line}\n" for line in lines))

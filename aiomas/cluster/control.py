@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from aiomas import rpc
@@ -72,13 +72,15 @@ class Host:
 
     Args:
         on_event: called with each event.
-        on_log: called with the index of a container and a line of its log.
+        on_log: called with the index of a container and lines of its log.
     """
 
     router = rpc.Service()
 
     def __init__(
-        self, on_event: Callable[[ClusterEvent], object], on_log: Callable[[int, str], object]
+        self,
+        on_event: Callable[[ClusterEvent], object],
+        on_log: Callable[[int, Sequence[str]], object],
     ) -> None:
         self._on_event = on_event
         self._on_log = on_log
@@ -133,10 +135,9 @@ class Host:
         self._on_event(event)
 
     @rpc.expose
-    def log(self, index: int, lines: list[str]) -> None:
+    def log(self, index: int, lines: Sequence[str]) -> None:
         """Take lines of a container's log."""
-        for line in lines:
-            self._on_log(index, line)
+        self._on_log(index, lines)
 
     async def call(
         self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aiomas import util
+from aiomas.exceptions import AiomasError
 
 
 def load(name: str) -> Any:
@@ -53,9 +54,17 @@ def _import_file(path: Path) -> str:
         spec.loader.exec_module(module)
     except BaseException as exc:
         del sys.modules[name]
-        exc.add_note(
-            f"This was raised while a container process imported {path}. A script that starts a "
-            f"cluster has to do that below: if __name__ == '__main__':"
-        )
+        if _is_of_a_program(exc):
+            exc.add_note(
+                f"This was raised while a container process imported {path}. A script that starts "
+                f"a cluster has to do that below: if __name__ == '__main__':"
+            )
         raise
     return name
+
+
+def _is_of_a_program(exc: BaseException) -> bool:
+    """Whether it looks as if an event loop or a cluster was started, which a module does not."""
+    return isinstance(exc, AiomasError) or (
+        isinstance(exc, RuntimeError) and "event loop" in str(exc)
+    )

@@ -69,8 +69,15 @@ def importable_name(obj: Any) -> str:
 def _main_module(obj: Any) -> str:
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
-    if spec is not None:
+    if spec is not None and spec.name != "__main__":
         return str(spec.name)
+    if spec is not None:
+        msg = (
+            f"{obj!r} was defined in the __main__.py of a directory or an archive that was run, "
+            f"which other processes cannot import: write it into a module beside that, and import "
+            f"it from there"
+        )
+        raise ValueError(msg)
     file = getattr(main, "__file__", None)
     if file is None or not Path(file).exists():
         msg = (

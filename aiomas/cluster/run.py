@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from aiomas.cluster.events import ClusterEvent
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.launchers.base import Launcher
 from aiomas.cluster.loading import load
-from aiomas.cluster.rundir import remove_tree
+from aiomas.cluster.rundir import remove_tree, sweep
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.exceptions import ClusterError
 
@@ -39,7 +39,8 @@ class Run:
         spec: what it is to be.
         pki: the directory of a certificate authority; ``None`` for one of this run alone.
         on_event: called with each event, in the event loop of the caller.
-        on_log: called with the index of a container and a line of its log; ``None`` for not.
+        on_log: called with the index of a container and lines of its log, in the thread of the
+            control plane; ``None`` for not.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Run:
         spec: ClusterSpec,
         pki: str | os.PathLike[str] | None,
         on_event: Callable[[ClusterEvent], object],
-        on_log: Callable[[int, str], object] | None,
+        on_log: Callable[[int, Sequence[str]], object] | None,
     ) -> None:
         self.name = spec.name or ""
         """The name of the run; known when it was started."""
@@ -87,7 +88,7 @@ class Run:
             return call
 
         self._thread = ControlThread()
-        self._host = Host(to_us(self._on_event), to_us(self._on_log or _nothing))
+        self._host = Host(to_us(self._on_event), self._on_log or _nothing)
         await self._thread.run(self._host.launch(launcher, spec.start_timeout, to_us(on_lost)))
         prepared = await self.call("prepare", spec.fields(), _facts(spec))
         self.name, self.directory = prepared["name"], Path(prepared["directory"])
@@ -170,6 +171,9 @@ class Run:
         that was killed as well, we do it.
         """
         if self.directory is None:
+            # It ended before it could tell which one it had; then no container has used it.
+            with contextlib.suppress(ClusterError, OSError):
+                sweep()
             return
         until = time.monotonic() + _REMOVAL_TIMEOUT
         while self.directory.exists() and time.monotonic() < until:  # noqa: ASYNC110 - see above
@@ -191,10 +195,11 @@ class Run:
     def _sign(self, request: bytes) -> tuple[Credentials, tuple[bytes, bytes, bytes | None]]:
         from aiomas.cluster import certificates  # noqa: PLC0415 - as above
 
+        days = self._spec.certificate_days
         if self._pki is None:
-            authority = certificates.RunAuthority.temporary(self.name)
+            authority = certificates.RunAuthority.temporary(self.name, days=days)
         else:
-            authority = certificates.RunAuthority.of_directory(self._pki)
+            authority = certificates.RunAuthority.of_directory(self._pki, days=days)
         theirs = authority.sign(request, LOCALHOST, certificates.LOOPBACK)
         ours = certificates.driver_credentials(authority)
         return ours, (theirs, authority.trusted, authority.crl)

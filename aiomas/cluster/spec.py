@@ -27,6 +27,7 @@ PATIENT = Limits(heartbeat=None, write_timeout=None)
 
 _LAST_PORT = 65535
 _NICEST = 19
+_MOST_DAYS = 365
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
@@ -124,6 +125,7 @@ class ClusterSpec:
     log_dir: str | None = None
     log_bytes: int = 10 * 2**20
     log_backups: int = 3
+    certificate_days: int = 30
     start_timeout: float = 60.0
     stop_timeout: float = 10.0
     limits: Limits = PATIENT
@@ -174,6 +176,10 @@ class ClusterSpec:
         _check_number("nice", self.nice, -20)
         if self.nice > _NICEST:
             msg = f"nice must be at most {_NICEST}, got {self.nice}"
+            raise ValueError(msg)
+        _check_number("certificate_days", self.certificate_days, 1)
+        if self.certificate_days > _MOST_DAYS:
+            msg = f"certificate_days must be at most {_MOST_DAYS}, got {self.certificate_days}"
             raise ValueError(msg)
         for name in ("memory", "open_files"):
             if getattr(self, name) is not None:

@@ -184,7 +184,7 @@ class TestHost:
         event = ClusterEvent(kind=EventKind.HUNG, message="it hangs", index=1)
         await launcher.client.remote.event(event.content())
         await launcher.client.remote.log(2, ["a line", "another"])
-        assert heard == [event, (2, "a line"), (2, "another")]
+        assert heard == [event, (2, ("a line", "another"))]
 
     async def test_a_lost_supervisor_is_noticed_and_said_to_be(self, host, launcher):
         launcher.client.close()

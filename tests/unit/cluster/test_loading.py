@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import sys
 
 import pytest
 
 from aiomas import util
 from aiomas.cluster.loading import file_of, load
+from aiomas.exceptions import ClusterError
 
 
 @pytest.fixture
@@ -78,6 +81,40 @@ def test_a_file_that_fails_is_tried_again(file):
             load(f"{file}:Worker")
     file.write_text("class Worker: mended = True\n" + "#" * 100)
     assert load(f"{file}:Worker").mended
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        ("asyncio.run(main())", RuntimeError),
+        ("asyncio.new_event_loop().run_until_complete(main())", RuntimeError),
+        ("raise aiomas.exceptions.ClusterError('no')", ClusterError),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:coroutine 'main' was never awaited")
+@pytest.mark.filterwarnings("ignore:unclosed event loop")
+async def test_a_script_that_starts_something_is_told_how_it_is_done(file, program, kind):
+    await asyncio.sleep(0)  # as in a container, a loop runs
+    file.write_text(
+        f"import asyncio, aiomas\nasync def main(): pass\nclass Worker: pass\n{program}\n"
+    )
+    with pytest.raises(kind) as caught:
+        load(f"{file}:Worker")
+    [note] = caught.value.__notes__
+    assert note.endswith("has to do that below: if __name__ == '__main__':")
+    assert str(file) in note
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import no_such_module_at_all", "open('/no/such/file')", "raise RuntimeError('no')", "("],
+)
+def test_other_errors_of_a_file_have_nothing_to_do_with_that(file, line):
+    file.write_text(line)
+    with pytest.raises((ImportError, OSError, RuntimeError, SyntaxError)) as caught:
+        load(f"{file}:Worker")
+    assert not hasattr(caught.value, "__notes__")
 
 
 @pytest.mark.parametrize("name", ["", "x", ":x", "m:", "file.py", "agents.py:"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 import types
+import zipapp
 
 import pytest
 
@@ -95,6 +97,34 @@ class TestMain:
     def test_a_module_that_was_run_is_named_by_its_name(self, main):
         main.__spec__ = importlib.util.spec_from_loader("package.program", None)
         assert importable_name(main.Worker) == "package.program:Worker"
+
+    @pytest.mark.parametrize("archive", [False, True])
+    def test_a_directory_or_an_archive_that_was_run_is_refused(self, tmp_path, archive):
+        # What is run like this has a spec whose name is "__main__".
+        folder = tmp_path / "program"
+        folder.mkdir()
+        (folder / "__main__.py").write_text(
+            "from aiomas.cluster.naming import importable_name\n"
+            "import beside\n"
+            "class Worker: pass\n"
+            "print(importable_name(beside.Worker))\n"
+            "try:\n"
+            "    importable_name(Worker)\n"
+            "except ValueError as exc:\n"
+            "    print(exc)\n"
+        )
+        (folder / "beside.py").write_text("class Worker: pass\n")
+        program = folder
+        if archive:
+            program = tmp_path / "program.pyz"
+            zipapp.create_archive(folder, program)
+        done = subprocess.run(
+            [sys.executable, program], capture_output=True, check=True, text=True, timeout=20
+        )
+        name, message = done.stdout.splitlines()
+        assert name == "beside:Worker"
+        assert "__main__.py of a directory or an archive" in message
+        assert "write it into a module beside that" in message
 
     @pytest.mark.parametrize("file", [None, "<stdin>"])
     def test_an_interactive_session_is_refused(self, main, file):

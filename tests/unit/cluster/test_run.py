@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from aiomas.cluster import certificates
 from aiomas.cluster import run as run_module
 from aiomas.cluster import supervisor as supervisor_module
 from aiomas.cluster.events import EventKind
+from aiomas.cluster.launchers import local
 from aiomas.cluster.run import Run
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import ClusterError, ContainerDied
+from pki import authority
+from pki.store import Root, Store
 from tests.unit.cluster.fakes import BOUND, FakeFork, FakeLauncher, never, until
 
 SPEC = ClusterSpec(containers=2, loop="asyncio", start_timeout=BOUND)
@@ -84,12 +90,20 @@ async def test_a_command_line_that_is_no_text_is_told_as_far_as_it_is(world, mon
     assert facts["command"] == ["plant.py", "a?", "?b"]
 
 
-async def test_events_and_lines_come_in_the_loop_of_the_driver(world):
-    run = await world.started(logs=True)
+async def test_events_come_in_the_loop_of_the_driver(world):
+    run = await world.started()
     await until(lambda: len(world.events) == 2)
     assert [event.kind for event in world.events] == [EventKind.STARTED] * 2
-    world.fork.processes[1].write("a line\n")
-    await until(lambda: world.lines == [(1, "a line")])
+    await run.stop(BOUND)
+
+
+async def test_lines_do_not_wait_for_the_loop_of_the_driver(world):
+    run = await world.started(logs=True)
+    world.fork.processes[1].write("a line\nanother\n")
+    deadline = time.monotonic() + BOUND
+    while not world.lines and time.monotonic() < deadline:
+        time.sleep(0.01)  # this loop does nothing else
+    assert world.lines == [(1, ("a line", "another"))]
     await run.stop(BOUND)
 
 
@@ -133,6 +147,25 @@ async def test_an_authority_that_others_use_keeps_nobody_waiting(world, monkeypa
     assert not run.directory.exists()
 
 
+@pytest.mark.parametrize("own", [False, True])
+async def test_certificates_last_as_long_as_the_run_is_to_last(world, tmp_path, monkeypatch, own):
+    load, seen = certificates.contexts_for_driver, []
+
+    def look(credentials, directory):
+        seen.append(credentials.certificate)
+        return load(credentials, directory)
+
+    monkeypatch.setattr(certificates, "contexts_for_driver", look)
+    if own:
+        Store.create(tmp_path / "ca", Root("plant", "ec-p256", 3650), crl_days=300)
+    run = await world.started(
+        tmp_path / "ca" if own else None, transport="tls", certificate_days=200
+    )
+    end = authority.inspect(seen[0]).not_after
+    assert 199 <= (end - dt.datetime.now(dt.UTC)).days <= 200
+    await run.stop(BOUND)
+
+
 async def test_a_directory_that_is_no_authority_is_an_error(world, tmp_path):
     with pytest.raises((ClusterError, OSError)):
         await world.started(tmp_path, transport="tls")
@@ -156,6 +189,50 @@ async def test_a_start_can_be_cancelled(world):
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
+
+
+STAGES = {
+    "before it speaks": "meet()\n",
+    "before it makes the directory": """
+from aiomas.cluster.rundir import RunDirectory
+RunDirectory.create = meet
+""",
+    "when it has the directory": """
+from aiomas.cluster.zygote import ForkServer
+ForkServer.tidy_up = meet
+""",
+    "when its fork server knows": """
+from aiomas.cluster.zygote import ForkServer
+ForkServer.preload = meet
+""",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "end", ["os.kill(os.getpid(), 9)", "time.sleep(60)"], ids=["dies", "hangs"]
+)
+async def test_a_start_that_comes_to_nothing_leaves_nothing(
+    run_base, tmp_path, monkeypatch, stage, end
+):
+    mark = tmp_path / "mark"
+    boot, run_it = local._BOOT.rsplit("main(control)", 1)
+    meet = f"import os, time\ndef meet(*_):\n    open({str(mark)!r}, 'x').close()\n    {end}\n"
+    monkeypatch.setattr(local, "_BOOT", f"{boot}{meet}{STAGES[stage]}main(control){run_it}")
+    run = Run(SPEC, None, print, None)
+    starting = asyncio.create_task(run.start(local.LocalLauncher(), lambda: None))
+    try:
+        await until(mark.exists)
+        if "sleep" in end:
+            starting.cancel()
+        with pytest.raises((ClusterError, asyncio.CancelledError)) as caught:
+            await starting
+    finally:
+        await run.stop(0.2)
+    if "kill" in end:
+        assert str(caught.value) == "The cluster is gone: its supervisor was killed by SIGKILL"
+    assert not run_base.exists()
+    assert psutil.Process().children(recursive=True) == []
 
 
 async def test_nothing_can_be_called_before_and_after(world):

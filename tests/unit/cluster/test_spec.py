@@ -54,6 +54,8 @@ class TestClusterSpec:
             ("open_files", "many"),
             ("log_bytes", 0),
             ("log_backups", -1),
+            ("certificate_days", 0),
+            ("certificate_days", 366),
             ("cwd", "/no/such/directory"),
         ],
     )

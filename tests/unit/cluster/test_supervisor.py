@@ -36,7 +36,10 @@ class World:
         self.events: list[ClusterEvent] = []
         self.lines: list[tuple[int, str]] = []
         self.lost = 0
-        self.host = Host(self.events.append, lambda *line: self.lines.append(line))
+        self.host = Host(
+            self.events.append,
+            lambda index, lines: self.lines.extend((index, line) for line in lines),
+        )
 
     async def connected(self):
         await self.host.launch(self.launcher, BOUND, self._lost)
