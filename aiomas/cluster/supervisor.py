@@ -22,7 +22,7 @@ from aiomas import rpc
 from aiomas.cluster import streams, watch
 from aiomas.cluster.child import Child, Surroundings
 from aiomas.cluster.echo import Echo
-from aiomas.cluster.environment import set_title
+from aiomas.cluster.environment import ignore, set_title
 from aiomas.cluster.events import ClusterEvent, EventKind, error_content
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.rundir import RunDirectory
@@ -392,7 +392,7 @@ def main(control_fd: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Ctrl-C in a terminal goes to all processes there; the driver alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, ignore)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit of file sizes is an error of write()
     os.set_inheritable(control_fd, False)
     guard, _ = os.pipe()  # nobody else gets the other end, so this one ends with us
