@@ -32,7 +32,11 @@ _READ = 65_536  # bytes of a log
 
 
 class LogPipe:
-    """Reads what a process writes, so that neither a full disk nor a slow one can hold it up."""
+    """Reads what a process writes, so that a full disk cannot hold it up.
+
+    A slow one can: the log is written in the event loop of the supervisor, which waits for the disk,
+    and with it those processes that have filled their pipes.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
