@@ -20,7 +20,7 @@ from aiomas import rpc
 from aiomas.cluster.environment import Environment
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.intensity import Intensity
-from aiomas.cluster.life import Life
+from aiomas.cluster.life import Life, StillThereError
 from aiomas.cluster.logs import Log
 from aiomas.cluster.records import Records
 from aiomas.cluster.restoring import restore
@@ -49,7 +49,7 @@ class Surroundings:
     logs: Path
     """The directory of the log files."""
     fork: ForkServer
-    token: str
+    token: str = dataclasses.field(repr=False)
     tls: Sequence[str | None] | None
     """The paths of an :class:`~aiomas.SSLCerts`."""
     emit: Callable[[ClusterEvent], None]
@@ -99,6 +99,11 @@ class Child:
     def uptime(self) -> float:
         """Seconds since its process was started."""
         return time.monotonic() - self._began
+
+    @property
+    def running_pid(self) -> int | None:
+        """The id of its process; ``None`` if that has ended, so that another may have its id."""
+        return None if self._life is None or self._life.is_over else self.pid
 
     @rpc.expose
     def save(self, aid: str, state: bytes) -> None:
@@ -246,9 +251,13 @@ class Child:
         try:
             self.url = await life.call("start", self._fields(), timeout=spec.start_timeout)
             failures = await restore(life, self._records, spec.start_timeout)
+        except asyncio.CancelledError:
+            await life.kill("was not wanted any more")
+            await asyncio.wait({life.ended}, timeout=_END_TIMEOUT)
+            raise
         except BaseException:
-            await life.kill("could not be started")
-            await asyncio.wait({life.ended}, timeout=1.0)
+            # Two of them must not accept connections at the same address.
+            await life.end("could not be started")
             raise
         self._life = life
         self.pid, self.exit_code = life.pid, None
@@ -313,6 +322,9 @@ class Child:
                 self.restarts += 1
                 try:
                     await self._begin_life()
+                except StillThereError as exc:
+                    self._give_up(self._as_death(exc), "its last process does not end")
+                    return
                 except (ClusterError, ContainerDied, OSError) as exc:
                     error = self._as_death(exc)
                     self._has_died(error)
@@ -358,19 +370,18 @@ class Child:
         self.state, self.exit_code = "died", error.exit_code
         self._emit(EventKind.DIED, str(error), error)
 
-    def _give_up(self, error: ContainerDied) -> None:
+    def _give_up(self, error: ContainerDied, why: str | None = None) -> None:
         self._close_address()
         self.state = "failed"
         self._settled.set()
         policy = self._spec.restart
-        if self._intensity.exhausted:
-            msg = (
-                f"Container {self.index} is not started again: it was restarted "
-                f"intensity={policy.intensity} times within period={policy.period} s"
-            )
-        else:
-            msg = f"Container {self.index} is not started again: restart mode {policy.mode!r}"
-        self._emit(EventKind.FAILED, f"{msg}. {error}", error)
+        if why is None and self._intensity.exhausted:
+            times = f"intensity={policy.intensity} times within period={policy.period} s"
+            why = f"it was restarted {times}"
+        elif why is None:
+            why = f"restart mode {policy.mode!r}"
+        msg = f"Container {self.index} is not started again: {why}. {error}"
+        self._emit(EventKind.FAILED, msg, error)
 
     def _explained(self, exc: ContainerDied | ClusterError) -> ContainerDied | ClusterError:
         """Return what a failed start raises: the error, and what the container wrote last."""

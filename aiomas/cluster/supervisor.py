@@ -327,7 +327,7 @@ class Supervisor:
         }
         if child.state in {"running", "hung"}:
             status["uptime"] = child.uptime
-            status |= _used(child.pid)
+            status |= _used(child.running_pid)
             try:
                 status |= await child.call("status", timeout=timeout)
             except (ClusterError, ContainerDied):
@@ -335,7 +335,7 @@ class Supervisor:
         return status
 
     def _load(self, child: Child) -> float:
-        used: float = _used(child.pid).get("cpu", 0.0)
+        used: float = _used(child.running_pid).get("cpu", 0.0)
         now = time.monotonic()
         pid, before, then = self._loads.get(child.index, (0, 0.0, 0.0))
         if pid != child.pid:
@@ -349,8 +349,10 @@ def _take_note(done: asyncio.Future[Any]) -> None:
         done.exception()
 
 
-def _used(pid: int) -> dict[str, Any]:
+def _used(pid: int | None) -> dict[str, Any]:
     """Return what a process has used: seconds of CPU, bytes of memory."""
+    if pid is None:
+        return {}
     import psutil  # noqa: PLC0415 - 15 ms that a start need not spend
 
     try:
