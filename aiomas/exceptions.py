@@ -182,7 +182,8 @@ class SpawnError(ClusterError):
 
     Args:
         message: which agent, in which container, and the traceback from there.
-        spawned: proxies for those agents of the same call that exist.
+        spawned: proxies for those agents of the same call that were made.  (If the whole cluster
+            is gone, so are they.)
     """
 
     def __init__(self, message: str, spawned: Sequence[Any] = ()) -> None:

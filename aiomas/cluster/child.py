@@ -12,11 +12,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from aiomas import rpc
+from aiomas._address import TcpAddress
 from aiomas.cluster.environment import Environment
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.intensity import Intensity
@@ -50,11 +51,13 @@ class Surroundings:
     """The directory of the log files."""
     fork: ForkServer
     token: str = dataclasses.field(repr=False)
-    tls: Sequence[str | None] | None
-    """The paths of an :class:`~aiomas.SSLCerts`."""
+    tls: bool
+    """Whether they use TLS; what they need for it, they have from the fork server."""
     emit: Callable[[ClusterEvent], None]
     echo: Callable[[int, str], None] | None
     """Gets each line of a log, if it is wanted."""
+    urls: list[str] = dataclasses.field(default_factory=list)
+    """Where containers listen at ports, which others can take when these are closed."""
     time: float = 0
     """What the external clocks were set to, in seconds."""
 
@@ -225,6 +228,8 @@ class Child:
             exc.filename = f"the address of container {self.index}, {address}"
             raise
         self._socket = sock
+        if self._path is None:  # nobody else can use the directory
+            self._around.urls.append(TcpAddress(*sock.getsockname()).url)
 
     def _close_address(self) -> None:
         """Let whoever dials it be refused."""
@@ -299,6 +304,8 @@ class Child:
             "time": self._around.time,
             "token": self._around.token,
             "tls": self._around.tls,
+            "limits": dataclasses.asdict(spec.limits),
+            "urls": self._around.urls,
             "life": self.restarts,
             "awaited": self._records.awaited,
             "chosen": self._records.chosen,

@@ -3,53 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from aiomas.agent import Agent, Container, url_of
+from aiomas._limits import Limits
+from aiomas.agent import Agent, Container
 from aiomas.clocks import ExternalClock
-from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
+from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content, together
 from aiomas.cluster.fanout import CONCURRENCY, map_calls, starmap_calls
 from aiomas.cluster.info import ContainerInfo
 from aiomas.cluster.launchers.base import Launcher
 from aiomas.cluster.launchers.local import LocalLauncher
 from aiomas.cluster.listening import Callback, Listeners
-from aiomas.cluster.naming import codec_name, importable_name, serializer_names
+from aiomas.cluster.naming import importable_name
 from aiomas.cluster.placement import RoundRobin, Strategy, chooser
 from aiomas.cluster.progress import Progress
+from aiomas.cluster.roster import Roster
 from aiomas.cluster.run import Run
 from aiomas.cluster.spawning import Arguments, Spawner, arguments_of
-from aiomas.cluster.spec import ClusterSpec, RestartPolicy, clock_date, environments
+from aiomas.cluster.spec import ClusterSpec, RestartPolicy
 from aiomas.codecs import Codec
-from aiomas.exceptions import ClusterError, ContainerDied, SpawnError
+from aiomas.exceptions import ClusterError, SpawnError
 from aiomas.rpc import Proxy
 
 _MARGIN = 2.0  # seconds that the supervisor may be late to what its containers have
 
 Placement = str | int | Proxy | Strategy
 """Where agents are made; see :meth:`Cluster.spawn`."""
-
-_STATES = {
-    EventKind.STARTED: "running",
-    EventKind.DIED: "died",
-    EventKind.RESTARTING: "restarting",
-    EventKind.RESTARTED: "running",
-    EventKind.FAILED: "failed",
-    EventKind.HUNG: "hung",
-    EventKind.RECOVERED: "running",
-}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Named:
-    proxy: Any
-    index: int
-    respawn: bool
 
 
 class Cluster:
@@ -103,6 +86,9 @@ class Cluster:
         start_timeout: seconds until all containers must answer.
         stop_timeout: seconds that containers get to end, before they are terminated and, after
             the same time again, killed.
+        limits: those of the connections between containers, ours included; by default those of
+            :class:`~aiomas.Limits` without *heartbeat* and *write_timeout*, since whoever is busy
+            on this machine is not dead.
 
     Raises:
         ValueError: a parameter has a value that it cannot have.
@@ -139,54 +125,28 @@ class Cluster:
         progress: bool = False,
         start_timeout: float = 60.0,
         stop_timeout: float = 10.0,
+        limits: Limits | None = None,
     ) -> None:
         if sys.platform == "win32":
             msg = "aiomas.cluster needs a POSIX system, Windows is none"
             raise OSError(msg)
-        self._spec = ClusterSpec(
-            containers=containers,
-            transport=transport,
-            codec=codec_name(codec),
-            extra_serializers=serializer_names(extra_serializers),
-            loop=loop,
-            clock=None if clock is None else clock_date(clock),
-            restart=restart,
-            preload=(preload,) if isinstance(preload, str) else tuple(preload),
-            name=name,
-            seed=seed,
-            port=port,
-            env=environments(env),
-            cwd=_absolute(cwd),
-            pin=pin,
-            nice=nice,
-            memory=memory,
-            open_files=open_files,
-            hang_timeout=hang_timeout,
-            on_hang=on_hang,
-            log_dir=_absolute(log_dir),
-            log_bytes=log_bytes,
-            log_backups=log_backups,
-            start_timeout=start_timeout,
-            stop_timeout=stop_timeout,
-        )
+        # Each parameter is a field of the spec, but for those of the driver alone.
+        self._spec = ClusterSpec.of_parameters(locals())
         if pki is not None and transport != "tls":
             msg = f"pki={os.fspath(pki)!r} needs transport='tls', got transport={transport!r}"
             raise ValueError(msg)
         self.container: Container
         """The driver's own container, on the same transport as the others."""
-        self.containers: list[ContainerInfo] = []
-        """The containers, in the order of their indices."""
         self._launcher = launcher or LocalLauncher()
         self._progress = progress
         self._run = Run(self._spec, pki, self._took, _print_log if logs else None)
         self._listeners = Listeners()
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it was started
-        self._gone: str | None = None  # how it has ended although nobody stopped it
+        self._over: str | None = None  # the first reason why it does not run any more
         self._starting: Progress | None = None
         self._stopping = False
         self._round_robin = RoundRobin()
-        self._names: dict[str, _Named] = {}
-        self._taken: set[str] = set()  # names, of agents that are being made, too
+        self._roster = Roster()
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
@@ -198,7 +158,7 @@ class Cluster:
                 await self._start()
         except BaseException as exc:
             late = [str(c.index) for c in self.containers if c.state == "starting"]
-            await self._stop()
+            await self._stop("it could not be started")
             if isinstance(exc, TimeoutError) and bound.expired():
                 msg = (
                     f"Containers {', '.join(late) or '(all)'} were not ready within "
@@ -210,7 +170,12 @@ class Cluster:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._check_loop()
-        await self._stop()
+        await self._stop("its 'async with' block has ended")
+
+    @property
+    def containers(self) -> list[ContainerInfo]:
+        """The containers, in the order of their indices."""
+        return self._roster.containers
 
     @property
     def name(self) -> str:
@@ -239,7 +204,8 @@ class Cluster:
                 agent, or the name of one: ``"module:Class"`` or ``"/path/file.py:Class"``.
             args: go to it, after the container; they pass through the cluster's codec.  Agents of
                 our own container and proxies may be among them, and arrive as proxies.
-            name: a name for :meth:`find`.
+            name: a name for :meth:`find`; others can have it when the agent has ended with its
+                container.
             respawn: make it again, with the same id and arguments, if its container is started
                 again; see :func:`~aiomas.cluster.checkpoint` for its state.
             placement: ``"round-robin"``; ``"least-loaded"``, where there are the fewest agents
@@ -255,23 +221,19 @@ class Cluster:
             SpawnError: the agent could not be made; the message has the traceback.
             ContainerDied: its container ended.
             ClusterError: the cluster does not run any more.
+            SerializationError: the arguments cannot be encoded.
             ValueError: *target* is a class or function that other processes cannot import, or
                 *name* is taken.
         """
         calls: list[Arguments] = [(args, kwargs)]
-        if name is None:
-            return (await self._spawn_all(target, calls, placement, respawn=respawn))[0]
-        if name in self._taken:
-            msg = f"There is an agent with the name {name!r} already"
-            raise ValueError(msg)
-        self._taken.add(name)
+        if name is not None:
+            self._roster.claim(name)
         try:
-            [proxy] = await self._spawn_all(target, calls, placement, respawn=respawn)
-        except BaseException:
-            self._taken.discard(name)
-            raise
-        self._names[name] = _Named(proxy, self._index_of(proxy), respawn)
-        return proxy
+            proxies = await self._spawn_all(target, calls, placement, respawn=respawn, name=name)
+        finally:
+            if name is not None:
+                self._roster.release(name)
+        return proxies[0]
 
     async def spawn_many(
         self,
@@ -294,9 +256,13 @@ class Cluster:
             A proxy for each agent, in the order of *arguments*.
 
         Raises:
-            SpawnError: an agent could not be made; ``spawned`` has proxies for those that were.
+            SpawnError: an agent could not be made, or the cluster ended meanwhile; ``spawned`` has
+                proxies for those that were made.  If there are errors in several containers, notes
+                of the first one tell of the others.
             ContainerDied: a container ended; it has ``spawned`` as well.
             ClusterError: the cluster does not run any more.
+            SerializationError: arguments cannot be encoded; a note says for which agent they are,
+                and none was made.
             ValueError: *target* is a class or function that other processes cannot import.
             TypeError: *arguments* has something else in it.
         """
@@ -307,15 +273,10 @@ class Cluster:
 
         Raises:
             LookupError: there is none, or it ended with its container.
+            ClusterError: the cluster does not run.
         """
-        try:
-            return self._names[name].proxy
-        except KeyError:
-            ended = " any more: its container ended" if name in self._taken else ""
-            msg = (
-                f"There is no agent with the name {name!r}{ended}; there are: {sorted(self._names)}"
-            )
-            raise LookupError(msg) from None
+        self._check_running()
+        return self._roster.find(name)
 
     async def map(
         self,
@@ -412,22 +373,33 @@ class Cluster:
     async def set_time(self, time: float) -> None:
         """Set the external clocks of all containers, and return when all have the new time.
 
+        If some of them fail, all others have the time, our own container too, so that one can go
+        on with a later time.  Containers that have been given up before (their state is
+        ``"failed"``) are left out, without an error.
+
         Args:
             time: in seconds; later than the current time.
 
         Raises:
             ValueError: the cluster was started without ``clock=``, or *time* is not later.
-            ContainerDied: a container ended; all others have the time.
-            ClusterError: a container could not set its clock; the message has the traceback.
+            ContainerDied: a container ended.
+            ClusterError: a container could not set its clock; the message has the traceback.  If
+                several failed, this is about the first one, and its notes about the others.
         """
+        clock = self._run_container().clock
         if self._spec.clock is None:
             msg = "This cluster runs in real time; start it with Cluster(..., clock=<date>)"
             raise ValueError(msg)
-        clock = self._run_container().clock
         assert isinstance(clock, ExternalClock)  # noqa: S101 - for the type checker
-        clock.set_time(time)
-        for content in await self._call("set_time", time):
-            raise error_of_content(content)
+        if not time > clock.time():
+            msg = f"The time can only be set forward: it is {clock.time()} s, got {time} s"
+            raise ValueError(msg)
+        given_up = {info.index for info in self.containers if info.state == "failed"}
+        contents = await self._call("set_time", time)
+        clock.set_time(time)  # last, so that it can be repeated if we are cancelled
+        errors = [error_of_content(c) for c in contents if c.get("index") not in given_up]
+        if errors:
+            raise together(errors)
 
     async def checkpoint(self) -> None:
         """Save the states of all agents that have a method ``get_state()``.
@@ -454,42 +426,40 @@ class Cluster:
         return self._listeners.iterate()
 
     async def _start(self) -> None:
-        self.containers = [ContainerInfo(index) for index in range(self._spec.containers)]
+        self._roster.begin(self._spec.containers)
         with self._bar("Starting containers") as bar:
             bar.started(len(self.containers))
             self._starting = bar
             begun = await self._run.start(self._launcher, self._lost)
             container = self._run_container()
             self.container = container
-            for info, content in zip(self.containers, begun, strict=True):
-                info.pid, info.url = content["pid"], content["url"]
+            self._roster.began(begun)
             # They are up when they have answered where others will reach them.
             await asyncio.gather(*(container.ping(info.url) for info in self.containers))
             self._starting = None
 
-    async def _stop(self) -> None:
+    async def _stop(self, why: str) -> None:
         self._stopping = True
+        self._over = self._over or why
         exit_codes: list[int | None] = []
         try:
             exit_codes = await self._run.stop(self._spec.stop_timeout)
         finally:
-            # There are none if the supervisor was gone.
-            for info, exit_code in itertools.zip_longest(self.containers, exit_codes):
-                if info.state not in {"died", "failed"}:
-                    info.state, info.exit_code = "stopped", exit_code
+            self._roster.end(exit_codes)
             self._listeners.close()
 
-    def _run_container(self) -> Any:
-        """Return our container, if the cluster can be used."""
-        self._check_loop()
-        if self._gone is not None:
-            raise ClusterError(self._gone)
-        if self._stopping:
-            msg = "The cluster does not run any more"
+    def _check_running(self) -> None:
+        if self._over is not None:
+            msg = f"The cluster does not run any more: {self._over}"
             raise ClusterError(msg)
         if self._run.container is None:
             msg = "The cluster does not run; use it in an 'async with' block"
             raise ClusterError(msg)
+
+    def _run_container(self) -> Any:
+        """Return our container, if the cluster can be used."""
+        self._check_running()
+        self._check_loop()
         return self._run.container
 
     def _check_loop(self) -> None:
@@ -505,14 +475,20 @@ class Cluster:
         return await self._run.call(method, *args, timeout=timeout)
 
     async def _spawn_all(
-        self, target: Any, calls: Sequence[Arguments], placement: Placement, *, respawn: bool
+        self,
+        target: Any,
+        calls: Sequence[Arguments],
+        placement: Placement,
+        *,
+        respawn: bool,
+        name: str | None = None,
     ) -> list[Any]:
-        name = target if isinstance(target, str) else importable_name(target)
+        target = target if isinstance(target, str) else importable_name(target)
         container = self._run_container()
         choose = chooser(placement, self.containers, self._round_robin)
-        running = [info for info in self.containers if info.state == "running"]
+        running = self._roster.running()
         if not running:
-            msg = "No container of this cluster runs"
+            msg = f"No container of this cluster runs: {self._roster.summary()}"
             raise SpawnError(msg)
         if placement == "least-loaded":
             for info, load in zip(self.containers, await self._call("loads"), strict=True):
@@ -520,47 +496,24 @@ class Cluster:
         with self._bar("Spawning agents") as bar:
             bar.started(len(calls))
             spawner = Spawner(container, container.portable_codec(), self._call, bar.advance)
-            return await spawner.spawn(name, calls, running, choose, respawn=respawn)
+            proxies = await spawner.spawn(target, calls, running, choose, respawn=respawn)
+        if name is not None:
+            [(index, pid)] = spawner.processes.items()
+            self._roster.give(name, proxies[0], index, pid, respawn=respawn)
+        return proxies
 
     def _bar(self, description: str) -> Progress:
         return Progress(description, shown=None if self._progress else False)
 
-    def _index_of(self, proxy: Any) -> int:
-        base_url = _base_url(proxy)
-        return next(info.index for info in self.containers if info.url == base_url)
-
     def _took(self, event: ClusterEvent) -> None:
         """Take an event from the supervisor."""
-        if event.index is not None:
-            self._update(self.containers[event.index], event)
+        self._roster.take(event)
         if event.kind is EventKind.LOST:
-            self._gone = event.message
-            for info in self.containers:
-                if info.state not in {"died", "failed"}:
-                    info.state = "died"
-        self._listeners.tell(event)
-
-    def _update(self, info: ContainerInfo, event: ClusterEvent) -> None:
-        info.state = _STATES.get(event.kind, info.state)
-        if event.kind is EventKind.STARTED and self._starting is not None:
+            # How it is said in events and by calls that were under way.
+            self._over = self._over or event.message.removeprefix("The cluster is gone: ")
+        elif event.kind is EventKind.STARTED and self._starting is not None:
             self._starting.advance()
-        if event.kind in {EventKind.STARTED, EventKind.RESTARTED}:
-            info.pid = event.pid or 0
-        if event.kind is EventKind.DIED:
-            assert isinstance(event.error, ContainerDied)  # noqa: S101 - it always has one
-            info.exit_code = event.error.exit_code
-            info.agents = info.respawned
-            self._forget_names(info.index, respawned=False)
-        elif event.kind is EventKind.RESTARTED:
-            info.restarts += 1
-        elif event.kind is EventKind.FAILED:
-            info.agents = info.respawned = 0
-            self._forget_names(info.index, respawned=True)
-
-    def _forget_names(self, index: int, *, respawned: bool) -> None:
-        for name, named in list(self._names.items()):
-            if named.index == index and (respawned or not named.respawn):
-                del self._names[name]
+        self._listeners.tell(event)
 
     def _lost(self) -> None:
         """Note that the supervisor is gone."""
@@ -570,17 +523,9 @@ class Cluster:
 
     async def _tell_of_loss(self) -> None:
         error = await self._run.lost()
-        if self._gone is None:  # or the supervisor has told why itself, before it ended
+        if self._over is None:  # or the supervisor has told why itself, before it ended
             self._took(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
         await self._run.clean_up()
-
-
-def _absolute(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())
-
-
-def _base_url(proxy: Any) -> str:
-    return url_of(proxy).rpartition("/")[0] + "/"
 
 
 def _print_log(index: int, line: str) -> None:

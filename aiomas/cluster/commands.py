@@ -7,7 +7,6 @@ The commands are thin: programs are run by `program`, runs are found by `rundir`
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 import shlex
@@ -20,6 +19,7 @@ import click
 
 from aiomas.cluster import rundir
 from aiomas.cluster.naming import CODECS
+from aiomas.cluster.rundir import Run
 from aiomas.cluster.spec import LOOPS, TRANSPORTS
 from aiomas.cluster.terminal import (
     Command,
@@ -35,6 +35,8 @@ from aiomas.cluster.terminal import (
 from aiomas.exceptions import ClusterError
 
 __all__ = ["cluster"]
+
+_PAUSE = 0.1  # seconds between two attempts to reach a run that does not listen yet
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -287,18 +289,35 @@ def stop(name: str | None, *, timeout: float) -> None:
 
     If it has not ended in time, the exit code is 1.
     """
-    from aiomas.cluster.watch import RunGone, Watch, wait_until_gone  # noqa: PLC0415
+    from aiomas.cluster.watch import wait_until_gone  # noqa: PLC0415
 
     found = rundir.find(name)
+    until = time.monotonic() + timeout
+    asked = _ask_to_stop(found)
+    while not wait_until_gone(found, _bounded(until, None if asked else _PAUSE)):
+        if time.monotonic() >= until:
+            pid = found.facts.get("pid")
+            msg = f"cluster {found.name!r} (pid {pid}) has not ended within {timeout:g} s"
+            raise ClusterError(msg)
+        asked = asked or _ask_to_stop(found)
+    click.echo(f"stopped {found.name}" if asked else f"{found.name} has ended by itself", err=True)
+
+
+def _bounded(until: float, most: float | None) -> float:
+    left = max(0.0, until - time.monotonic())
+    return left if most is None else min(left, most)
+
+
+def _ask_to_stop(run: Run) -> bool:
+    """Tell *run* to stop; return whether it has heard it: it may not listen yet, or no more."""
+    from aiomas.cluster.watch import RunGone, Watch  # noqa: PLC0415
 
     async def ask() -> None:
-        async with Watch(found) as watch:
+        async with Watch(run) as watch:
             await watch.stop()
 
-    with contextlib.suppress(RunGone):  # it is ending already, or does not listen yet
+    try:
         asyncio.run(ask())
-    if not wait_until_gone(found, timeout):
-        pid = found.facts.get("pid")
-        msg = f"cluster {found.name!r} (pid {pid}) has not ended within {timeout:g} s"
-        raise ClusterError(msg)
-    click.echo(f"stopped {found.name}", err=True)
+    except RunGone:
+        return False
+    return True

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from aiomas.exceptions import ClusterError, ContainerDied
+
+E = TypeVar("E", bound=BaseException)
 
 
 class EventKind(enum.StrEnum):
@@ -89,3 +92,11 @@ def error_of_content(content: dict[str, Any]) -> ContainerDied | ClusterError:
     if "index" in content:
         return ContainerDied(**content)
     return ClusterError(content["message"])
+
+
+def together(errors: Sequence[E]) -> E:
+    """Return the first of *errors*, with notes about the others."""
+    first, *others = errors
+    for other in others:
+        first.add_note(f"And {type(other).__name__}: {other}")
+    return first

@@ -164,7 +164,9 @@ class Life:
         life = cls(index, process, fork, log, pipe)
         life.ended = asyncio.create_task(life._end())
         try:
-            life._client = await streams.dial(ours, router, timeout=timeout)
+            life._client = await streams.dial(
+                ours, router, timeout=timeout, name=f"container {index}"
+            )
         except OSError as exc:
             ours.close()
             if not isinstance(exc, TimeoutError):  # it has ended, or is about to

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from aiomas.cluster.container import ClusterContainer
+from aiomas.cluster.events import together
 from aiomas.cluster.info import ContainerInfo
 from aiomas.cluster.placement import Strategy
 from aiomas.codecs import Codec
-from aiomas.exceptions import ContainerDied, SpawnError
+from aiomas.exceptions import ClusterError, ContainerDied, SpawnError
 
 _CHUNK_AGENTS = 1000
 _CHUNK_BYTES = 1 << 20  # of arguments in one control message
 
 Arguments = tuple[Sequence[Any], dict[str, Any]]
 """The positional and the keyword arguments of an agent."""
+Chunk = tuple[list[int], bytes]
+"""The numbers of agents, and their arguments as one message."""
 
 
 def arguments_of(arguments: int | Iterable[Any]) -> list[Arguments]:
@@ -69,6 +73,8 @@ class Spawner:
         self._codec = codec
         self._send = send
         self._told = made
+        self.processes: dict[int, int] = {}
+        """The ids of the processes in which agents were made, by the indices of containers."""
 
     async def spawn(
         self,
@@ -88,31 +94,43 @@ class Spawner:
             choose: chooses one of them for each.
             respawn: whether they are made again if their container is.
 
+        Nothing is sent before all arguments have been encoded.
+
         Raises:
-            SpawnError: an agent could not be made.
-            ContainerDied: a container ended.
+            SpawnError: an agent could not be made, or the supervisor failed; ``spawned`` has those
+                that were.  If there are errors of several containers, notes tell of the others.
+            ContainerDied: a container ended; it has ``spawned`` as well.
+            SerializationError: arguments cannot be encoded, and no agent was made; a note says for
+                which one they are.
         """
         proxies: list[Any] = [None] * len(calls)
+        placed = _places_of(len(calls), places, choose)
+        try:
+            encoded = [await self._encoded(target, calls, numbers) for _, numbers in placed]
+        except BaseException:
+            for info, numbers in placed:
+                info.agents -= len(numbers)
+            raise
         results = await asyncio.gather(
             *(
-                self._spawn_in(info, target, calls, numbers, proxies, respawn=respawn)
-                for info, numbers in _places_of(len(calls), places, choose)
+                self._spawn_in(info, target, chunks, proxies, respawn=respawn)
+                for (info, _), chunks in zip(placed, encoded, strict=True)
             ),
             return_exceptions=True,
         )
-        for error in results:
+        errors = [error for error in results if isinstance(error, BaseException)]
+        if errors:
+            error = together([_as_spawn_error(error) for error in errors])
             if isinstance(error, SpawnError | ContainerDied):
                 error.spawned = [proxy for proxy in proxies if proxy is not None]
-            if isinstance(error, BaseException):
-                raise error
+            raise error
         return proxies
 
     async def _spawn_in(
         self,
         info: ContainerInfo,
         target: str,
-        calls: Sequence[Arguments],
-        numbers: list[int],
+        chunks: deque[Chunk],
         proxies: list[Any],
         *,
         respawn: bool,
@@ -121,40 +139,66 @@ class Spawner:
 
         They are counted there already, and are not any more if they cannot be made.
         """
-        to_make = len(numbers)
+        all_numbers = [number for numbers, _ in chunks for number in numbers]
+        to_make = len(all_numbers)
         try:
-            for chunk, data in self._chunks(calls, numbers):
-                made, failure = await self._send("spawn", info.index, target, data, respawn)
-                for number, (url, class_name) in zip(chunk, made, strict=False):
+            while chunks:
+                numbers, data = chunks.popleft()
+                made, failure, pid = await self._send("spawn", info.index, target, data, respawn)
+                self.processes[info.index] = pid
+                for number, (url, class_name) in zip(numbers, made, strict=False):
                     proxies[number] = self._container.proxy(url, class_name)
                 to_make -= len(made)
                 info.respawned += len(made) if respawn else 0
                 self._told(len(made))
                 if failure is not None:
-                    _fail(info, f"Agent number {chunk[len(made)]} ({target})", failure)
+                    _fail(info, f"Agent number {numbers[len(made)]} ({target})", failure)
         except ContainerDied:  # what was counted there is forgotten by whoever heard of it
             if not respawn:  # those of earlier messages are gone with it
-                for number in numbers:
+                for number in all_numbers:
                     proxies[number] = None
             raise
         except BaseException:
             info.agents -= to_make
             raise
 
-    def _chunks(
-        self, calls: Sequence[Arguments], numbers: list[int]
-    ) -> Iterator[tuple[list[int], bytes]]:
-        """Cut *numbers* into pieces whose arguments fit into a message; yield both."""
+    async def _encoded(
+        self, target: str, calls: Sequence[Arguments], numbers: list[int]
+    ) -> deque[Chunk]:
+        """Cut *numbers* into pieces whose arguments fit into a message, with these arguments."""
+        chunks: deque[Chunk] = deque()
         for start in range(0, len(numbers), _CHUNK_AGENTS):
             pieces = [numbers[start : start + _CHUNK_AGENTS]]
             while pieces:
                 piece = pieces.pop()
-                data = self._codec.encode([calls[number] for number in piece])
+                data = self._encode(target, calls, piece)
                 if len(data) > _CHUNK_BYTES and len(piece) > 1:
                     middle = len(piece) // 2
                     pieces += [piece[middle:], piece[:middle]]
                 else:
-                    yield piece, data
+                    chunks.append((piece, data))
+                await asyncio.sleep(0)  # others may have something to do meanwhile
+        return chunks
+
+    def _encode(self, target: str, calls: Sequence[Arguments], numbers: list[int]) -> bytes:
+        try:
+            return self._codec.encode([calls[number] for number in numbers])
+        except Exception as exc:
+            if len(numbers) > 1:
+                for number in numbers:
+                    self._encode(target, calls, [number])  # the bad one raises, with its number
+            else:
+                exc.add_note(f"It was for agent number {numbers[0]} ({target}); none was made")
+            raise
+
+
+def _as_spawn_error(error: BaseException) -> BaseException:
+    """Return *error*, or if it is one of the supervisor, one that can have ``spawned``."""
+    if type(error) is not ClusterError:
+        return error
+    spawn_error = SpawnError(str(error))
+    spawn_error.__cause__ = error
+    return spawn_error
 
 
 def _fail(info: ContainerInfo, who: str, traceback: str) -> NoReturn:

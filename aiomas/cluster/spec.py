@@ -5,18 +5,25 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aiomas._limits import check_seconds
+from aiomas._limits import Limits, check_seconds
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.basedir import LONGEST_NAME, NAME
+from aiomas.cluster.naming import codec_name, serializer_names
 
 TRANSPORTS = ("unix", "tcp", "tls")
 LOOPS = ("auto", "asyncio", "uvloop")
 MODES = ("permanent", "transient", "temporary")
 ON_HANG = ("report", "restart")
+
+# Who has ended on this machine has closed its connections, and who is busy, be it the driver for a
+# minute, is not to be taken for dead: the supervisor looks for containers that hang.
+PATIENT = Limits(heartbeat=None, write_timeout=None)
+"""The limits of connections between containers, where the user has chosen none."""
 
 _LAST_PORT = 65535
 _NICEST = 19
@@ -119,6 +126,7 @@ class ClusterSpec:
     log_backups: int = 3
     start_timeout: float = 60.0
     stop_timeout: float = 10.0
+    limits: Limits = PATIENT
 
     def __post_init__(self) -> None:
         _check_number("containers", self.containers, 1)
@@ -136,6 +144,9 @@ class ClusterSpec:
         if not isinstance(self.restart, RestartPolicy):
             msg = f"restart must be a RestartPolicy, got {self.restart!r}"
             raise ValueError(msg)  # noqa: TRY004 - one kind of error for all parameters
+        if not isinstance(self.limits, Limits):
+            msg = f"limits must be an aiomas.Limits, got {self.limits!r}"
+            raise ValueError(msg)  # noqa: TRY004 - as above
         _check_choice("on_hang", self.on_hang, ON_HANG)
         for module in self.preload:
             if not isinstance(module, str):
@@ -187,6 +198,33 @@ class ClusterSpec:
             return {}
         return self.env[index if len(self.env) > 1 else 0]
 
+    @classmethod
+    def of_parameters(cls, parameters: Mapping[str, Any]) -> ClusterSpec:
+        """Return the spec for what a user wants, with everything in a form that can travel.
+
+        Args:
+            parameters: those of :class:`~aiomas.cluster.Cluster`, by their names; those that are
+                no fields are left out.
+
+        Raises:
+            ValueError: one has a value that it cannot have; the message names it.
+        """
+        fields = {field.name: parameters[field.name] for field in dataclasses.fields(cls)}
+        preload, clock = fields["preload"], fields["clock"]
+        return cls(
+            **fields
+            | {
+                "codec": codec_name(fields["codec"]),
+                "extra_serializers": serializer_names(fields["extra_serializers"]),
+                "preload": (preload,) if isinstance(preload, str) else tuple(preload),
+                "clock": None if clock is None else clock_date(clock),
+                "env": environments(fields["env"]),
+                "cwd": _absolute(fields["cwd"]),
+                "log_dir": _absolute(fields["log_dir"]),
+                "limits": PATIENT if fields["limits"] is None else fields["limits"],
+            }
+        )
+
     def fields(self) -> dict[str, Any]:
         """Return what :meth:`of_fields` makes the same value from; it can travel."""
         return dataclasses.asdict(self)
@@ -194,7 +232,12 @@ class ClusterSpec:
     @classmethod
     def of_fields(cls, fields: dict[str, Any]) -> ClusterSpec:
         """Return the value with these fields."""
-        return cls(**fields | {"restart": RestartPolicy(**fields["restart"])})
+        restart, limits = RestartPolicy(**fields["restart"]), Limits(**fields["limits"])
+        return cls(**fields | {"restart": restart, "limits": limits})
+
+
+def _absolute(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 def clock_date(clock: Any) -> str:

@@ -25,6 +25,7 @@ MAX_STATE = MAX_MESSAGE - 2**20
 PIECE = 8 * 2**20
 """Bytes of states in one message, if there is more than one in it."""
 
+_SOMEBODY = "another process of the cluster"
 # A busy process is none that has ended: whoever wants to know more asks for it.
 _PATIENT = Limits(max_frame=MAX_MESSAGE, write_timeout=None, heartbeat=None)
 
@@ -44,7 +45,12 @@ def pieces(states: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
 
 
 async def dial(
-    sock: socket.socket, router: Any, *, timeout: float, heartbeat: float | None = None
+    sock: socket.socket,
+    router: Any,
+    *,
+    timeout: float,
+    heartbeat: float | None = None,
+    name: str = _SOMEBODY,
 ) -> rpc.RpcClient:
     """Be the end of *sock* that speaks first.
 
@@ -53,13 +59,14 @@ async def dial(
         router: what the other end may call.
         timeout: seconds until the other end must have answered.
         heartbeat: seconds; see :class:`~aiomas.Limits`.
+        name: what messages call the other end.
 
     Raises:
         OSError: the other end is not there, or did not answer in time.
     """
     sock.setblocking(False)
     limits = Limits(max_frame=MAX_MESSAGE, write_timeout=None, heartbeat=heartbeat)
-    return await rpc.open_connection(
+    client = await rpc.open_connection(
         None,
         sock=sock,
         router=router,
@@ -68,20 +75,24 @@ async def dial(
         extensions=True,
         timeout=timeout,
     )
+    client.channel.peer = name  # sockets of a pair have no addresses
+    return client
 
 
-async def accept(sock: socket.socket, router: Any) -> rpc.RpcClient:
+async def accept(sock: socket.socket, router: Any, *, name: str = _SOMEBODY) -> rpc.RpcClient:
     """Be the end of *sock*, a connected socket, that answers.
 
     Args:
         sock: belongs to the connection from now on.
         router: what the other end may call.
+        name: what messages call the other end.
     """
     sock.setblocking(False)
     loop = asyncio.get_running_loop()
     clients: list[rpc.RpcClient] = []
 
     def connected(channel: Channel) -> None:
+        channel.peer = name
         clients.append(rpc.RpcClient(channel, router))
 
     await loop.create_connection(

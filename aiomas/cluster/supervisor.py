@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import os
+import shutil
 import signal
 import socket
 import time
@@ -146,13 +147,13 @@ class Supervisor:
             logs=Path(self._facts["log_dir"]),
             fork=self._fork,
             token=token,
-            tls=None if credentials is None else self._keep(credentials),
+            tls=credentials is not None,
             emit=self._emit,
             echo=self._echo.take if echo else None,
         )
         await self._prepared
-        if self._around.tls is not None:
-            await self._fork.prepare("aiomas.cluster.worker:load_tls", self._around.tls)
+        if credentials is not None:
+            await self._load_tls(credentials)
         self._children = [Child(index, self._around) for index in range(spec.containers)]
         await _all_or_first_error([child.start() for child in self._children])
         return [{"index": c.index, "pid": c.pid, "url": c.url} for c in self._children]
@@ -165,9 +166,15 @@ class Supervisor:
         target: str,
         arguments: bytes,
         respawn: bool,  # noqa: FBT001 - travels
-    ) -> tuple[list[Any], str | None]:
-        """Make agents in a container; see :meth:`aiomas.cluster.worker.Worker.spawn`."""
-        return await self._children[index].spawn(target, arguments, respawn=respawn)
+    ) -> tuple[list[Any], str | None, int]:
+        """Make agents in a container; see :meth:`aiomas.cluster.worker.Worker.spawn`.
+
+        Returns:
+            What that does, and the id of the process in which they are.
+        """
+        child = self._children[index]
+        made, failure = await child.spawn(target, arguments, respawn=respawn)
+        return made, failure, child.pid
 
     @rpc.expose
     @_reporting
@@ -225,7 +232,7 @@ class Supervisor:
         """Serve the driver until it is gone or has told us to stop."""
         self._fork = await ForkServer.attach(self._program)
         self._fork.lost.add_done_callback(lambda _: self._fork_server_lost())
-        self._driver = await streams.accept(control, self)
+        self._driver = await streams.accept(control, self, name="the driver")
         self._driver.channel.on_closed(self._end.set)
         parent = asyncio.create_task(self._watch_parent())
         try:
@@ -303,16 +310,19 @@ class Supervisor:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return directory
 
-    def _keep(self, credentials: Credentials) -> tuple[str | None, ...]:
-        """Write the host's certificate and key where the containers find them."""
+    async def _load_tls(self, credentials: Credentials) -> None:
+        """Let all containers that are started from now on have the host's certificate and key."""
         from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
 
         assert self._run is not None  # noqa: S101 - the driver has called prepare()
         certificate, trusted, crl = credentials
-        certs = certificates.write_credentials(
-            self._run.path / "tls", self._key, certificate, trusted, crl
-        )
-        return tuple(None if path is None else os.fspath(path) for path in certs)
+        directory = self._run.path / "tls"
+        certs = certificates.write_credentials(directory, self._key, certificate, trusted, crl)
+        paths = [None if path is None else os.fspath(path) for path in certs]
+        try:
+            await self._fork.prepare("aiomas.cluster.worker:load_tls", paths)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)  # nobody reads the files again
 
     async def _status(self, child: Child, timeout: float) -> dict[str, Any]:
         status: dict[str, Any] = {

@@ -35,13 +35,9 @@ from aiomas.codecs import Codec
 from aiomas.exceptions import ClusterError, SerializationError
 from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
 
-_contexts: dict[tuple[str | None, ...], tuple[ssl.SSLContext, ssl.SSLContext]] = {}
+_contexts: list[ssl.SSLContext] = []  # for our server socket, and for client sockets
 _SAVED_AT_ONCE = 64  # states that are on their way to the supervisor
 _LAST_TIMEOUT = 0.5  # seconds that remain when the process has been told to end
-
-# Who has ended on this machine has closed its connections, and who is busy, be it the driver for a
-# minute, is not to be taken for dead: the supervisor looks for containers that hang.
-_PATIENT = Limits(heartbeat=None, write_timeout=None)
 
 STACK_DUMP = signal.SIGUSR1
 """Makes a worker write the stacks of all its threads into its log."""
@@ -54,7 +50,7 @@ def load_tls(tls: Sequence[Any]) -> None:
         tls: the paths of an :class:`~aiomas.SSLCerts`.
     """
     certs = SSLCerts(*tls)
-    _contexts[tuple(tls)] = make_ssl_server_context(*certs), make_ssl_client_context(*certs)
+    _contexts[:] = make_ssl_server_context(*certs), make_ssl_client_context(*certs)
 
 
 class Worker:
@@ -79,27 +75,29 @@ class Worker:
 
         Args:
             fields: ``addr`` (a path, or host and port), ``codec``, ``extra_serializers``,
-                ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (the paths
-                of an :class:`~aiomas.SSLCerts`, or ``None``), ``life`` (how often the container
-                was restarted), ``awaited`` (the ids of agents that will be made again) and
-                ``chosen`` (ids that agents of former lives have chosen).
+                ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (whether
+                to use what :func:`load_tls` has loaded), ``limits`` (the fields of an
+                :class:`~aiomas.Limits`), ``urls`` (of containers of this run), ``life`` (how often
+                the container was restarted), ``awaited`` (the ids of agents that will be made
+                again) and ``chosen`` (ids that agents of former lives have chosen).
 
         Returns:
             Its base URL.
         """
-        clock, tls = fields["clock"], fields["tls"]
+        clock = fields["clock"]
         self.container = await ClusterContainer.create(
             fields["addr"],
             sock=self._listening,
             codec=load(fields["codec"]),
             extra_serializers=[load(name) for name in fields["extra_serializers"]],
             clock=None if clock is None else ExternalClock(clock, init_time=fields["time"]),
-            ssl=None if tls is None else _contexts.get(tuple(tls)) or SSLCerts(*tls),
+            ssl=(_contexts[0], _contexts[1]) if fields["tls"] else None,
             token=fields["token"],
-            limits=_PATIENT,
+            limits=Limits(**fields["limits"]),
             as_coro=True,
         )
         # Nothing has been served yet: we have not let go of the event loop since it was bound.
+        self.container.insist_on(fields["urls"])
         self.container.begin_life(fields["life"], fields["awaited"], fields["chosen"])
         self._codec = self.container.portable_codec()
         self.container.on_removed(self._forget)
@@ -234,7 +232,7 @@ class Worker:
 
     async def run(self, control: socket.socket) -> None:
         """Serve until *control* is closed, or until we are cancelled; then shut down."""
-        self._supervisor = await streams.accept(control, self)
+        self._supervisor = await streams.accept(control, self, name="the supervisor")
         try:
             await self._supervisor.channel.wait_closed()
         finally:

@@ -130,6 +130,21 @@ class Faulty(Worker):
             time.sleep(0.1)
 
     @aiomas.expose
+    def limits(self):
+        return repr(self.container._terms.limits)
+
+    @aiomas.expose
+    def block_for(self, seconds):
+        time.sleep(seconds)
+
+    @aiomas.expose
+    async def call(self, agent, method, *args):
+        try:
+            return await getattr(agent, method)(*args)
+        except ConnectionError as exc:
+            return type(exc).__name__
+
+    @aiomas.expose
     def ignore_all_and_block(self, mark):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         Path(mark).touch()

@@ -31,6 +31,7 @@ from aiomas.cluster import (
 )
 from aiomas.cluster.placement import RoundRobin
 from aiomas.exceptions import RemoteException, SerializationError
+from tests.ids import plain
 
 AGENTS = """
 import asyncio, os, random, sys
@@ -311,7 +312,7 @@ class TestBadParameters:
             ({"extra_serializers": [lambda: None]}, "top level of a module"),
             ({"clock": "nonsense"}, "clock"),
         ],
-        ids=str,
+        ids=plain,
     )
     def test_each_is_refused_with_its_name_before_anything_starts(self, parameters, message):
         with pytest.raises(ValueError, match=message):
@@ -324,7 +325,7 @@ class TestBadParameters:
             ({"extra_serializers": ["no_such_module:x"]}, "no_such_module"),
             ({"extra_serializers": ["cluster_agents:nobody"]}, "nobody"),
         ],
-        ids=str,
+        ids=plain,
     )
     async def test_what_fails_at_the_start_takes_all_down(self, folder, options, message):
         cluster = Cluster(2, **options)
@@ -527,15 +528,24 @@ class TestTimeAndStatus:
 
     async def test_the_loss_of_the_fork_server_is_told_once(self):
         told: list[ClusterEvent] = []
+
+        def lost():
+            return [event for event in told if event.kind is EventKind.LOST]
+
         async with Cluster(1, loop="asyncio") as cluster:
             cluster.on_event(told.append)
             [server] = psutil.Process().children()[0].children()
             server.kill()
             await until(lambda: cluster.containers[0].state == "died")
-            with pytest.raises(ClusterError, match="is gone"):
-                await cluster.status()
-        lost = [event for event in told if event.kind is EventKind.LOST]
-        assert ["fork server" in event.message for event in lost] == [True]
+            for _ in range(2):
+                with pytest.raises(ClusterError, match=r"The fork server .*SIGKILL"):
+                    await cluster.status()
+                await until(lost)
+            with pytest.raises(ClusterError, match=r"not run any more: The fork server .*SIGKILL"):
+                cluster.find("somebody")
+        with pytest.raises(ClusterError, match=r"not run any more: The fork server .*SIGKILL"):
+            await cluster.spawn("cluster_agents:Worker")
+        assert ["fork server" in event.message for event in lost()] == [True]
 
     async def test_one_that_does_not_answer_is_said_to(self, folder):
         async with Cluster(2) as cluster:
@@ -559,6 +569,19 @@ class TestTimeAndStatus:
             await agent.set_own_clock(10)
             with pytest.raises(ClusterError, match=r"(?s)Container 0 .*forward"):
                 await cluster.set_time(5)
+
+    async def test_of_several_that_fail_each_is_named(self, folder):
+        async with Cluster(3, loop="asyncio", clock="2020-01-01") as cluster:
+            agents = [await cluster.spawn("cluster_agents:Worker", placement=n) for n in range(3)]
+            for agent in agents[:2]:
+                await agent.set_own_clock(10)
+            with pytest.raises(ClusterError, match=r"(?s)Container 0 .*forward") as caught:
+                await cluster.set_time(5)
+            [note] = caught.value.__notes__
+            assert note.startswith("And ClusterError: Container 1 ")
+            assert [(await agent.time())[0] for agent in agents] == [10, 10, 5]
+            await cluster.set_time(11)
+            assert [(await agent.time())[0] for agent in agents] == [11, 11, 11]
 
 
 class TestWhatComesBack:
@@ -606,6 +629,8 @@ class TestWhatComesBack:
             await until(lambda: cluster.containers[0].state == "failed")
             with pytest.raises(LookupError, match="its container ended"):
                 cluster.find("a")
+            again = await cluster.spawn("cluster_agents:Worker", name="a")
+            assert cluster.find("a") is again
             others = await cluster.spawn_many("cluster_agents:Worker", 3)
             assert {await other.pid() for other in others} == {cluster.containers[1].pid}
             with pytest.raises(ValueError, match="no running container"):

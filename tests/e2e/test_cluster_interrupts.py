@@ -108,7 +108,7 @@ asyncio.run(main(12))
     )
     code, output, errors = driver.end()
     done = [line for line in output.splitlines() if line.startswith("done")]
-    assert (code, errors) == (0, "")
+    assert (code, errors) == (0, ""), errors
     assert len(done) == 2
     assert done[0] == done[1]  # as many descriptors
     assert driver.left() == []

@@ -33,6 +33,7 @@ from aiomas.rpc import (
     expose,
     with_options,
 )
+from tests.ids import plain
 
 CODECS = [codecs.JSON, codecs.MsgPack, codecs.MsgPackBlosc]
 
@@ -323,7 +324,7 @@ class TestFailingHandlers:
             ConnectionResetError("x"),
             RecursionError("x"),
         ],
-        ids=repr,
+        ids=plain,
     )
     async def test_whatever_it_raises_is_answered_and_harms_nobody(self, unix_path, kind, error):
         class Failing:
@@ -569,7 +570,7 @@ class TestServing:
             assert await served.remote.double(2) == 4
             await client.close()
 
-    @pytest.mark.parametrize("service", [5, object(), Spam, "router", {"f": print}], ids=repr)
+    @pytest.mark.parametrize("service", [5, object(), Spam, "router", {"f": print}], ids=plain)
     async def test_what_is_no_service_is_refused(self, unix_path, line, service):
         for action in (
             lambda: rpc.start_server(unix_path + "2", service),
@@ -911,7 +912,7 @@ class TestOptions:
         with_options(proxy)()
         assert sender.options == [None]
 
-    @pytest.mark.parametrize("timeout", ["2", b"2", True, [2], 2j], ids=repr)
+    @pytest.mark.parametrize("timeout", ["2", b"2", True, [2], 2j], ids=plain)
     async def test_a_timeout_is_a_number(self, sender, timeout):
         with pytest.raises(TypeError, match="timeout is a number of seconds"):
             with_options(Proxy(sender, "a"), timeout=timeout)

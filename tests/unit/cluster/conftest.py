@@ -20,7 +20,9 @@ BOUND = 10.0  # seconds
 class FakeSupervisor:
     """A run without processes: each time it is asked, its containers have served 10 more calls."""
 
-    def __init__(self, name: str | None = None, containers: int = 2) -> None:
+    def __init__(
+        self, name: str | None = None, containers: int = 2, *, listens_after: float = 0.0
+    ) -> None:
         self.directory = RunDirectory.create(name)
         self.facts: dict[str, Any] = {
             "name": self.directory.name,
@@ -57,6 +59,7 @@ class FakeSupervisor:
         ]
         self.asked = 0
         self.obeys = True
+        self.listens_after = listens_after  # seconds
         self._end: asyncio.Event
         self._loop: asyncio.AbstractEventLoop
         self._ready = threading.Event()
@@ -71,6 +74,9 @@ class FakeSupervisor:
             if self.obeys:
                 self._end.set()
 
+        if self.listens_after:
+            self._ready.set()
+            await asyncio.sleep(self.listens_after)
         async with await serve_watch(self.directory.path / SOCKET, self._status, stop):
             self._ready.set()
             await self._end.wait()

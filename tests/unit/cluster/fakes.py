@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 from aiomas import rpc
@@ -41,6 +42,8 @@ class FakeFork:
         self.unloadable = None
         """What loading modules raises."""
         self.prepared = []
+        self.modes = []
+        """Those of the files that it was told to load."""
         self.directory = None
         self.closed = False
         self.lost = asyncio.get_running_loop().create_future()
@@ -74,6 +77,7 @@ class FakeFork:
 
     async def prepare(self, target, argument):
         self.prepared.append((target, argument))
+        self.modes += [Path(path).stat().st_mode & 0o777 for path in argument if path is not None]
 
     async def tidy_up(self, directory):
         self.directory = directory

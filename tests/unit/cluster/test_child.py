@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from aiomas import Limits
 from aiomas.cluster import life, streams
 from aiomas.cluster.child import Child, Surroundings
 from aiomas.cluster.events import ClusterEvent, EventKind
-from aiomas.cluster.spec import ClusterSpec, RestartPolicy
+from aiomas.cluster.spec import PATIENT, ClusterSpec, RestartPolicy
 from aiomas.cluster.worker import STACK_DUMP
 from aiomas.exceptions import ClusterError, ContainerDied
 from tests.unit.cluster.fakes import BOUND, FakeFork, fails, never, until
@@ -45,7 +46,7 @@ class World:
             logs=directory,
             fork=fork,
             token="secret",
-            tls=None,
+            tls=False,
             emit=self.events.append,
             echo=None,
         )
@@ -93,6 +94,7 @@ class TestStart:
         [[fields]] = process.calls_of("start")
         assert fields["addr"] == str(world.around.directory / "1.sock")
         assert (fields["token"], fields["life"], fields["time"]) == ("secret", 0, 0)
+        assert Limits(**fields["limits"]) == PATIENT
 
     async def test_its_process_gets_what_surrounds_it(self, world, fork, tmp_path):
         await world.started(

@@ -358,5 +358,11 @@ class TestStop:
         directory = RunDirectory.create("new")
         timer = threading.Timer(0.2, directory.remove)
         timer.start()
-        assert run("stop", "new").exit_code == 0
+        result = run("stop", "new")
+        assert (result.exit_code, result.stderr) == (0, "new has ended by itself\n")
         timer.join()
+
+    def test_one_that_does_not_listen_yet_is_told_when_it_does(self, supervise):
+        supervise("new", listens_after=1.0)
+        result = run("stop", "new")
+        assert (result.exit_code, result.stderr) == (0, "stopped new\n")

@@ -194,6 +194,20 @@ class TestHost:
         expected = "The cluster is gone: its supervisor ended with exit code 0"
         assert str(caught.value) == expected
 
+    async def test_what_it_says_before_it_ends_is_the_reason(self, host, launcher, monkeypatch):
+        """Also if that comes to us only after the end of the stream."""
+        error = ClusterError("The cluster is gone: the fork server was killed")
+        event = ClusterEvent(kind=EventKind.LOST, message=str(error), error=error)
+        monkeypatch.setattr(launcher, "end", lambda how: None)
+        launcher.client.close()
+        await until(lambda: launcher.lost == 1)
+        calling = asyncio.create_task(host.call("good"))
+        await asyncio.sleep(0)
+        host.event(event.content())
+        FakeLauncher.end(launcher, 0)
+        with pytest.raises(ClusterError, match="the fork server was killed"):
+            await calling
+
     async def test_one_that_does_not_end_has_closed_its_stream(self, host, launcher, monkeypatch):
         monkeypatch.setattr(control, "_EXIT_TIMEOUT", SHORT)
         launcher.client.channel.on_closed(lambda: None)
@@ -231,11 +245,41 @@ async def test_nothing_can_be_called_before_the_start():
 async def test_a_supervisor_that_does_not_answer_is_ended():
     launcher = FakeLauncher(serves=False)
     host = Host(print, print)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"The supervisor .*not answered within 0\.05 s"):
         await host.launch(launcher, SHORT, lambda: None)
     assert launcher.killed == 1
     await host.close(BOUND)
     launcher.close()
+
+
+async def test_a_supervisor_that_ends_at_once_says_how():
+    launcher = FakeLauncher(serves=False)
+    host = Host(print, print)
+    launching = asyncio.create_task(host.launch(launcher, BOUND, lambda: None))
+    await until(lambda: host._link)
+    launcher.close()
+    launcher.end(-9)
+    with pytest.raises(ClusterError, match="its supervisor was killed by SIGKILL"):
+        await launching
+    await host.close(BOUND)
+
+
+async def test_a_supervisor_that_hangs_does_not_answer_and_is_ended(launcher, monkeypatch, caplog):
+    monkeypatch.setattr(control, "_HEARTBEAT", SHORT)
+    host = Host(print, print)
+    lost = asyncio.Event()
+    await host.launch(launcher, BOUND, lost.set)
+    launcher.client.channel.transport.pause_reading()
+    async with asyncio.timeout(BOUND):
+        await lost.wait()
+    assert str(await host.lost()) == "The cluster is gone: its supervisor does not answer"
+    assert launcher.killed == 1
+    [record] = caplog.records
+    message = record.getMessage()
+    assert message.startswith("Cutting the connection to the supervisor of this cluster: ")
+    await host.close(BOUND)
+    launcher.client.channel.transport.abort()
+    await launcher.client.channel.wait_closed()
 
 
 async def test_a_launcher_that_fails_leaves_nothing():

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from aiomas.cluster.events import ClusterEvent, EventKind, error_content, error_of_content
+from aiomas.cluster.events import ClusterEvent, EventKind, error_content, error_of_content, together
 from aiomas.codecs import MsgPack
 from aiomas.exceptions import ClusterError, ContainerDied
 
@@ -45,3 +45,11 @@ def test_an_error_of_the_cluster_has_its_message_alone():
     found = error_of_content(travelled(error_content(ClusterError("No such thing"))))
     assert type(found) is ClusterError
     assert str(found) == "No such thing"
+
+
+def test_of_several_errors_the_first_is_raised_and_its_notes_name_the_others():
+    errors = [ContainerDied("Container 1 died", 1, -9), ClusterError("no luck"), ValueError("x")]
+    assert together(errors[2:]) is errors[2]
+    assert not hasattr(errors[2], "__notes__")
+    assert together(errors) is errors[0]
+    assert errors[0].__notes__ == ["And ClusterError: no luck", "And ValueError: x"]

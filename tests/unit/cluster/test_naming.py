@@ -11,6 +11,7 @@ import pytest
 from aiomas import codecs, util
 from aiomas.cluster.loading import load
 from aiomas.cluster.naming import CODECS, codec_name, importable_name, serializer_names
+from tests.ids import plain
 
 
 class Codec(codecs.JSON):
@@ -32,7 +33,7 @@ class TestNames:
     def test_a_codec_is_a_name_or_a_class(self, codec, cls):
         assert util.obj_from_str(codec_name(codec)) is cls
 
-    @pytest.mark.parametrize("codec", ["pickle", "", 5, None, int, codecs.JSON()], ids=str)
+    @pytest.mark.parametrize("codec", ["pickle", "", 5, None, int, codecs.JSON()], ids=plain)
     def test_what_is_no_codec_is_refused(self, codec):
         with pytest.raises(ValueError, match="codec must be one of json, msgpack"):
             codec_name(codec)
@@ -70,7 +71,7 @@ class TestNames:
             for name in set(sys.modules) - before:
                 del sys.modules[name]
 
-    @pytest.mark.parametrize("obj", [lambda: None, 5, "x", None, object()], ids=str)
+    @pytest.mark.parametrize("obj", [lambda: None, 5, "x", None, object()], ids=plain)
     def test_what_has_no_name_is_refused(self, obj):
         with pytest.raises(ValueError, match="cannot be imported by another process"):
             importable_name(obj)

@@ -38,9 +38,9 @@ class FakeSupervisor:
         made: list[tuple[str, str]] = []
         for args, _ in calls:
             if list(args) == ["bad"]:
-                return made, "a traceback"
+                return made, "a traceback", index * 11
             made.append((f"url{index}/{args[0] if args else ''}"[:20], "A"))
-        return made, None
+        return made, None, index * 11
 
 
 @pytest.fixture
@@ -96,6 +96,7 @@ async def test_proxies_come_in_order_and_are_counted(spawner, supervisor, places
     assert sorted(supervisor.messages) == [(4, "m:A", 3, False), (7, "m:A", 2, False)]
     assert [(info.agents, info.respawned) for info in places] == [(13, 0), (22, 0)]
     assert sorted(told) == [2, 3]
+    assert spawner.processes == {4: 44, 7: 77}
 
 
 async def test_agents_that_are_made_again_are_counted_so(spawner, supervisor, places):
@@ -154,17 +155,45 @@ async def test_one_container_that_died_has_been_counted_anew(spawner, supervisor
     assert [info.agents for info in places] == [0, 25]
 
 
-async def test_any_other_failure_is_raised_as_it_is(spawner, supervisor, places):
+async def test_a_failure_of_the_supervisor_says_who_was_made(spawner, supervisor, places):
     def fail(index):
-        msg = "the cluster is gone"
-        raise ClusterError(msg)
+        if len(supervisor.messages) == 3:
+            msg = "the cluster is gone"
+            raise ClusterError(msg)
 
     supervisor.at_message = fail
-    with pytest.raises(ClusterError, match="is gone"):
-        await spawner.spawn("m:A", arguments_of(2), places, RoundRobin(), respawn=False)
-    with pytest.raises(SerializationError):
-        await spawner.spawn("m:A", [((object(),), {})], places, RoundRobin(), respawn=False)
+    with pytest.raises(SpawnError, match="is gone") as caught:
+        await spawner.spawn("m:A", arguments_of(4500), places, RoundRobin(), respawn=False)
+    assert type(caught.value.__cause__) is ClusterError
+    made = sum(count for _, _, count, _ in supervisor.messages)
+    assert len(caught.value.spawned) == made < 4500
+    assert sum(info.agents for info in places) == 30 + made
+
+
+async def test_arguments_that_cannot_be_encoded_are_known_before_anything_is_made(
+    spawner, supervisor, places
+):
+    calls = arguments_of([(n if n != 1301 else object(),) for n in range(3000)])
+    with pytest.raises(SerializationError) as caught:
+        await spawner.spawn("m:A", calls, places, RoundRobin(), respawn=False)
+    assert caught.value.__notes__ == ["It was for agent number 1301 (m:A); none was made"]
+    assert supervisor.messages == []
     assert [info.agents for info in places] == [10, 20]
+
+
+async def test_of_several_failures_the_first_is_raised_with_notes(spawner, supervisor, places):
+    def fail(index):
+        if index == 7:
+            places[1].agents = places[1].respawned
+            msg = "Container 7 died"
+            raise ContainerDied(msg, 7, -9)
+
+    supervisor.at_message = fail
+    calls = arguments_of([("bad",) if n == 4 else (n,) for n in range(8)])
+    with pytest.raises(SpawnError, match="Agent number 4") as caught:
+        await spawner.spawn("m:A", calls, places, RoundRobin(), respawn=False)
+    assert caught.value.__notes__ == ["And ContainerDied: Container 7 died"]
+    assert len(caught.value.spawned) == 2
 
 
 async def test_a_strategy_that_fails_leaves_the_counts_as_they_were(spawner, places):

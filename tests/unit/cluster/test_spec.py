@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import inspect
 import re
 from typing import Any
 
 import arrow
 import pytest
 
+from aiomas import Limits
+from aiomas.cluster import Cluster
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy, clock_date, environments
 from aiomas.codecs import MsgPack
+from tests.ids import plain
 
 GOOD: dict[str, Any] = {
     "containers": 2,
@@ -41,6 +45,7 @@ class TestClusterSpec:
             ("loop", "trio"),
             ("loop", ["asyncio"]),
             ("restart", "always"),
+            ("limits", 5),
             ("on_hang", "kill"),
             ("port", -1),
             ("nice", -21),
@@ -103,7 +108,8 @@ class TestClusterSpec:
 
     def test_it_can_travel(self, tmp_path):
         spec = ClusterSpec(
-            **GOOD | {"restart": RestartPolicy(mode="permanent", period=5), "cwd": str(tmp_path)}
+            **GOOD | {"restart": RestartPolicy(mode="permanent", period=5), "cwd": str(tmp_path)},
+            limits=Limits(heartbeat=None, max_frame=1000),
         )
         assert ClusterSpec.of_fields(MsgPack().decode(MsgPack().encode(spec.fields()))) == spec
 
@@ -137,12 +143,12 @@ class TestClocks:
     @pytest.mark.parametrize(
         "date",
         ["2020-01-02", 1577923200, datetime.date(2020, 1, 2), arrow.get("2020-01-02T01:00+01:00")],
-        ids=str,
+        ids=plain,
     )
     def test_a_clock_is_a_date(self, date):
         assert clock_date(date) == "2020-01-02T00:00:00+00:00"
 
-    @pytest.mark.parametrize("clock", ["nonsense", "", object(), [1]], ids=str)
+    @pytest.mark.parametrize("clock", ["nonsense", "", object(), [1]], ids=plain)
     def test_what_is_no_date_is_refused(self, clock):
         with pytest.raises(ValueError, match="clock must be a date"):
             clock_date(clock)
@@ -163,7 +169,7 @@ class TestEnvironments:
     def test_one_mapping_or_one_for_each(self, env, expected):
         assert environments(env) == expected
 
-    @pytest.mark.parametrize("env", [{"A": 1}, {1: "A"}, ["A=1"], [{}, None]], ids=str)
+    @pytest.mark.parametrize("env", [{"A": 1}, {1: "A"}, ["A=1"], [{}, None]], ids=plain)
     def test_anything_else_is_refused(self, env):
         with pytest.raises(ValueError, match="env must be a mapping of strings to strings"):
             environments(env)
@@ -207,3 +213,35 @@ class TestRestartPolicy:
     def test_there_may_be_no_pauses_and_no_restarts(self):
         policy = RestartPolicy(backoff=0, intensity=0)
         assert policy.pause(100) == 0
+
+
+class TestParameters:
+    """What a user gives a cluster becomes fields that can travel."""
+
+    def test_each_field_is_one_of_a_cluster(self):
+        parameters = inspect.signature(Cluster).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        assert ClusterSpec.of_parameters(defaults | {"containers": 2}) == ClusterSpec(containers=2)
+
+    def test_they_get_another_form(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        defaults = {name: p.default for name, p in inspect.signature(Cluster).parameters.items()}
+        spec = ClusterSpec.of_parameters(
+            defaults
+            | {
+                "containers": 1,
+                "codec": "json",
+                "clock": "2020-01-01",
+                "preload": "math",
+                "env": {"A": "b"},
+                "cwd": ".",
+                "log_dir": "logs",
+            }
+        )
+        assert (spec.codec, spec.preload, spec.env) == (
+            "aiomas.codecs:JSON",
+            ("math",),
+            ({"A": "b"},),
+        )
+        assert (spec.cwd, spec.log_dir) == (str(tmp_path), str(tmp_path / "logs"))
+        assert spec.clock == "2020-01-01T00:00:00+00:00"

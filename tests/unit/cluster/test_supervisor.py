@@ -173,9 +173,12 @@ class TestStart:
         certificate = authority.sign(world.facts["request"], "localhost", certificates.LOOPBACK)
         credentials = certificate, authority.trusted, authority.crl
         await world.call("begin", "secret", credentials, echo=False)
-        paths = fork.processes[0].calls_of("start")[0][0]["tls"]
-        assert fork.prepared == [("aiomas.cluster.worker:load_tls", paths)]
-        assert all(path is None or Path(path).stat().st_mode & 0o777 == 0o600 for path in paths)
+        assert fork.processes[0].calls_of("start")[0][0]["tls"] is True
+        [(function, paths)] = fork.prepared
+        assert function == "aiomas.cluster.worker:load_tls"
+        assert fork.modes == [0o600] * 3
+        # It has loaded them.
+        assert not Path(paths[0]).parent.exists()
 
     async def test_uvloop_is_loaded_before_the_fork(self, world, fork):
         pytest.importorskip("uvloop")
@@ -187,10 +190,11 @@ class TestCalls:
     async def test_agents_are_made_in_one_container(self, world, fork):
         fork.answers["spawn"] = lambda *_: ([("fake://container/0", "A", ["0"])], None)
         await world.begun()
-        made, failure = await world.call("spawn", 1, "m:A", b"arguments", False)
+        made, failure, pid = await world.call("spawn", 1, "m:A", b"arguments", False)
         assert ([list(agent) for agent in made], failure) == ([["fake://container/0", "A"]], None)
         assert fork.processes[0].calls_of("spawn") == []
         assert fork.processes[1].calls_of("spawn") == [["m:A", b"arguments"]]
+        assert pid == fork.processes[1].pid
 
     async def test_the_time_is_set_and_who_has_not_got_it_is_told(self, world, fork):
         await world.begun(restart=RestartPolicy(mode="temporary"))

@@ -29,7 +29,9 @@ FIELDS: dict[str, Any] = {
     "clock": None,
     "time": 0,
     "token": "secret",
-    "tls": None,
+    "tls": False,
+    "limits": {},
+    "urls": [],
     "life": 0,
     "awaited": [],
     "chosen": [],
@@ -173,13 +175,13 @@ class TestStart:
             await world.start(codec="no_such_module:Codec")
 
     def test_certificates_are_loaded_once_for_all(self, monkeypatch):
-        monkeypatch.setattr(worker, "_contexts", {})
+        monkeypatch.setattr(worker, "_contexts", [])
         monkeypatch.setattr(worker, "make_ssl_server_context", lambda *paths: ("server", paths))
         monkeypatch.setattr(worker, "make_ssl_client_context", lambda *paths: ("client", paths))
         paths = tuple(SSLCerts("ca", "cert", "key"))
         worker.load_tls(paths)
-        expected: Any = (("server", paths), ("client", paths))
-        assert worker._contexts == {paths: expected}
+        expected: Any = [("server", paths), ("client", paths)]
+        assert worker._contexts == expected
 
     async def test_it_answers_before_it_has_a_container(self, world):
         await world.call("ping")

@@ -1,0 +1,149 @@
+"""What the driver knows of its containers, and of the agents in them that have names."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from aiomas.cluster.events import ClusterEvent, EventKind
+from aiomas.cluster.info import ContainerInfo
+from aiomas.exceptions import ContainerDied
+
+_STATES = {
+    EventKind.STARTED: "running",
+    EventKind.DIED: "died",
+    EventKind.RESTARTING: "restarting",
+    EventKind.RESTARTED: "running",
+    EventKind.FAILED: "failed",
+    EventKind.HUNG: "hung",
+    EventKind.RECOVERED: "running",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Named:
+    proxy: Any
+    index: int
+    respawn: bool
+
+
+class Roster:
+    """The containers of a cluster and the names of agents, kept up to date by events."""
+
+    def __init__(self) -> None:
+        self.containers: list[ContainerInfo] = []
+        """The containers, in the order of their indices."""
+        self._names: dict[str, _Named] = {}
+        self._claimed: set[str] = set()  # names of agents that are being made
+        self._ended: set[str] = set()  # names that agents had which are gone
+        self._dead: dict[int, set[int]] = {}  # processes that have ended, by indices
+
+    def begin(self, count: int) -> None:
+        """Note that so many containers are being started."""
+        self.containers = [ContainerInfo(index) for index in range(count)]
+
+    def began(self, begun: Iterable[Mapping[str, Any]]) -> None:
+        """Note what the supervisor knows of each, now that they have been started."""
+        for info, content in zip(self.containers, begun, strict=True):
+            info.pid, info.url = content["pid"], content["url"]
+
+    def end(self, exit_codes: Sequence[int | None]) -> None:
+        """Note that nothing runs any more.
+
+        Args:
+            exit_codes: how the containers ended; empty if the supervisor could not tell.
+        """
+        for info, exit_code in itertools.zip_longest(self.containers, exit_codes):
+            if info.state not in {"died", "failed"}:
+                info.state, info.exit_code = "stopped", exit_code
+
+    def running(self) -> list[ContainerInfo]:
+        """Return those containers that new agents can be put into."""
+        return [info for info in self.containers if info.state == "running"]
+
+    def summary(self) -> str:
+        """Return how many containers are in which state, in words."""
+        states = Counter(info.state for info in self.containers)
+        return ", ".join(f"{count} {state}" for state, count in states.items())
+
+    def take(self, event: ClusterEvent) -> None:
+        """Note what has happened."""
+        if event.kind is EventKind.LOST:
+            for info in self.containers:
+                if info.state not in {"died", "failed"}:
+                    info.state = "died"
+        elif event.index is not None:
+            self._update(self.containers[event.index], event)
+
+    def claim(self, name: str) -> None:
+        """Keep *name* for an agent that is being made.
+
+        Raises:
+            ValueError: there is an agent with this name.
+        """
+        if name in self._names or name in self._claimed:
+            msg = f"There is an agent with the name {name!r} already"
+            raise ValueError(msg)
+        self._claimed.add(name)
+
+    def release(self, name: str) -> None:
+        """Let others have *name*, unless it was given to an agent."""
+        self._claimed.discard(name)
+
+    def give(self, name: str, proxy: Any, index: int, pid: int, *, respawn: bool) -> None:
+        """Give *name*, which was claimed, to an agent.
+
+        Args:
+            name: the name.
+            proxy: the agent.
+            index: its container.
+            pid: the process in which it was made; it may have died already.
+            respawn: whether the agent is made again if it has.
+        """
+        died = pid in self._dead.get(index, ())
+        if self.containers[index].state == "failed" or (died and not respawn):
+            self._ended.add(name)
+        else:
+            self._names[name] = _Named(proxy, index, respawn)
+            self._ended.discard(name)
+
+    def find(self, name: str) -> Any:
+        """Return the proxy of the agent with this name.
+
+        Raises:
+            LookupError: there is none, or it ended with its container.
+        """
+        try:
+            return self._names[name].proxy
+        except KeyError:
+            ended = " any more: its container ended" if name in self._ended else ""
+            msg = (
+                f"There is no agent with the name {name!r}{ended}; there are: {sorted(self._names)}"
+            )
+            raise LookupError(msg) from None
+
+    def _update(self, info: ContainerInfo, event: ClusterEvent) -> None:
+        info.state = _STATES.get(event.kind, info.state)
+        if event.kind in {EventKind.STARTED, EventKind.RESTARTED}:
+            info.pid = event.pid or 0
+            self._dead.get(info.index, set()).discard(info.pid)  # the system gives ids again
+        if event.kind is EventKind.DIED:
+            assert isinstance(event.error, ContainerDied)  # noqa: S101 - it always has one
+            info.exit_code = event.error.exit_code
+            self._dead.setdefault(info.index, set()).add(event.pid or 0)
+            info.agents = info.respawned
+            self._forget_names(info.index, respawned=False)
+        elif event.kind is EventKind.RESTARTED:
+            info.restarts += 1
+        elif event.kind is EventKind.FAILED:
+            info.agents = info.respawned = 0
+            self._forget_names(info.index, respawned=True)
+
+    def _forget_names(self, index: int, *, respawned: bool) -> None:
+        for name, named in list(self._names.items()):
+            if named.index == index and (respawned or not named.respawn):
+                del self._names[name]
+                self._ended.add(name)
