@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -18,16 +17,14 @@ from typing import Any
 
 from aiomas import rpc
 from aiomas._address import TcpAddress
-from aiomas.cluster.environment import Environment
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.intensity import Intensity
 from aiomas.cluster.life import Life, StillThereError
 from aiomas.cluster.logs import Log
 from aiomas.cluster.records import Records
 from aiomas.cluster.restoring import restore
-from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.surroundings import Surroundings
 from aiomas.cluster.worker import STACK_DUMP
-from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import ClusterError, ContainerDied
 
 _log = logging.getLogger("aiomas.cluster")
@@ -36,30 +33,6 @@ _LOOPBACK = "127.0.0.1"
 _MOST_NAMED = 10  # agents in an error message
 _END_TIMEOUT = 5.0  # seconds that the system may take to end a killed process
 _BACKLOG = 1024  # connections that wait to be accepted, also while the container is restarted
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Surroundings:
-    """What all containers of a supervisor share."""
-
-    spec: ClusterSpec
-    run: str
-    """The name of the run."""
-    directory: Path
-    """That of the run."""
-    logs: Path
-    """The directory of the log files."""
-    fork: ForkServer
-    token: str = dataclasses.field(repr=False)
-    tls: bool
-    """Whether they use TLS; what they need for it, they have from the fork server."""
-    emit: Callable[[ClusterEvent], None]
-    echo: Callable[[int, str], None] | None
-    """Gets each line of a log, if it is wanted."""
-    urls: list[str] = dataclasses.field(default_factory=list)
-    """Where containers listen at ports, which others can take when these are closed."""
-    time: float = 0
-    """What the external clocks were set to, in seconds."""
 
 
 class Child:
@@ -247,7 +220,7 @@ class Child:
         life = await Life.begin(
             self.index,
             self._around.fork,
-            self._job(),
+            self._around.job(self.index, self.restarts),
             self._socket,
             self._log,
             self,
@@ -269,28 +242,6 @@ class Child:
         for failure in failures:
             msg = f"An agent could not be made again in container {self.index}:\n{failure}"
             self._emit(EventKind.AGENT_LOST, msg, ClusterError(msg))
-
-    def _job(self) -> dict[str, Any]:
-        spec = self._spec
-        seed = None
-        if spec.seed is not None:
-            seed = "/".join(str(part) for part in (spec.seed, self.index, self.restarts))
-        cores = sorted(_cores()) if spec.pin else []
-        environment = Environment(
-            env=spec.env_of(self.index),
-            cwd=spec.cwd,
-            cpu=cores[self.index % len(cores)] if cores else None,
-            nice=spec.nice,
-            memory=spec.memory,
-            open_files=spec.open_files,
-            seed=seed,
-            title=f"aiomas {self._around.run}/{self.index}",
-        )
-        return {
-            "environment": environment.to_job(),
-            "directory": str(self._around.directory),
-            "uvloop": spec.uses_uvloop,
-        }
 
     def _fields(self) -> dict[str, Any]:
         assert self._socket is not None  # noqa: S101 - bound before
@@ -444,9 +395,3 @@ class Child:
         self._around.emit(
             ClusterEvent(kind=kind, message=message, index=self.index, pid=self.pid, error=error)
         )
-
-
-def _cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set()

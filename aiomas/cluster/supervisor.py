@@ -21,13 +21,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from aiomas import rpc
 from aiomas.cluster import streams, watch
-from aiomas.cluster.child import Child, Surroundings
+from aiomas.cluster.child import Child
 from aiomas.cluster.echo import Echo
 from aiomas.cluster.environment import ignore, set_title
 from aiomas.cluster.events import ClusterEvent, EventKind, error_content
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.rundir import RunDirectory
 from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.surroundings import Surroundings
 from aiomas.cluster.zygote import ForkServer, Program, fork_program
 from aiomas.exceptions import AiomasError, ClusterError, ContainerDied
 
