@@ -83,6 +83,8 @@ class Supervisor:
         self._echo = Echo(self._log)
         self._end = asyncio.Event()
         self._tidy: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._why_ended: ClusterError | None = None  # if somebody has told us to stop
 
     @rpc.expose
     @_reporting
@@ -152,11 +154,13 @@ class Supervisor:
             emit=self._emit,
             echo=self._echo.take if echo else None,
         )
-        await self._prepared
-        if credentials is not None:
-            await self._load_tls(credentials)
-        self._children = [Child(index, self._around) for index in range(spec.containers)]
-        await _all_or_first_error([child.start() for child in self._children])
+        self._starting = asyncio.create_task(self._start_all(credentials))
+        try:
+            await self._starting
+        except (ClusterError, ContainerDied, asyncio.CancelledError) as exc:
+            if self._why_ended is None:
+                raise
+            raise self._why_ended from exc
         return [{"index": c.index, "pid": c.pid, "url": c.url} for c in self._children]
 
     @rpc.expose
@@ -246,6 +250,13 @@ class Supervisor:
                 async with asyncio.timeout(_HURRY):
                     await self._driver.channel.wait_closed()
 
+    async def _start_all(self, credentials: Credentials | None) -> None:
+        await self._prepared
+        if credentials is not None:
+            await self._load_tls(credentials)
+        self._children = [Child(index, self._around) for index in range(self._spec.containers)]
+        await _all_or_first_error([child.start() for child in self._children])
+
     async def _clean_up(self) -> None:
         hurry = min(_HURRY, self._spec.stop_timeout) if self._run else _HURRY
         stopping = asyncio.create_task(self._stop_children(hurry))
@@ -288,11 +299,15 @@ class Supervisor:
         if self._tidy is not None:
             return
         error = ClusterError(f"The cluster {self._facts['name']} was told to stop")
+        self._why_ended = error
         self._emit(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
         self._tidy = asyncio.create_task(self._stop_and_end())
 
     async def _stop_and_end(self) -> None:
         try:
+            if self._starting is not None:  # or what we have stopped would be started
+                self._starting.cancel()
+                await asyncio.wait({self._starting}, timeout=self._spec.stop_timeout)
             await self._stop_children(self._spec.stop_timeout)
         finally:
             self._end.set()
