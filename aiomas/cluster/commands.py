@@ -90,7 +90,8 @@ def run(target: str, arguments: Sequence[str], *, containers: int | None, **opti
     """Run a program in a cluster.
 
     TARGET is module:main or file.py:main, a function async def main(cluster, *args), which gets
-    ARGS as strings.  An integer that it returns is the exit code.
+    ARGS as strings.  An integer that it returns is the exit code.  Ctrl-C and SIGTERM (exit code
+    143) stop everything in good order; a second one, at once.
     """
     from aiomas.cluster import program  # noqa: PLC0415 - the other commands do not need it
 
