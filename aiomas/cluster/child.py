@@ -23,6 +23,7 @@ from aiomas.cluster.life import Life
 from aiomas.cluster.logs import Log
 from aiomas.cluster.records import Records
 from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.summary import LOG
 from aiomas.cluster.worker import STACK_DUMP
 from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import ClusterError, ContainerDied
@@ -323,7 +324,7 @@ class Child:
         lines = self._log.last_lines
         msg = f"{exc}"
         if lines:
-            msg += "\nThe last lines of its log:\n  " + "\n  ".join(lines)
+            msg += f"\n{LOG}\n  " + "\n  ".join(lines)
         if isinstance(exc, ContainerDied):
             return ContainerDied(
                 msg, self.index, exc.exit_code, out_of_memory=exc.out_of_memory, log=lines
