@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -95,8 +94,8 @@ def run(target: str, arguments: Sequence[str], *, containers: int | None, **opti
     """
     from aiomas.cluster import program  # noqa: PLC0415 - the other commands do not need it
 
+    options["containers"] = containers
     given = {key: value for key, value in options.items() if value not in {None, ()}}
-    given["containers"] = _cores() if containers is None else containers
     given["progress"] = True
     try:
         main = program.find_main(target, arguments)
@@ -107,13 +106,6 @@ def run(target: str, arguments: Sequence[str], *, containers: int | None, **opti
         msg = f"{describe(exc)} (see where: aiomas cluster --debug run ...)"
         raise program.ProgramFailed(msg) from exc.__cause__
     click.get_current_context().exit(code)
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @cluster.command("ls", cls=Command, examples=("", "--json"))

@@ -132,12 +132,15 @@ class ClusterSpec:
                 f"letter or a digit first, got {self.name!r}"
             )
             raise ValueError(msg)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int | str | None):
+            msg = f"seed must be an integer or a string, got {self.seed!r}"
+            raise ValueError(msg)  # noqa: TRY004 - one kind of error for all parameters
         if self.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
             msg = "loop='uvloop' needs uvloop, which is not installed; use loop='auto'"
             raise ValueError(msg)
         if not isinstance(self.restart, RestartPolicy):
             msg = f"restart must be a RestartPolicy, got {self.restart!r}"
-            raise ValueError(msg)  # noqa: TRY004 - one kind of error for all parameters
+            raise ValueError(msg)  # noqa: TRY004 - as above
         _check_choice("on_hang", self.on_hang, ON_HANG)
         for module in self.preload:
             if not isinstance(module, str):
@@ -201,6 +204,8 @@ class ClusterSpec:
             ValueError: one has a value that it cannot have; the message names it.
         """
         fields = {field.name: parameters[field.name] for field in dataclasses.fields(cls)}
+        if fields["containers"] is None:
+            fields["containers"] = usable_cores()
         preload, clock = fields["preload"], fields["clock"]
         return cls(
             **fields
@@ -223,6 +228,13 @@ class ClusterSpec:
     def of_fields(cls, fields: dict[str, Any]) -> ClusterSpec:
         """Return the value with these fields."""
         return cls(**fields | {"restart": RestartPolicy(**fields["restart"])})
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _absolute(path: str | os.PathLike[str] | None) -> str | None:
