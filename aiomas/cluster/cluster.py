@@ -426,7 +426,10 @@ class Cluster:
         return self._listeners.add(callback)
 
     def events(self) -> AsyncIterator[ClusterEvent]:
-        """Return an asynchronous iterator over the events from now on; it ends with the cluster."""
+        """Return an asynchronous iterator over the events from now on; it ends with the cluster.
+
+        It keeps 10,000 events for whoever does not come for them; the oldest are dropped first.
+        """
         return self._listeners.iterate()
 
     async def _start(self) -> None:
