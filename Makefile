@@ -82,7 +82,7 @@ demo: setup
 	@$(BIN)/python -m examples.virtual_power_plant $(ARGS)
 
 test: setup-dev
-	@$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(ARGS)
+	@$(BIN)/python -m $(if $(COVERAGE),coverage run -m pytest,pytest --numprocesses auto --dist loadfile) $(ARGS)
 
 # --- checks ---------------------------------------------------------------------------------------
 

@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Literal, Self, TypeVar, overload
 
 from aiomas import channel as channels
@@ -558,7 +557,7 @@ class Container:
             return self._terms
         hello = dataclasses.replace(self._terms.hello, token=self._proof(proof, url))
         return dataclasses.replace(
-            self._terms, hello=hello, expects=self._proof(answering_proof, url)
+            self._terms, hello=hello, expects=self._proof(answering_proof, url), dialled=url
         )
 
     def _proof(self, prove: Callable[[str, str], str], url: str) -> str | None:
@@ -590,22 +589,6 @@ class Container:
         """Return a codec with all serializers but the one for agents, which is the last one."""
         kwargs = self._connect_kwargs
         return make_codec(kwargs.get("codec") or DEFAULT_CODEC, _with_arrow(kwargs))
-
-    def _begin_life(self, life: int, gone: Iterable[str] = ()) -> None:
-        """Take the place of a container that died; see :meth:`Population.begin_life`."""
-        self._population.begin_life(life, gone)
-
-    def _assigning(self, aids: Sequence[str]) -> AbstractContextManager[list[str]]:
-        """Give agents that are made again their ids; see :meth:`Population.assigning`."""
-        return self._population.assigning(aids)
-
-    def _awaiting(self, aids: Iterable[str]) -> None:
-        """Let callers of these agents try again until they have been made again."""
-        self._population.await_agents(aids)
-
-    def _give_up(self, aids: Iterable[str]) -> None:
-        """Undo :meth:`_awaiting` for agents that will not be made again."""
-        self._population.give_up(aids)
 
     async def _remove(self, agent: Any, aid: str, timeout: float) -> None:
         # We may be serving a call of this very agent.

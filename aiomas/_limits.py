@@ -59,7 +59,8 @@ class Limits:
     write_timeout: float | None = 30.0
     """Seconds in which a peer has to take something of what waits; ``None`` for ever."""
     handshake_timeout: float = 5.0
-    """Seconds that the TLS handshake may take, for the end that dials and for a server."""
+    """Seconds that the TLS handshake may take, for the end that dials and for a server; and that
+    who connects to a container with a token has to show it."""
     heartbeat: float | None = 10.0
     """Seconds of silence after which the peer is asked for a sign of life; ``None`` for never.
 

@@ -165,6 +165,9 @@ class ChannelProtocol(asyncio.Protocol):
         )
         self.channel = Channel(self, self._codec, transport, self._loop)
         logger.debug("Connected to %s", self.peer)
+        if self.session.expects is not None and self.session.accepting and not local:
+            timeout = self.terms.limits.handshake_timeout
+            self.terms.strangers.came(self._loop, timeout, self._unproven)
         if self._client_connected_cb is not None:
             result = self._client_connected_cb(self.channel)
             if inspect.iscoroutine(result):
@@ -177,6 +180,8 @@ class ChannelProtocol(asyncio.Protocol):
                 timer.cancel()
         if self._heartbeat is not None:
             self._heartbeat.stop()
+        if self.session.expects is not None:
+            self.terms.strangers.left(self._unproven)
         if self.session.state is State.CLOSING:
             error = self._error or self._closed_by_us()
         else:
@@ -228,7 +233,8 @@ class ChannelProtocol(asyncio.Protocol):
         """Ask the peer for the extensions, and wait for its answer.
 
         Raises:
-            HandshakeError: the peer says that the two ends do not fit together.
+            HandshakeError: the peer says that the two ends do not fit together; or it does not
+                show the token, which was shown at its address before.
             ConnectionLost: the connection ended before there was an answer.
         """
         hello = self._own_hello()
@@ -237,6 +243,7 @@ class ChannelProtocol(asyncio.Protocol):
             self.outbox.send(self.session.hello(hello, answer))
             content = await answer
         except RemoteException:  # it knows of no extensions
+            self._check_proof()
             return
         except BaseException as exc:
             if type(exc) is ConnectionLost and self._is_plain_tcp():
@@ -249,9 +256,25 @@ class ChannelProtocol(asyncio.Protocol):
             self.close()
             msg = f"{self.peer} refuses this connection: {reason}"
             raise HandshakeError(msg)
+        self._check_proof()
         peer = Hello.read(content)
         if peer is not None:
             self._agreed(peer)
+
+    def _check_proof(self) -> None:
+        """Look whether the peer has shown the token, which it need not have; but see `proven`."""
+        url = self.terms.dialled
+        if url is None:
+            return
+        if self.session.expects is None:
+            self.terms.proven.add(url)
+        elif url in self.terms.proven:
+            self.close()
+            msg = (
+                f"Whoever listens at {url} has not shown the token, which the container there has "
+                f"shown before; it is somebody else"
+            )
+            raise HandshakeError(msg)
 
     def write(self, content: Any) -> Awaitable[None]:
         """Serialize *content* and send it; await the result to wait until it is on its way."""
@@ -424,6 +447,8 @@ class ChannelProtocol(asyncio.Protocol):
         own = self._own_hello()
         objection = own.objection(peer, self.session.expects)
         if objection is None:
+            if self.session.expects is not None:
+                self.terms.strangers.left(self._unproven)
             extended = own.fits(peer)
             self.outbox.send(self.session.welcome(message_id, own, extended=extended))
             self._agreed(peer)
@@ -449,6 +474,14 @@ class ChannelProtocol(asyncio.Protocol):
         text = f"HandshakeError: {_hello.STRANGER}"
         self.outbox.send(self.session.reply(EXCEPTION, message_id, text))
         self.close()
+
+    def _unproven(self, reason: str) -> None:
+        """Take from the container that the peer has not shown the token, and why it has to go."""
+        if self.session.state is not State.OPEN:  # it was told so, and does not go
+            self._transport.abort()
+            return
+        bad_peers.warning("Cutting the connection of %s: %s", self.peer, reason)
+        self.cut(HandshakeError(f"The connection of {self.peer} was cut: {reason}"))
 
     def _agreed(self, peer: Hello) -> None:
         if not self.session.extended:

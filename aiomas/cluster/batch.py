@@ -126,7 +126,7 @@ class BatchSource(Source, Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Terms:
+class BatchTerms:
     """What holds for all calls of a batch."""
 
     source: BatchSource
@@ -156,7 +156,7 @@ class Batch:
         calls: Sequence[Any],
         arguments: Piece | None,
         dispatcher: Dispatcher,
-        terms: Terms,
+        terms: BatchTerms,
         concurrency: int,
     ) -> None:
         self.terms = terms

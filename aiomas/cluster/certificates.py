@@ -29,7 +29,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aiomas.exceptions import ClusterError
 from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
@@ -43,8 +43,10 @@ __all__ = [
     "DRIVER",
     "LOOPBACK",
     "PASSPHRASE",
+    "Credentials",
     "RunAuthority",
     "contexts_for_driver",
+    "driver_credentials",
     "make_key_and_request",
     "write_credentials",
 ]
@@ -60,6 +62,19 @@ PASSPHRASE = "AIOMAS_PKI_PASSPHRASE"  # noqa: S105 - the name of a variable
 
 _CA_NAME_LIMIT = 55
 _log = logging.getLogger(__name__)
+
+
+class Credentials(NamedTuple):
+    """What one end of a connection needs for TLS, all of it as PEM."""
+
+    key: bytes
+    """Its private key."""
+    certificate: bytes
+    """What was signed for it."""
+    trusted: bytes
+    """The certificates of the authorities that it trusts."""
+    crl: bytes | None = None
+    """Their revocation list, if there is one."""
 
 
 class RunAuthority:
@@ -283,12 +298,8 @@ def write_credentials(
     return certs
 
 
-def contexts_for_driver(
-    authority: RunAuthority, addresses: Sequence[str] = LOOPBACK
-) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return the contexts for the driver's server socket and for its client sockets.
-
-    Its key is on the disk for as long as OpenSSL reads it, in a directory of its own.
+def driver_credentials(authority: RunAuthority, addresses: Sequence[str] = LOOPBACK) -> Credentials:
+    """Make the driver's key, and sign for it; nothing of it is on the disk.
 
     Args:
         authority: of the run.
@@ -296,14 +307,28 @@ def contexts_for_driver(
 
     Raises:
         ClusterError: as `make_key_and_request` and `RunAuthority.sign`.
-        OSError: the files cannot be written, or not be read again.
     """
     key, csr = make_key_and_request(DRIVER, addresses)
     certificate = authority._sign(csr, DRIVER, addresses)  # noqa: SLF001 - `sign` is for hosts
-    with tempfile.TemporaryDirectory(prefix="aiomas-tls-") as directory:
-        certs = write_credentials(
-            Path(directory), key, certificate, authority.trusted, authority.crl
-        )
+    return Credentials(key, certificate, authority.trusted, authority.crl)
+
+
+def contexts_for_driver(
+    credentials: Credentials, directory: Path
+) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the contexts for the driver's server socket and for its client sockets.
+
+    Its key is on the disk for as long as OpenSSL reads it.
+
+    Args:
+        credentials: of the driver.
+        directory: of the run, which others remove if we are killed meanwhile.
+
+    Raises:
+        OSError: the files cannot be written, or not be read again.
+    """
+    with tempfile.TemporaryDirectory(prefix="driver-tls-", dir=directory) as place:
+        certs = write_credentials(Path(place), *credentials)
         return make_ssl_server_context(*certs), make_ssl_client_context(*certs)
 
 

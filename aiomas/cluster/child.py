@@ -8,27 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from aiomas import rpc
+from aiomas._address import TcpAddress
 from aiomas.cluster.environment import Environment
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.intensity import Intensity
 from aiomas.cluster.life import Life
 from aiomas.cluster.logs import Log
 from aiomas.cluster.records import Records
+from aiomas.cluster.restoring import restore
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.summary import LOG
 from aiomas.cluster.worker import STACK_DUMP
 from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import ClusterError, ContainerDied
 
+_log = logging.getLogger("aiomas.cluster")
+
 _LOOPBACK = "127.0.0.1"
+_MOST_NAMED = 10  # agents in an error message
+_END_TIMEOUT = 5.0  # seconds that the system may take to end a killed process
 _BACKLOG = 1024  # connections that wait to be accepted, also while the container is restarted
 
 
@@ -45,11 +52,13 @@ class Surroundings:
     """The directory of the log files."""
     fork: ForkServer
     token: str
-    tls: Sequence[str | None] | None
-    """The paths of an :class:`~aiomas.SSLCerts`."""
+    tls: bool
+    """Whether they use TLS; what they need for it, they have from the fork server."""
     emit: Callable[[ClusterEvent], None]
     echo: Callable[[int, str], None] | None
     """Gets each line of a log, if it is wanted."""
+    urls: list[str] = dataclasses.field(default_factory=list)
+    """Where containers listen at ports, which others can take when these are closed."""
     time: float = 0
     """What the external clocks were set to, in seconds."""
 
@@ -78,6 +87,7 @@ class Child:
         self._began = time.monotonic()
         self._intensity = Intensity(self._spec.restart)
         self._tasks: list[asyncio.Task[None]] = []
+        self._hung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._settled = asyncio.Event()  # whether it is not about to be restarted
         echo = around.echo
         self._log = Log(
@@ -121,16 +131,32 @@ class Child:
         self.state = "running"
         self._settled.set()
         self._emit(EventKind.STARTED, f"Container {self.index} (pid {self.pid}) is ready")
-        self._tasks.append(asyncio.create_task(self._keep_alive()))
-        if self._spec.hang_timeout is not None:
-            self._tasks.append(asyncio.create_task(self._notice_hangs(self._spec.hang_timeout)))
+        self._watch(self._keep_alive)
+        if (timeout := self._spec.hang_timeout) is not None:
+            self._watch(lambda: self._notice_hangs(timeout))
 
     async def call(self, method: str, *args: Any, timeout: float | None = None) -> Any:
-        """Call a method of the worker; see :meth:`Life.call`."""
+        """Call a method of the worker; see :meth:`Life.call`.
+
+        Without a *timeout*, nobody waits for a container that hangs.
+        """
         if self._life is None:
             msg = f"Container {self.index} does not run: its state is {self.state!r}"
             raise ContainerDied(msg, self.index, self.exit_code, log=self._log.last_lines)
-        return await self._life.call(method, *args, timeout=timeout)
+        calling = asyncio.ensure_future(self._life.call(method, *args, timeout=timeout))
+        giving_up = [] if timeout is not None else [self._hung]
+        try:
+            await asyncio.wait([calling, *giving_up], return_when=asyncio.FIRST_COMPLETED)
+            if calling.done():
+                return calling.result()
+            msg = (
+                f"Container {self.index} (pid {self.pid}) has not answered for "
+                f"hang_timeout={self._spec.hang_timeout} s: its event loop is blocked, or the "
+                f"process is stopped; whether {method}() was done is not known"
+            )
+            raise ClusterError(msg)
+        finally:
+            calling.cancel()
 
     async def spawn(
         self, target: str, arguments: bytes, *, respawn: bool
@@ -138,15 +164,27 @@ class Child:
         """Make agents; see :meth:`aiomas.cluster.worker.Worker.spawn`."""
         with self._records.adding():
             made, failure = await self.call("spawn", target, arguments)
+            self._records.note(aid for _, _, aids in made for aid in aids)
             if respawn:
                 agents = [(url.rpartition("/")[2], aids) for url, _, aids in made]
                 self._records.add(target, arguments, agents)
         return [(url, name) for url, name, _ in made], failure
 
     async def checkpoint(self) -> None:
-        """Save the states of all agents that can give them."""
-        for aid, state in (await self.call("checkpoint")).items():
-            self._records.save(aid, state)
+        """Save the states of all agents that can give them.
+
+        Raises:
+            ClusterError: those of some could not be had; the others are saved.
+        """
+        failed, failure = await self.call("checkpoint")
+        if failed:
+            names = ", ".join(map(repr, failed[:_MOST_NAMED]))
+            more = f" and {len(failed) - _MOST_NAMED} others" if len(failed) > _MOST_NAMED else ""
+            msg = (
+                f"Container {self.index} (pid {self.pid}): the states of these agents could not "
+                f"be saved: {names}{more}. The first error:\n{failure}"
+            )
+            raise ClusterError(msg)
 
     async def set_time(self, time: float) -> None:
         """Set its clock; a process that is just being restarted gets the time by itself."""
@@ -186,6 +224,8 @@ class Child:
             exc.filename = f"the address of container {self.index}, {address}"
             raise
         self._socket = sock
+        if self._path is None:  # nobody else can use the directory
+            self._around.urls.append(TcpAddress(*sock.getsockname()).url)
 
     def _close_address(self) -> None:
         """Let whoever dials it be refused."""
@@ -211,7 +251,7 @@ class Child:
         )
         try:
             self.url = await life.call("start", self._fields(), timeout=spec.start_timeout)
-            failures = await self._restore(life)
+            failures = await restore(life, self._records, spec.start_timeout)
         except BaseException:
             await life.kill("could not be started")
             await asyncio.wait({life.ended}, timeout=1.0)
@@ -221,20 +261,6 @@ class Child:
         for failure in failures:
             msg = f"An agent could not be made again in container {self.index}:\n{failure}"
             self._emit(EventKind.AGENT_LOST, msg, ClusterError(msg))
-
-    async def _restore(self, life: Life) -> list[str]:
-        failures: list[str] = []
-        for record in self._records.plan():
-            states = self._records.states_of(record)
-            failures += await life.call(
-                "restore",
-                record.target,
-                record.arguments,
-                record.aids,
-                states,
-                timeout=self._spec.start_timeout,
-            )
-        return failures
 
     def _job(self) -> dict[str, Any]:
         spec = self._spec
@@ -270,8 +296,11 @@ class Child:
             "time": self._around.time,
             "token": self._around.token,
             "tls": self._around.tls,
+            "limits": dataclasses.asdict(spec.limits),
+            "urls": self._around.urls,
             "life": self.restarts,
             "awaited": self._records.awaited,
+            "chosen": self._records.chosen,
         }
 
     async def _keep_alive(self) -> None:
@@ -300,8 +329,40 @@ class Child:
             msg = f"Container {self.index} runs again, now as pid {self.pid}"
             self._emit(EventKind.RESTARTED, msg)
 
+    def _watch(self, look_after: Callable[[], Awaitable[None]]) -> None:
+        """Run what looks after the container; if it fails itself, give the container up."""
+
+        async def watch() -> None:
+            try:
+                await look_after()
+            except Exception as exc:  # noqa: BLE001 - not expected, so somebody has to be told
+                _log.exception("Container %s is not looked after any more", self.index)
+                await self._abandon(exc)
+
+        self._tasks.append(asyncio.create_task(watch()))
+
+    async def _abandon(self, exc: Exception) -> None:
+        """End the container for good: what looks after it has failed."""
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        life, self._life = self._life, None
+        self._close_address()
+        self.state = "failed"
+        self._settled.set()
+        msg = (
+            f"Container {self.index} is given up, because its supervisor has failed: "
+            f"{type(exc).__name__}: {exc}"
+        )
+        error = ContainerDied(msg, self.index, self.exit_code, log=self._log.last_lines)
+        self._emit(EventKind.FAILED, msg, error)
+        if life is not None:
+            await life.kill("was given up")
+            await asyncio.wait({life.ended}, timeout=_END_TIMEOUT)
+
     def _has_died(self, error: ContainerDied) -> None:
         self._settled.clear()
+        self._not_hung()
         self.state, self.exit_code = "died", error.exit_code
         self._emit(EventKind.DIED, str(error), error)
 
@@ -348,6 +409,7 @@ class Child:
             if life is not self._life:
                 continue
             if answers and self.state == "hung":
+                self._not_hung()
                 self.state = "running"
                 msg = f"Container {self.index} (pid {self.pid}) answers again"
                 self._emit(EventKind.RECOVERED, msg)
@@ -359,6 +421,12 @@ class Child:
                 if self._spec.on_hang == "restart":
                     await life.dump_stacks(STACK_DUMP)
                     await life.kill(why)
+                else:
+                    self._hung.set_result(None)
+
+    def _not_hung(self) -> None:
+        if self._hung.done():
+            self._hung = asyncio.get_running_loop().create_future()
 
     def _emit(
         self, kind: EventKind, message: str, error: ContainerDied | ClusterError | None = None

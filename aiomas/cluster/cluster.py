@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from aiomas._limits import Limits
 from aiomas.agent import Agent, Container
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content, together
@@ -70,20 +71,24 @@ class Cluster:
         nice: how much the containers give way to other processes, from 0 to 19.
         memory: bytes that a container may allocate; beyond, allocating raises :exc:`MemoryError`.
         open_files: how many files and connections a container may have open.
-        hang_timeout: seconds in which a container's event loop has to answer; ``None`` for no
-            limit.
+        hang_timeout: seconds in which a container's event loop has to answer, after which
+            :meth:`spawn`, :meth:`checkpoint` and :meth:`set_time` wait for it no longer (they raise
+            :class:`~aiomas.exceptions.ClusterError`); ``None`` for no limit.
         on_hang: what happens to one that does not: ``"report"`` (an event), or ``"restart"``: its
             stacks are written to its log, it is killed, and started again as *restart* says.
         logs: print what containers write, with their index before each line, on the standard error
-            stream.
-        log_dir: where the files with what containers write are kept; by default in the directory
-            of the run, which vanishes with it.
+            stream.  What is more than can be printed is left out there.
+        log_dir: where the files with what containers write are kept, in a folder with the name of
+            the run; by default in the directory of the run, which vanishes with it.
         log_bytes: the size at which a log file is put aside and a new one begun.
         log_backups: how many such files are kept for each container.
         progress: show how far the start and long spawns have come, on a terminal.
         start_timeout: seconds until all containers must answer.
         stop_timeout: seconds that containers get to end, before they are terminated and, after
             the same time again, killed.
+        limits: those of the connections between containers, ours included; by default those of
+            :class:`~aiomas.Limits` without *heartbeat* and *write_timeout*, since whoever is busy
+            on this machine is not dead.
 
     Raises:
         ValueError: a parameter has a value that it cannot have.
@@ -120,6 +125,7 @@ class Cluster:
         progress: bool = False,
         start_timeout: float = 60.0,
         stop_timeout: float = 10.0,
+        limits: Limits | None = None,
     ) -> None:
         if sys.platform == "win32":
             msg = "aiomas.cluster needs a POSIX system, Windows is none"
@@ -413,7 +419,8 @@ class Cluster:
 
         Raises:
             ContainerDied: a container ended.
-            ClusterError: a state could not be had; the message has the traceback.
+            ClusterError: states could not be had, or are too large; the message names the agents
+                and has a traceback.  All others are saved.
         """
         await self._call("checkpoint")
 

@@ -18,7 +18,7 @@ from aiomas._current import CallOptions, Source, current_call, deadline_of
 from aiomas._dispatch import Dispatcher
 from aiomas._loopback import Loopback
 from aiomas.agent import Container
-from aiomas.cluster.batch import Batch, Entry, Piece, Terms, fill, take
+from aiomas.cluster.batch import Batch, BatchTerms, Entry, Piece, fill, take
 from aiomas.codecs import Codec
 from aiomas.exceptions import ConnectionLost, DeadlineExceeded, Outcome
 
@@ -52,23 +52,28 @@ class ClusterContainer(Container):
         self._tickets = itertools.count(1)
         self._told_of_removal: Callable[[str], object] | None = None
 
-    def begin_life(self, life: int, awaited: Iterable[str]) -> None:
+    def insist_on(self, urls: Iterable[str]) -> None:
+        """Call nobody at these base URLs who does not show the token, from the first time on."""
+        self._terms.proven.update(urls)
+
+    def begin_life(self, life: int, awaited: Iterable[str], gone: Iterable[str] = ()) -> None:
         """Take the place of a container that died.
 
         Args:
             life: how many there were before.
             awaited: the ids of agents that will be made again.
+            gone: ids that former agents have chosen; no other agent gets one of them.
         """
-        self._begin_life(life)
-        self._awaiting(awaited)
+        self._population.begin_life(life, gone)
+        self._population.await_agents(awaited)
 
     def assigning(self, former: Sequence[str]) -> AbstractContextManager[list[str]]:
         """Give agents that are made in this context their former ids; yield all ids made there."""
-        return self._assigning(former)
+        return self._population.assigning(former)
 
     def give_up(self, aids: Iterable[str]) -> None:
         """Let callers know that there will be no agents with these ids, where there are none."""
-        self._give_up(aids)
+        self._population.give_up(aids)
 
     def portable_codec(self) -> Codec:
         """Return a codec for values that travel beside the connections of the cluster."""
@@ -134,7 +139,7 @@ class ClusterContainer(Container):
         source = current_call()._source  # noqa: SLF001 - a container knows its connections
         deadline = current_call().deadline
         own_room = self._room(room)
-        terms = Terms(
+        terms = BatchTerms(
             source=source,  # type: ignore[arg-type]
             codec=_codec_of(source),
             deadline=None if deadline is None else deadline - grace,

@@ -16,7 +16,13 @@ from aiomas.cluster import streams
 from aiomas.cluster.endings import how_it_ended
 from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
 from aiomas.cluster.launchers.base import Launcher, Link
-from aiomas.exceptions import ClusterError, DeadlineExceeded, RemoteException
+from aiomas.exceptions import (
+    ClusterError,
+    ConnectionLost,
+    DeadlineExceeded,
+    PeerUnresponsive,
+    RemoteException,
+)
 
 T = TypeVar("T")
 
@@ -79,6 +85,7 @@ class Host:
         self._link: Link | None = None
         self._client: rpc.RpcClient | None = None
         self._why_lost: str | None = None
+        self._unresponsive = False
 
     async def launch(
         self, launcher: Launcher, timeout: float, on_lost: Callable[[], object]
@@ -91,22 +98,30 @@ class Host:
             on_lost: called when the stream to it has ended.
 
         Raises:
-            OSError: it could not be started, or does not answer.
-            ClusterError: it has ended.
+            OSError: it could not be started, or does not answer in time.
+            ClusterError: it has ended; the message says how.
         """
         self._link = await launcher.launch()
         try:
             self._client = await streams.dial(
-                self._link.sock, self, timeout=timeout, heartbeat=_HEARTBEAT
+                self._link.sock,
+                self,
+                timeout=timeout,
+                heartbeat=_HEARTBEAT,
+                name="the supervisor of this cluster",
             )
         except BaseException as exc:
             self._link.sock.close()
             try:
                 if isinstance(exc, ConnectionError):
                     raise await self.lost() from exc
+                if isinstance(exc, TimeoutError):
+                    msg = f"The supervisor of the cluster has not answered within {timeout} s"
+                    raise TimeoutError(msg) from exc
             finally:
                 self._link.kill()
             raise
+        self._client.channel.on_lost(self._take_note)
         self._client.channel.on_closed(on_lost)
 
     @rpc.expose
@@ -118,9 +133,10 @@ class Host:
         self._on_event(event)
 
     @rpc.expose
-    def log(self, index: int, line: str) -> None:
-        """Take a line of a container's log."""
-        self._on_log(index, line)
+    def log(self, index: int, lines: list[str]) -> None:
+        """Take lines of a container's log."""
+        for line in lines:
+            self._on_log(index, line)
 
     async def call(
         self, method: str, *args: Any, timeout: float | None = None, **kwargs: Any
@@ -153,13 +169,21 @@ class Host:
     async def lost(self) -> ClusterError:
         """Return what to raise because the supervisor is gone."""
         how = "closed its control stream"
-        if self._link is not None and self._why_lost is None:
+        if self._unresponsive:
+            how = "does not answer"
+        elif self._link is not None and self._why_lost is None:
             await asyncio.wait({self._link.ended}, timeout=_EXIT_TIMEOUT)
             if self._link.ended.done():
                 how = how_it_ended(self._link.ended.result())
         if self._why_lost is not None:  # it has said so itself, if only with its last message
             return ClusterError(self._why_lost)
         return ClusterError(f"The cluster is gone: its supervisor {how}")
+
+    def _take_note(self, error: ConnectionLost) -> None:
+        if isinstance(error, PeerUnresponsive):
+            self._unresponsive = True
+            if self._link is not None:
+                self._link.kill()  # nobody reaches what it has started
 
     async def close(self, timeout: float) -> None:
         """Close the stream, and wait until the supervisor has ended; kill it after *timeout*."""

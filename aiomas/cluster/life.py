@@ -106,7 +106,7 @@ class Life:
         self.pid = process.pid
         self.ended: asyncio.Task[ContainerDied]
         """Done when the process has ended, with what a call to it would raise."""
-        self._index = index
+        self.index = index
         self._process = process
         self._fork = fork
         self._log = log
@@ -156,7 +156,9 @@ class Life:
         life = cls(index, process, fork, log, pipe)
         life.ended = asyncio.create_task(life._end())
         try:
-            life._client = await streams.dial(ours, router, timeout=timeout)
+            life._client = await streams.dial(
+                ours, router, timeout=timeout, name=f"container {index}"
+            )
         except OSError as exc:
             ours.close()
             if not isinstance(exc, TimeoutError):  # it has ended, or is about to
@@ -240,7 +242,7 @@ class Life:
 
     @property
     def _name(self) -> str:
-        return f"Container {self._index} (pid {self.pid})"
+        return f"Container {self.index} (pid {self.pid})"
 
     async def _death(self) -> ContainerDied | ClusterError:
         """Return what to raise because the control stream is closed."""
@@ -284,7 +286,7 @@ class Life:
         message = f"{self._name} {_how(code, self._why_killed)}"
         if out_of_memory:
             message += ": out of memory"
-        return ContainerDied(message, self._index, code, out_of_memory=out_of_memory, log=log)
+        return ContainerDied(message, self.index, code, out_of_memory=out_of_memory, log=log)
 
 
 def _how(code: int | None, why_killed: str | None) -> str:

@@ -24,14 +24,26 @@ class Records:
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._made: dict[str, list[str]] = {}  # by the id of the agent that was asked for
+        self._awaited: set[str] = set()  # the same ids, for a quick look
         self._states: dict[str, bytes] = {}
+        self._chosen: set[str] = set()
         self._adding = 0
         self._ended: set[str] = set()  # while some are being added
+        self._early: set[str] = set()  # those that had a state before they were added
 
     @property
     def awaited(self) -> list[str]:
         """The ids of all agents that will be made again."""
         return [aid for made in self._made.values() for aid in made]
+
+    @property
+    def chosen(self) -> list[str]:
+        """All ids but numbers that there were, as far as we have heard of them."""
+        return sorted(self._chosen)
+
+    def note(self, aids: Iterable[str]) -> None:
+        """Remember the ids of agents, so that no other agent gets one of them."""
+        self._chosen.update(aid for aid in aids if not _is_number(aid))
 
     @contextlib.contextmanager
     def adding(self) -> Iterator[None]:
@@ -43,6 +55,9 @@ class Records:
             self._adding -= 1
             if not self._adding:
                 self._ended.clear()
+                for aid in self._early - self._awaited:
+                    self._states.pop(aid, None)
+                self._early.clear()
 
     def add(self, target: str, arguments: bytes, made: Iterable[tuple[str, Sequence[str]]]) -> None:
         """Remember agents.
@@ -58,26 +73,34 @@ class Records:
             again = [] if aid in self._ended else list(all_of_it)
             if again:
                 self._made[aid] = again
+                self._awaited.update(again)
             aids.append(again)
         self._records.append(Record(target, arguments, aids))
 
     def forget(self, aid: str) -> None:
         """Do not make an agent again: it has ended by itself."""
+        self.note([aid])
         self._states.pop(aid, None)
         if self._adding:
             self._ended.add(aid)
         # One that another had made will be made by that again.
-        self._made.pop(aid, []).clear()
+        made = self._made.pop(aid, [])
+        self._awaited.difference_update(made)
+        for other in made:
+            self._states.pop(other, None)
+        made.clear()
 
     def save(self, aid: str, state: bytes) -> None:
-        """Keep the state of an agent."""
-        self._states[aid] = state
+        """Keep the state of an agent, if it will be made again, or that is not known yet."""
+        if aid in self._awaited:
+            self._states[aid] = state
+        elif self._adding:
+            self._states[aid] = state
+            self._early.add(aid)
 
     def plan(self) -> list[Record]:
         """Return what has to be made again, in order; all other agents are gone for good."""
         self._records = [record for record in self._records if any(record.aids)]
-        awaited = set(self.awaited)
-        self._states = {aid: state for aid, state in self._states.items() if aid in awaited}
         return self._records
 
     def states_of(self, record: Record) -> dict[str, bytes]:
@@ -85,3 +108,8 @@ class Records:
         return {
             aid: self._states[aid] for made in record.aids for aid in made if aid in self._states
         }
+
+
+def _is_number(aid: str) -> bool:
+    """Whether a container may have given this id; each of its lives has numbers of its own."""
+    return aid.isdecimal() and str(int(aid)) == aid

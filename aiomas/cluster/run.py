@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.container import ClusterContainer
@@ -23,6 +23,9 @@ from aiomas.cluster.loading import load
 from aiomas.cluster.rundir import remove_tree
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.exceptions import ClusterError
+
+if TYPE_CHECKING:
+    from aiomas.cluster.certificates import Credentials
 
 _PAUSE = 0.02  # seconds between two looks whether the run has gone
 _REMOVAL_TIMEOUT = 2.0  # seconds in which a fork server that lives has removed all
@@ -88,7 +91,7 @@ class Run:
         await self._thread.run(self._host.launch(launcher, spec.start_timeout, to_us(on_lost)))
         prepared = await self.call("prepare", spec.fields(), _facts(spec))
         self.name, self.directory = prepared["name"], Path(prepared["directory"])
-        contexts, credentials = self._certificates(prepared["request"])
+        contexts, credentials = await self._certificates(prepared["request"])
         begun = asyncio.create_task(
             self.call("begin", self._token, credentials, echo=self._on_log is not None)
         )
@@ -173,19 +176,28 @@ class Run:
             await asyncio.sleep(_PAUSE)
         remove_tree(self.directory)
 
-    def _certificates(self, request: bytes | None) -> tuple[Any, Any]:
+    async def _certificates(self, request: bytes | None) -> tuple[Any, Any]:
         """Return our own contexts for TLS, and what the supervisor needs; nothing without TLS."""
         if request is None:
             return None, None
         from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
 
+        assert self.directory is not None  # noqa: S101 - known before
+        # It has to wait while others use the authority.  If nobody waits for it any more, all that
+        # it leaves is an entry in the index of the authority.
+        ours, theirs = await asyncio.to_thread(self._sign, request)
+        return certificates.contexts_for_driver(ours, self.directory), theirs
+
+    def _sign(self, request: bytes) -> tuple[Credentials, tuple[bytes, bytes, bytes | None]]:
+        from aiomas.cluster import certificates  # noqa: PLC0415 - as above
+
         if self._pki is None:
             authority = certificates.RunAuthority.temporary(self.name)
         else:
             authority = certificates.RunAuthority.of_directory(self._pki)
-        certificate = authority.sign(request, LOCALHOST, certificates.LOOPBACK)
-        contexts = certificates.contexts_for_driver(authority)
-        return contexts, (certificate, authority.trusted, authority.crl)
+        theirs = authority.sign(request, LOCALHOST, certificates.LOOPBACK)
+        ours = certificates.driver_credentials(authority)
+        return ours, (theirs, authority.trusted, authority.crl)
 
     async def _make_container(self, contexts: Any) -> ClusterContainer:
         spec = self._spec
@@ -205,6 +217,7 @@ class Run:
             clock=None if spec.clock is None else ExternalClock(spec.clock),
             ssl=contexts,
             token=self._token,
+            limits=spec.limits,
             as_coro=True,
         )
 
@@ -214,7 +227,8 @@ def _facts(spec: ClusterSpec) -> dict[str, Any]:
         "driver_pid": os.getpid(),
         "transport": spec.transport,
         "containers": spec.containers,
-        "command": sys.argv,
+        # It is told in JSON, which can have text only.
+        "command": [str(word).encode(errors="replace").decode() for word in sys.argv],
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aiomas._limits import check_seconds
+from aiomas._limits import Limits, check_seconds
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.basedir import LONGEST_NAME, NAME
 from aiomas.cluster.naming import codec_name, serializer_names
@@ -19,6 +19,11 @@ TRANSPORTS = ("unix", "tcp", "tls")
 LOOPS = ("auto", "asyncio", "uvloop")
 MODES = ("permanent", "transient", "temporary")
 ON_HANG = ("report", "restart")
+
+# Who has ended on this machine has closed its connections, and who is busy, be it the driver for a
+# minute, is not to be taken for dead: the supervisor looks for containers that hang.
+PATIENT = Limits(heartbeat=None, write_timeout=None)
+"""The limits of connections between containers, where the user has chosen none."""
 
 _LAST_PORT = 65535
 _NICEST = 19
@@ -121,6 +126,7 @@ class ClusterSpec:
     log_backups: int = 3
     start_timeout: float = 60.0
     stop_timeout: float = 10.0
+    limits: Limits = PATIENT
 
     def __post_init__(self) -> None:
         _check_number("containers", self.containers, 1)
@@ -140,6 +146,9 @@ class ClusterSpec:
             raise ValueError(msg)
         if not isinstance(self.restart, RestartPolicy):
             msg = f"restart must be a RestartPolicy, got {self.restart!r}"
+            raise ValueError(msg)  # noqa: TRY004 - as above
+        if not isinstance(self.limits, Limits):
+            msg = f"limits must be an aiomas.Limits, got {self.limits!r}"
             raise ValueError(msg)  # noqa: TRY004 - as above
         _check_choice("on_hang", self.on_hang, ON_HANG)
         for module in self.preload:
@@ -217,6 +226,7 @@ class ClusterSpec:
                 "env": environments(fields["env"]),
                 "cwd": _absolute(fields["cwd"]),
                 "log_dir": _absolute(fields["log_dir"]),
+                "limits": PATIENT if fields["limits"] is None else fields["limits"],
             }
         )
 
@@ -227,7 +237,8 @@ class ClusterSpec:
     @classmethod
     def of_fields(cls, fields: dict[str, Any]) -> ClusterSpec:
         """Return the value with these fields."""
-        return cls(**fields | {"restart": RestartPolicy(**fields["restart"])})
+        restart, limits = RestartPolicy(**fields["restart"]), Limits(**fields["limits"])
+        return cls(**fields | {"restart": restart, "limits": limits})
 
 
 def usable_cores() -> int:

@@ -31,7 +31,7 @@ async def checkpoint(agent: Agent) -> None:
 
     Raises:
         TypeError: it has none.
-        SerializationError: its state cannot be encoded.
+        SerializationError: its state cannot be encoded, or has more than 63 MiB.
         ConnectionLost: the supervisor is gone.
     """
     state = await state_of(agent)

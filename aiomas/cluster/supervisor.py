@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import os
+import shutil
 import signal
 import socket
 import time
@@ -21,6 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from aiomas import rpc
 from aiomas.cluster import streams, watch
 from aiomas.cluster.child import Child, Surroundings
+from aiomas.cluster.echo import Echo
 from aiomas.cluster.environment import set_title
 from aiomas.cluster.events import ClusterEvent, EventKind, error_content
 from aiomas.cluster.info import LOCALHOST
@@ -77,6 +79,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._loads: dict[int, tuple[int, float, float]] = {}  # pid, seconds of CPU, when
         self._watch: Any = None
+        self._echo = Echo(self._log)
         self._end = asyncio.Event()
         self._tidy: asyncio.Task[None] | None = None
 
@@ -102,6 +105,10 @@ class Supervisor:
             "started": time.time(),
             "log_dir": str(self._log_directory(self._run.path)),
         }
+        # Who finds the run can ask it, however long it takes until there are containers.
+        self._watch = await watch.serve_watch(
+            self._run.path / watch.SOCKET, self._watched, self._stop_from_outside
+        )
         self._run.publish(self._facts)
         set_title(f"aiomas {self._run.name}/supervisor")
         await self._fork.tidy_up(self._run.path)
@@ -140,16 +147,13 @@ class Supervisor:
             logs=Path(self._facts["log_dir"]),
             fork=self._fork,
             token=token,
-            tls=None if credentials is None else self._keep(credentials),
+            tls=credentials is not None,
             emit=self._emit,
-            echo=self._echo if echo else None,
+            echo=self._echo.take if echo else None,
         )
         await self._prepared
-        if self._around.tls is not None:
-            await self._fork.prepare("aiomas.cluster.worker:load_tls", self._around.tls)
-        self._watch = await watch.serve_watch(
-            self._run.path / "watch.sock", self._watched, self._stop_from_outside
-        )
+        if credentials is not None:
+            await self._load_tls(credentials)
         self._children = [Child(index, self._around) for index in range(spec.containers)]
         await _all_or_first_error([child.start() for child in self._children])
         return [{"index": c.index, "pid": c.pid, "url": c.url} for c in self._children]
@@ -186,7 +190,12 @@ class Supervisor:
     @_reporting
     async def checkpoint(self) -> None:
         """Save the states of all agents that can give them and will be made again."""
-        await _all_or_first_error([child.checkpoint() for child in self._children])
+        results = await asyncio.gather(
+            *(child.checkpoint() for child in self._children), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     @rpc.expose
     @_reporting
@@ -223,7 +232,7 @@ class Supervisor:
         """Serve the driver until it is gone or has told us to stop."""
         self._fork = await ForkServer.attach(self._program)
         self._fork.lost.add_done_callback(lambda _: self._fork_server_lost())
-        self._driver = await streams.accept(control, self)
+        self._driver = await streams.accept(control, self, name="the driver")
         self._driver.channel.on_closed(self._end.set)
         parent = asyncio.create_task(self._watch_parent())
         try:
@@ -250,10 +259,12 @@ class Supervisor:
             if self._run is not None:
                 self._run.remove()
             await self._fork.close(_FORK_TIMEOUT)
+            self._echo.close()
             await asyncio.wait({stopping}, timeout=_HURRY)
 
     async def _stop_children(self, timeout: float) -> None:
         await asyncio.gather(*(child.stop(timeout) for child in self._children))
+        await self._echo.flush(_HURRY)
 
     async def _watch_parent(self) -> None:
         """End when the driver has, also if somebody else still holds its end of the stream."""
@@ -289,25 +300,29 @@ class Supervisor:
         if self._driver.channel.is_open:
             rpc.with_options(self._driver.remote.event, one_way=True)(event.content())
 
-    def _echo(self, index: int, line: str) -> None:
-        if self._driver.channel.is_open:
-            rpc.with_options(self._driver.remote.log, one_way=True)(index, line)
+    async def _log(self, index: int, lines: list[str]) -> None:
+        await self._driver.remote.log(index, lines)
 
     def _log_directory(self, run: Path) -> Path:
-        directory = run / "logs" if self._spec.log_dir is None else Path(self._spec.log_dir)
+        wanted = self._spec.log_dir
+        # Clusters that run at the same time may be told to use the same one.
+        directory = run / "logs" if wanted is None else Path(wanted, run.name)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return directory
 
-    def _keep(self, credentials: Credentials) -> tuple[str | None, ...]:
-        """Write the host's certificate and key where the containers find them."""
+    async def _load_tls(self, credentials: Credentials) -> None:
+        """Let all containers that are started from now on have the host's certificate and key."""
         from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
 
         assert self._run is not None  # noqa: S101 - the driver has called prepare()
         certificate, trusted, crl = credentials
-        certs = certificates.write_credentials(
-            self._run.path / "tls", self._key, certificate, trusted, crl
-        )
-        return tuple(None if path is None else os.fspath(path) for path in certs)
+        directory = self._run.path / "tls"
+        certs = certificates.write_credentials(directory, self._key, certificate, trusted, crl)
+        paths = [None if path is None else os.fspath(path) for path in certs]
+        try:
+            await self._fork.prepare("aiomas.cluster.worker:load_tls", paths)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)  # nobody reads the files again
 
     async def _status(self, child: Child, timeout: float) -> dict[str, Any]:
         status: dict[str, Any] = {

@@ -17,7 +17,7 @@ import ssl
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,14 +32,12 @@ from aiomas.cluster.environment import Environment
 from aiomas.cluster.loading import load
 from aiomas.cluster.rundir import remove_tree
 from aiomas.codecs import Codec
+from aiomas.exceptions import SerializationError
 from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
 
-_contexts: dict[tuple[str | None, ...], tuple[ssl.SSLContext, ssl.SSLContext]] = {}
+_contexts: list[ssl.SSLContext] = []  # for our server socket, and for client sockets
+_SAVED_AT_ONCE = 64  # states that are on their way to the supervisor
 _LAST_TIMEOUT = 0.5  # seconds that remain when the process has been told to end
-
-# Who has ended on this machine has closed its connections, and who is busy, be it the driver for a
-# minute, is not to be taken for dead: the supervisor looks for containers that hang.
-_PATIENT = Limits(heartbeat=None, write_timeout=None)
 
 STACK_DUMP = signal.SIGUSR1
 """Makes a worker write the stacks of all its threads into its log."""
@@ -52,7 +50,7 @@ def load_tls(tls: Sequence[Any]) -> None:
         tls: the paths of an :class:`~aiomas.SSLCerts`.
     """
     certs = SSLCerts(*tls)
-    _contexts[tuple(tls)] = make_ssl_server_context(*certs), make_ssl_client_context(*certs)
+    _contexts[:] = make_ssl_server_context(*certs), make_ssl_client_context(*certs)
 
 
 class Worker:
@@ -68,6 +66,7 @@ class Worker:
         self.container: ClusterContainer
         self._listening = listening
         self._codec: Codec
+        self._states: dict[str, bytes] = {}  # of agents that are about to be made again
         self._supervisor: rpc.RpcClient
 
     @rpc.expose
@@ -76,27 +75,30 @@ class Worker:
 
         Args:
             fields: ``addr`` (a path, or host and port), ``codec``, ``extra_serializers``,
-                ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (the paths
-                of an :class:`~aiomas.SSLCerts`, or ``None``), ``life`` (how often the container
-                was restarted) and ``awaited`` (the ids of agents that will be made again).
+                ``clock`` (a date or ``None``), ``time`` (seconds), ``token``, ``tls`` (whether
+                to use what :func:`load_tls` has loaded), ``limits`` (the fields of an
+                :class:`~aiomas.Limits`), ``urls`` (of containers of this run), ``life`` (how often
+                the container was restarted), ``awaited`` (the ids of agents that will be made
+                again) and ``chosen`` (ids that agents of former lives have chosen).
 
         Returns:
             Its base URL.
         """
-        clock, tls = fields["clock"], fields["tls"]
+        clock = fields["clock"]
         self.container = await ClusterContainer.create(
             fields["addr"],
             sock=self._listening,
             codec=load(fields["codec"]),
             extra_serializers=[load(name) for name in fields["extra_serializers"]],
             clock=None if clock is None else ExternalClock(clock, init_time=fields["time"]),
-            ssl=None if tls is None else _contexts.get(tuple(tls)) or SSLCerts(*tls),
+            ssl=(_contexts[0], _contexts[1]) if fields["tls"] else None,
             token=fields["token"],
-            limits=_PATIENT,
+            limits=Limits(**fields["limits"]),
             as_coro=True,
         )
         # Nothing has been served yet: we have not let go of the event loop since it was bound.
-        self.container.begin_life(fields["life"], fields["awaited"])
+        self.container.insist_on(fields["urls"])
+        self.container.begin_life(fields["life"], fields["awaited"], fields["chosen"])
         self._codec = self.container.portable_codec()
         self.container.on_removed(self._forget)
         state.keep_with(self._codec, self._save)
@@ -126,42 +128,72 @@ class Worker:
         return made, None
 
     @rpc.expose
+    def take_states(self, states: dict[str, bytes]) -> None:
+        """Keep states that agents have saved, by id, for the next call of :meth:`restore`."""
+        self._states.update(states)
+
+    @rpc.expose
     async def restore(
-        self, target: str, arguments: bytes, former: Sequence[Sequence[str]], states: dict[str, Any]
+        self, target: str, arguments: bytes, former: Sequence[Sequence[str]], timeout: float
     ) -> list[str]:
-        """Make agents again that a former life of this container had.
+        """Make agents again that a former life of this container had, with their states.
 
         Args:
             target: as in :meth:`spawn`.
             arguments: as in :meth:`spawn`.
             former: for each of them the ids of all that were made with it.  None, if it is not to
                 be made again.
-            states: the states that agents have saved, by id.
+            timeout: seconds that the making of each may take.
 
         Returns:
             A traceback for each that could not be made again.
         """
+        states, self._states = self._states, {}
         failures = []
         calls = self._codec.decode(arguments)
         for (args, kwargs), aids in zip(calls, former, strict=False):
             if not aids:
                 continue
+            bound = asyncio.timeout(timeout)
             try:
-                await self._make(target, load(target), args, kwargs, aids, states)
+                async with bound:
+                    await self._make(target, load(target), args, kwargs, aids, states)
             except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver is told
-                failures.append(traceback.format_exc())
+                failure = traceback.format_exc()
+                if bound.expired():
+                    failure += f"{target} has not made agent {aids[0]!r} again in {timeout} s\n"
+                failures.append(failure)
             finally:
                 self.container.give_up(aids)
         return failures
 
     @rpc.expose
-    async def checkpoint(self) -> dict[str, bytes]:
-        """Return the states of all agents that can give them, by id."""
-        states = {}
+    async def checkpoint(self) -> tuple[list[str], str | None]:
+        """Save the states of all agents that can give them.
+
+        Returns:
+            The ids of those whose states could not be had, and the traceback of the first of them.
+        """
+        failed: list[str] = []
+        failure = None
+        on_the_way: list[Awaitable[None]] = []
+        size = 0
         for aid, agent in list(self.container.agents.dict.items()):
-            if callable(getattr(agent, "get_state", None)):
-                states[aid] = self._codec.encode(await state.state_of(agent))
-        return states
+            if not callable(getattr(agent, "get_state", None)):
+                continue
+            try:
+                data = _bounded(aid, self._codec.encode(await state.state_of(agent)))
+            except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver raises it
+                failed.append(aid)
+                failure = failure or traceback.format_exc()
+                continue
+            on_the_way.append(self._supervisor.remote.save(aid, data))
+            size += len(data)
+            if size > streams.PIECE or len(on_the_way) >= _SAVED_AT_ONCE:
+                await asyncio.gather(*on_the_way)
+                on_the_way, size = [], 0
+        await asyncio.gather(*on_the_way)
+        return failed, failure
 
     @rpc.expose
     def status(self) -> dict[str, Any]:
@@ -200,7 +232,7 @@ class Worker:
 
     async def run(self, control: socket.socket) -> None:
         """Serve until *control* is closed, or until we are cancelled; then shut down."""
-        self._supervisor = await streams.accept(control, self)
+        self._supervisor = await streams.accept(control, self, name="the supervisor")
         try:
             await self._supervisor.channel.wait_closed()
         finally:
@@ -208,7 +240,7 @@ class Worker:
                 await self.container.shutdown(as_coro=True, timeout=_LAST_TIMEOUT)
 
     async def _save(self, aid: str, data: bytes) -> None:
-        await self._supervisor.remote.save(aid, data)
+        await self._supervisor.remote.save(aid, _bounded(aid, data))
 
     def _forget(self, aid: str) -> None:
         if self._supervisor.channel.is_open:
@@ -240,6 +272,21 @@ class Worker:
             await self.container.discard(made)  # or there were agents that nobody knows
             raise
         return agent, made
+
+
+def _bounded(aid: str, data: bytes) -> bytes:
+    """Return the state of an agent, if it is not too large to be sent.
+
+    Raises:
+        SerializationError: it is.
+    """
+    if len(data) > streams.MAX_STATE:
+        msg = (
+            f"The state of agent {aid!r} has {len(data)} bytes; the supervisor keeps at most "
+            f"{streams.MAX_STATE} bytes of an agent"
+        )
+        raise SerializationError(msg)
+    return data
 
 
 def main(job: dict[str, Any], descriptors: Sequence[int], guard_fd: int) -> int:

@@ -32,7 +32,7 @@ async def restarted(world: World, life: int = 1, *gone: str) -> tuple[Worker, Co
     caller = await world.worker()
     container = await world.container()
     if world.kind != "inside":
-        container._begin_life(life, gone)
+        container._population.begin_life(life, gone)
     return caller, container
 
 
@@ -40,25 +40,25 @@ async def restarted(world: World, life: int = 1, *gone: str) -> tuple[Worker, Co
 class TestNumbers:
     async def test_no_life_has_those_of_another(self, world):
         container = await world.container()
-        container._begin_life(3)
+        container._population.begin_life(3)
         assert aids(container, None, None) == [f"{3 * LIFE}", f"{3 * LIFE + 1}"]
 
     async def test_the_first_life_needs_no_beginning(self, world):
         container = await world.container()
-        container._begin_life(0)
+        container._population.begin_life(0)
         assert aids(container, None, "x", None) == ["0", "x", "1"]
 
     @pytest.mark.parametrize("aid", ["0", "7", str(LIFE - 1)])
     async def test_those_of_former_lives_are_for_nobody(self, world, aid):
         container = await world.container()
-        container._begin_life(1)
+        container._population.begin_life(1)
         with pytest.raises(ValueError, match="was the id of another agent"):
             Worker(container, aid=aid)
         assert aids(container, str(LIFE), None) == [str(LIFE), str(LIFE + 1)]
 
     async def test_nor_are_names_that_are_known_to_be_gone(self, world):
         container = await world.container()
-        container._begin_life(1, ["market", str(LIFE)])
+        container._population.begin_life(1, ["market", str(LIFE)])
         with pytest.raises(ValueError, match="was the id of another agent"):
             Worker(container, aid="market")
         assert aids(container, None, "other") == [str(LIFE + 1), "other"]
@@ -83,14 +83,14 @@ class TestNumbers:
     @pytest.mark.parametrize("life", [-1, LIFE])
     async def test_a_life_has_a_number(self, world, life):
         with pytest.raises(ValueError, match="A life has a number"):
-            (await world.container())._begin_life(life)
+            (await world.container())._population.begin_life(life)
 
     async def test_a_life_does_not_begin_in_the_middle(self, world):
         container = await world.container()
         agent = Worker(container)
         for _ in range(2):
             with pytest.raises(RuntimeError, match="has had agents"):
-                container._begin_life(1)
+                container._population.begin_life(1)
             await agent.stop()
 
 
@@ -98,20 +98,20 @@ class TestNumbers:
 class TestFormerIds:
     async def test_agents_get_them_in_their_order(self, world):
         _, container = await restarted(world)
-        with container._assigning(["5", "3"]) as made:
+        with container._population.assigning(["5", "3"]) as made:
             assert aids(container, None, None) == ["5", "3"]
         assert made == ["5", "3"]
         assert aids(container, None) == [str(LIFE)]
 
     async def test_further_agents_get_fresh_ones(self, world):
         _, container = await restarted(world)
-        with container._assigning(["5"]) as made:
+        with container._population.assigning(["5"]) as made:
             assert aids(container, None, None) == ["5", str(LIFE)]
         assert made == ["5", str(LIFE)]
 
     async def test_names_are_for_those_who_ask_for_them(self, world):
         _, container = await restarted(world, 1, "market", "bank")
-        with container._assigning(["market", "5", "6"]) as made:
+        with container._population.assigning(["market", "5", "6"]) as made:
             assert aids(container, None, None, None) == ["5", "6", str(LIFE)]
             assert aids(container, "market") == ["market"]
             with pytest.raises(ValueError, match="was the id of another agent"):
@@ -122,35 +122,35 @@ class TestFormerIds:
 
     async def test_a_number_that_was_asked_for_is_not_given_to_another(self, world):
         _, container = await restarted(world)
-        with container._assigning(["5", "6"]):
+        with container._population.assigning(["5", "6"]):
             assert aids(container, "5", None, None) == ["5", "6", str(LIFE)]
 
     async def test_all_ids_are_collected_in_the_first_life_too(self, world):
         container = await world.container()
-        with container._assigning([]) as made:
+        with container._population.assigning([]) as made:
             aids(container, None, "market", None)
         aids(container, None)
         assert made == ["0", "market", "1"]
 
     async def test_a_failed_factory_can_be_tried_again(self, world):
         _, container = await restarted(world, 1, "market")
-        with container._assigning(["5", "market"]) as made:
+        with container._population.assigning(["5", "market"]) as made:
             aids(container, None, "market")
         for aid in made:
             await container.agents.dict[aid].stop()
-        with container._assigning(made):
+        with container._population.assigning(made):
             assert aids(container, None, "market") == ["5", "market"]
 
     async def test_an_id_that_is_in_use_is_not_given_away_again(self, world):
         _, container = await restarted(world)
-        with container._assigning(["5"]):
+        with container._population.assigning(["5"]):
             aids(container, None)
-        with container._assigning(["5"]):
+        with container._population.assigning(["5"]):
             assert aids(container, None) == [str(LIFE)]
 
     async def test_of_a_restored_agent_is_gone_after_its_end(self, world):
         _, container = await restarted(world)
-        with container._assigning(["5"]):
+        with container._population.assigning(["5"]):
             agent = Worker(container)
         await agent.stop()
         with pytest.raises(ValueError, match="was the id of another agent"):
@@ -158,7 +158,7 @@ class TestFormerIds:
 
     async def test_they_are_for_one_container_only(self, world):
         caller, container = await restarted(world)
-        with container._assigning(["5"]) as made:
+        with container._population.assigning(["5"]) as made:
             assert aids(caller.container, None) == ["1"]
             assert aids(container, None) == ["5"]
         assert made == ["5"]
@@ -168,7 +168,7 @@ class TestFormerIds:
         turn = asyncio.Event()
 
         async def factory(*former: str) -> list[str]:
-            with container._assigning(former) as made:
+            with container._population.assigning(former) as made:
                 aids(container, None)
                 await turn.wait()
                 async with asyncio.TaskGroup() as group:
@@ -193,7 +193,7 @@ class TestFormerIds:
             await turn.wait()
             return aids(container, None)
 
-        with container._assigning(["5", "6"]) as made:
+        with container._population.assigning(["5", "6"]) as made:
             aids(container, None)
             task = asyncio.create_task(later())
         turn.set()
@@ -208,7 +208,7 @@ class TestFormerIds:
 
         caller, container = await restarted(world)
         maker = Maker(container)
-        with container._assigning(["5"]) as made:
+        with container._population.assigning(["5"]) as made:
             proxies = [c.proxy(maker.addr) for c in (caller.container, container)]
             assert [await p.make() for p in proxies] == [str(LIFE + 1), str(LIFE + 2)]
             assert aids(container, None) == ["5"]
@@ -217,7 +217,7 @@ class TestFormerIds:
     async def test_many_are_no_work(self, world):
         _, container = await restarted(world)
         many = [str(n) for n in range(20_000)]
-        with container._assigning(many) as made:
+        with container._population.assigning(many) as made:
             for _ in many:
                 container._register(object(), None)
         assert made == many
@@ -226,12 +226,12 @@ class TestFormerIds:
 class TestAwaiting:
     async def test_a_call_is_refused_until_the_agent_is_there(self, world):
         caller, container = await restarted(world)
-        container._awaiting(["77", "78"])
+        container._population.await_agents(["77", "78"])
         proxy = caller.container.proxy(container.base_url + "77")
         with pytest.raises(ShuttingDown, match="agent '77' is being restored, its") as caught:
             await proxy.echo(1)
         assert caught.value.outcome is Outcome.NOT_EXECUTED
-        with container._assigning(["77"]):
+        with container._population.assigning(["77"]):
             agent = world.take(Worker(container))
             with pytest.raises(ShuttingDown, match="agent '77' is being restored, its"):
                 await proxy.echo(1)  # it has not got back what it had
@@ -245,43 +245,43 @@ class TestAwaiting:
 
     async def test_until_it_is_given_up(self, world):
         caller, container = await restarted(world)
-        container._awaiting(["77"])
-        container._give_up(["77", "78"])
+        container._population.await_agents(["77"])
+        container._population.give_up(["77", "78"])
         with pytest.raises(RemoteLookupError):
             await caller.container.proxy(container.base_url + "77").echo(1)
 
     async def test_retries_go_on_until_it_is_there(self, world):
         caller, container = await restarted(world)
-        container._awaiting(["77"])
+        container._population.await_agents(["77"])
         proxy = aiomas.with_options(caller.container.proxy(container.base_url + "77"), retries=99)
         call = proxy.look()
         before = container.stats().calls_in
         await until(lambda: container.stats().calls_in > before + 1)
         assert not call.done()
-        with container._assigning(["77"]):
+        with container._population.assigning(["77"]):
             world.take(Worker(container))
         assert await call == "seen"
 
     async def test_retries_end_when_it_is_given_up(self, world):
         caller, container = await restarted(world)
-        container._awaiting(["77"])
+        container._population.await_agents(["77"])
         call = aiomas.with_options(
             caller.container.proxy(container.base_url + "77"), retries=99
         ).look()
         before = container.stats().calls_in
         await until(lambda: container.stats().calls_in > before)
-        container._give_up(["77"])
+        container._population.give_up(["77"])
         with pytest.raises(RemoteLookupError):
             await call
 
     async def test_retries_are_for_what_may_be_repeated(self, world):
         caller, container = await restarted(world)
-        container._awaiting(["77"])
+        container._population.await_agents(["77"])
         proxy = aiomas.with_options(caller.container.proxy(container.base_url + "77"), retries=99)
         call = proxy.echo(1)
         before = container.stats().calls_in
         await until(lambda: container.stats().calls_in > before)
-        with container._assigning(["77"]):
+        with container._population.assigning(["77"]):
             agent = world.take(Worker(container))
         with pytest.raises(RemoteException) as caught:
             await call
@@ -290,14 +290,14 @@ class TestAwaiting:
 
     async def test_connecting_waits_for_it(self, world):
         caller, container = await restarted(world)
-        container._awaiting(["77"])
+        container._population.await_agents(["77"])
         url = container.base_url + "77"
         with pytest.raises(ConnectionLost, match="agent '77' is being restored"):
             await caller.container.connect(url)
         connecting = asyncio.create_task(caller.container.connect(url, timeout=60))
         await asyncio.sleep(5)
         assert not connecting.done()
-        with container._assigning(["77"]):
+        with container._population.assigning(["77"]):
             world.take(Worker(container))
             await asyncio.sleep(5)
             assert not connecting.done()
@@ -306,7 +306,7 @@ class TestAwaiting:
     async def test_those_that_are_there_are_not_awaited(self, world):
         caller, container = await restarted(world)
         agent = world.take(Worker(container, aid="x"))
-        container._awaiting(["x"])
+        container._population.await_agents(["x"])
         assert await caller.container.proxy(agent.addr).echo(1) == 1
         await agent.stop()
         with pytest.raises(RemoteLookupError, match="was stopped"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import aiomas
-from aiomas import _hello, _protocol, local_queue, rpc
+from aiomas import _hello, _protocol, _strangers, channel, local_queue, rpc
 from aiomas._address import parse_url
 from aiomas._endpoint import socket_address
 from aiomas._logs import LimitedLog
@@ -331,3 +331,103 @@ class TestWhatATokenIs:
     async def test_not_an_empty_one(self, world):
         with pytest.raises(ValueError, match="token is empty"):
             await Container.create(local_queue.get_queue("t"), token="", as_coro=True)
+
+
+@over_each_transport
+class TestSomebodyElseAtAnAddress:
+    """Where the token was shown once, nobody is called who does not show it."""
+
+    async def test_is_not_called(self, world):
+        one, other, proxy = await world.pair(token="secret")
+        await other.container.shutdown(as_coro=True)
+        impostor = world.take(Worker(await world.again(other.container)))
+        with pytest.raises(HandshakeError, match="has not shown the token") as caught:
+            await proxy.echo("for other")
+        assert caught.value.outcome is Outcome.NOT_SENT
+        with pytest.raises(HandshakeError, match="has not shown the token"):
+            await one.container.connect(other.addr, timeout=None)
+        with pytest.raises(HandshakeError, match="has not shown the token"):
+            await one.container.ping(other.container.base_url)
+        await until(lambda: not impostor.container.stats().connections)
+        assert impostor.log == []
+        assert impostor.container.stats().calls_in <= 3  # hellos
+        await impostor.container.shutdown(as_coro=True)
+        world.take(Worker(await world.again(other.container, token="secret")))
+        assert await proxy.echo("back") == "back"
+
+    async def test_is_not_called_either_if_it_knows_nothing_of_tokens(self, world, monkeypatch):
+        one, other, proxy = await world.pair(token="secret")
+        await other.container.shutdown(as_coro=True)
+        received = []
+
+        def fail(request: Any) -> None:
+            received.append(request.content[0])
+            request.fail("LookupError: nobody knows that")
+
+        monkeypatch.setattr(_hello, "asked", lambda _: None)
+        server = await channel.start_server(address(other), lambda found: found.serve(fail))
+        with pytest.raises(HandshakeError, match="has not shown the token"):
+            await proxy.echo("for other")
+        with pytest.raises(HandshakeError, match="has not shown the token"):
+            await one.container.connect(other.addr)
+        assert received == [_hello.PATH] * 2
+        server.close()
+        await server.wait_closed()
+
+    async def test_is_called_where_nobody_has_ever_shown_it(self, world):
+        one, other = await world.worker(token="secret"), await world.worker()
+        proxy = await one.container.connect(other.addr)
+        assert await proxy.echo("spam") == "spam"
+        assert one.container._terms.proven == set()
+
+
+class TestWhoSaysNothing:
+    """Everybody can connect; but it is no way to take the descriptors of a container."""
+
+    @pytest.mark.parametrize("world", ["tcp", "unix"], indirect=True)
+    async def test_it_is_cut(self, world, caplog):
+        worker = await world.worker(token="secret", limits=aiomas.Limits(handshake_timeout=0.2))
+        silent = [await raw(worker) for _ in range(3)]
+        async with asyncio.timeout(10):
+            for client in silent:
+                await client.channel.wait_closed()
+        await until(lambda: not worker.container.stats().connections)
+        lines = warnings(caplog)
+        assert len(lines) == 3
+        assert "not shown the token within handshake_timeout=0.2 s" in lines[0]
+
+    @pytest.mark.parametrize("world", ["tcp", "unix"], indirect=True)
+    async def test_who_has_shown_the_token_may_be_silent(self, world):
+        limits = aiomas.Limits(handshake_timeout=0.2)
+        one, other = [await world.worker(token="secret", limits=limits) for _ in range(2)]
+        proxy = await one.container.connect(other.addr)
+        for _ in range(3):
+            silent = await raw(other)
+            await silent.channel.wait_closed()  # it came later, and is gone
+        assert one.container.stats().connections == 1
+        assert await proxy.echo("spam") == "spam"
+        assert len(other.container._terms.strangers) == 0
+
+    @pytest.mark.parametrize("world", ["tcp"], indirect=True)
+    async def test_there_are_not_too_many(self, world, monkeypatch, caplog):
+        monkeypatch.setattr(_strangers, "MOST", 5)
+        one, other = await world.worker(token="secret"), await world.worker(token="secret")
+        silent = [await raw(other) for _ in range(20)]
+        proxy = await one.container.connect(other.addr)
+        assert await proxy.echo("spam") == "spam"
+        assert await (await one.container.connect(other.addr)).echo("spam") == "spam"
+        await until(lambda: other.container.stats().connections <= 6)
+        lines = warnings(caplog)
+        assert len(lines) == 10  # others were left out
+        assert "more than 5 peers that have not shown the token" in lines[0]
+        for client in silent:
+            await client.close()
+
+    @pytest.mark.parametrize("world", ["tcp", "unix"], indirect=True)
+    async def test_without_a_token_silence_is_no_offence(self, world):
+        worker = await world.worker(limits=aiomas.Limits(handshake_timeout=0.1))
+        guarded = await world.worker(token="secret", limits=aiomas.Limits(handshake_timeout=0.2))
+        silent, stranger = await raw(worker), await raw(guarded)
+        await stranger.channel.wait_closed()
+        assert silent.channel.is_open
+        await silent.close()

@@ -41,6 +41,10 @@ class Worker(aiomas.Agent):
         return os.getpid()
 
     @aiomas.expose
+    async def ask(self, other):
+        return await other.pid()
+
+    @aiomas.expose
     async def hang(self):
         await asyncio.get_running_loop().create_future()
 

@@ -74,6 +74,20 @@ class Worker(aiomas.Agent):
         return self.container.clock.time()
 
 
+class Heavy(Worker):
+    """Has a state of *size* bytes, and knows whether it got that back."""
+
+    def __init__(self, container, size):
+        super().__init__(container, size)
+        self.size = size
+
+    def get_state(self):
+        return bytes(self.size)
+
+    async def set_state(self, state):
+        self.count = len(state)
+
+
 class Stateless(aiomas.Agent):
     @aiomas.expose
     def pid(self):
@@ -113,6 +127,21 @@ class Faulty(Worker):
     def block_the_loop(self):
         while True:
             time.sleep(0.1)
+
+    @aiomas.expose
+    def limits(self):
+        return repr(self.container._terms.limits)
+
+    @aiomas.expose
+    def block_for(self, seconds):
+        time.sleep(seconds)
+
+    @aiomas.expose
+    async def call(self, agent, method, *args):
+        try:
+            return await getattr(agent, method)(*args)
+        except ConnectionError as exc:
+            return type(exc).__name__
 
     @aiomas.expose
     def ignore_all_and_block(self, mark):

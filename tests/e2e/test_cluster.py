@@ -646,7 +646,7 @@ class TestSurroundings:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]
-        logs = tmp_path / "logs"
+        logs = tmp_path / "logs" / "surroundings"
         async with Cluster(
             1,
             loop="asyncio",
@@ -655,7 +655,7 @@ class TestSurroundings:
             name="surroundings",
             env={"AIOMAS_TEST_VARIABLE": "x y"},
             logs=True,
-            log_dir=logs,
+            log_dir=logs.parent,
             log_bytes=10_000,
             log_backups=1,
         ) as cluster:
@@ -677,7 +677,8 @@ class TestSurroundings:
         assert repr(Cluster(2)) == "<Cluster of 2 containers, not started>"
         assert not cluster.directory.exists()
         assert sorted(path.name for path in logs.iterdir()) == ["0.log", "0.log.1"]
-        assert (logs / "0.log").read_text().endswith("the last line\n")
+        text = "".join((logs / name).read_text() for name in ("0.log.1", "0.log"))
+        assert text.endswith("x\nthe last line\n")
         errors = capfd.readouterr().err.splitlines()
         assert errors.count("[0] " + "x" * 999) == 15
         assert errors[-1] == "[0] the last line"

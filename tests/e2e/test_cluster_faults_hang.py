@@ -10,7 +10,10 @@ import time
 import psutil
 import pytest
 
+from aiomas import Limits
 from aiomas.cluster import Cluster, ClusterError, ContainerDied, EventKind, RestartPolicy
+from aiomas.cluster.container import ClusterContainer
+from aiomas.exceptions import PeerUnresponsive
 from tests.e2e.clusters import BOUND, Events, until, workers
 from tests.e2e.fault_agents import Faulty, Worker
 
@@ -48,6 +51,24 @@ async def test_a_stopped_one_is_reported_and_recovers():
         assert await call == 1  # it was late, and not lost
         assert cluster.containers[0].pid == process.pid
         assert "died" not in events.kinds()
+
+
+async def test_who_is_busy_is_not_taken_for_dead():
+    """Not as by the limits that other containers have, here with shorter times."""
+    impatient = Limits(heartbeat=0.2, write_timeout=0.5)
+    async with Cluster(2, loop="asyncio", limits=impatient) as cluster:
+        one, other = await cluster.spawn_many(Faulty, 2)
+        with pytest.raises(PeerUnresponsive):
+            await other.block_for(3)
+        assert await one.call(other, "block_for", 3) == "PeerUnresponsive"
+    async with Cluster(2, loop="asyncio") as cluster:
+        assert isinstance(cluster.container, ClusterContainer)
+        one, other = await cluster.spawn_many(Faulty, 2)
+        patient = Limits(heartbeat=None, write_timeout=None)
+        assert cluster.container._terms.limits == patient
+        assert await cluster.map("limits", [one, other]) == [repr(patient)] * 2
+        await other.block_for(1)
+        assert await one.call(other, "block_for", 1) is None
 
 
 async def test_a_stopped_one_is_killed_and_started_again():
@@ -125,7 +146,30 @@ async def test_a_cancelled_stop_is_at_once_and_leaves_nothing():
     assert psutil.Process().children(recursive=True) == []
 
 
-async def test_calls_to_its_control_stream_do_not_wait_for_ever():
+async def test_calls_to_its_control_stream_end_when_it_is_found_to_hang():
+    async with Cluster(
+        2, loop="asyncio", hang_timeout=1, stop_timeout=0.3, clock="2020-01-01"
+    ) as cluster:
+        events = Events(cluster)
+        process = psutil.Process(cluster.containers[1].pid)
+        process.suspend()
+        hung = rf"Container 1 \(pid {process.pid}\) has not answered for hang_timeout=1 s"
+        async with asyncio.timeout(BOUND):
+            with pytest.raises(ClusterError, match=hung):
+                await cluster.spawn(Worker, placement=1)
+            await events.get(EventKind.HUNG, 1)
+            with pytest.raises(ClusterError, match=hung):
+                await cluster.checkpoint()
+            with pytest.raises(ClusterError, match=hung):
+                await cluster.set_time(60)
+        assert await (await cluster.spawn(Worker, placement=0)).time() == 60
+        process.resume()
+        await events.get(EventKind.RECOVERED, 1)
+        await cluster.checkpoint()
+        assert await (await cluster.spawn(Worker, placement=1)).pid() == process.pid
+
+
+async def test_calls_to_its_control_stream_can_be_cancelled():
     async with Cluster(1, loop="asyncio", hang_timeout=None, stop_timeout=0.3) as cluster:
         process = psutil.Process(cluster.containers[0].pid)
         process.suspend()

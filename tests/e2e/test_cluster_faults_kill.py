@@ -9,9 +9,16 @@ import signal
 import psutil
 import pytest
 
-from aiomas.cluster import Cluster, ContainerDied, EventKind, RestartPolicy, SpawnError
+from aiomas.cluster import (
+    Cluster,
+    ClusterError,
+    ContainerDied,
+    EventKind,
+    RestartPolicy,
+    SpawnError,
+)
 from tests.e2e.clusters import BOUND, Events, until, workers
-from tests.e2e.fault_agents import Picky, Stateless, Worker
+from tests.e2e.fault_agents import Heavy, Picky, Stateless, Worker
 
 pytestmark = pytest.mark.timeout(60)
 SOON = RestartPolicy(backoff=0.05)
@@ -85,6 +92,20 @@ class TestInACall:
             assert [(await agent.get())[1] for agent in agents] == [2, 1, 1]
             assert await without.pid() == cluster.containers[0].pid
             assert events.kinds().count("agent lost") == 0
+
+    async def test_states_may_be_larger_than_a_message_all_together(self):
+        async with Cluster(1, loop="asyncio", restart=SOON) as cluster:
+            events = Events(cluster)
+            sizes = [*[2**20] * 70, 100 * 2**20]
+            agents = await cluster.spawn_many(Heavy, [(size,) for size in sizes], respawn=True)
+            # One that is too large does no harm to the others.
+            expected = r"could not be saved: '70'\. (?s:.*)'70' has 104857605 bytes; .* at most"
+            with pytest.raises(ClusterError, match=expected):
+                await cluster.checkpoint()
+            kill(cluster, 0)
+            await events.get(EventKind.RESTARTED)
+            counts = [(await agent.get())[1] for agent in agents]
+            assert counts == [*[2**20] * 70, 0]
 
     async def test_agents_that_agents_have_made_keep_unique_ids(self):
         async with Cluster(1, loop="asyncio", restart=SOON) as cluster:

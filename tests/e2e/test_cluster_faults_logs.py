@@ -62,7 +62,7 @@ async def check_that_it_recovers(agent: Faulty, log: Path, why: str) -> None:
 
 async def test_files_of_a_limited_size(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # or there were half files of it
-    options = {"launcher": LimitedLauncher(), "log_dir": tmp_path / "logs"}
+    options = {"launcher": LimitedLauncher(), "log_dir": tmp_path, "name": "logs"}
     policy = RestartPolicy(backoff=0.05)
     async with Cluster(1, loop="asyncio", restart=policy, **options) as cluster:
         events = Events(cluster)
@@ -103,14 +103,14 @@ def small_disk(tmp_path):
 
 
 async def test_a_full_disk(small_disk):
-    async with Cluster(2, loop="asyncio", log_dir=small_disk) as cluster:
+    async with Cluster(2, loop="asyncio", log_dir=small_disk, name="full") as cluster:
         agent, other = await cluster.spawn_many(Faulty, 2)
         (small_disk / "filler").write_bytes(bytes(30_000))
-        log = small_disk / "0.log"
+        log = small_disk / "full" / "0.log"
         await fill(agent, log)
         await other.write("no room for this either", 1)
         assert [await a.add() for a in (agent, other)] == [1, 1]
         assert [info.state for info in cluster.containers] == ["running"] * 2
         (small_disk / "filler").unlink()
         await check_that_it_recovers(agent, log, "No space left on device")
-    assert (small_disk / "1.log").exists()
+    assert (small_disk / "full" / "1.log").exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -18,10 +20,17 @@ import pytest
 import aiomas
 from aiomas import rpc
 from aiomas.agent import url_of
-from aiomas.cluster import Cluster, ClusterError
-from aiomas.cluster.certificates import PASSPHRASE, RunAuthority, contexts_for_driver
+from aiomas.cluster import Cluster, ClusterError, EventKind, RestartPolicy
+from aiomas.cluster.certificates import (
+    PASSPHRASE,
+    RunAuthority,
+    contexts_for_driver,
+    driver_credentials,
+)
 from aiomas.codecs import MsgPack
+from aiomas.exceptions import HandshakeError
 from pki.store import Root, Store
+from tests.e2e.clusters import Events, until
 from tests.e2e.driver_process import AGENTS
 
 pytestmark = pytest.mark.timeout(60)
@@ -81,11 +90,66 @@ async def test_plain_containers_are_refused(tmp_path, unix_path, transport):
     assert (tmp_path / "mark").exists()
 
 
+async def test_nobody_is_called_who_has_taken_the_port_of_a_container(tmp_path):
+    never = RestartPolicy(mode="temporary")
+    async with Cluster(2, transport="tcp", loop="asyncio", restart=never) as cluster:
+        events = Events(cluster)
+        caller, agent = await cluster.spawn_many("stranger_agents:Worker", 2)
+        address, aid = address_of(agent)
+        os.kill(cluster.containers[1].pid, signal.SIGKILL)
+        await events.get(EventKind.FAILED, 1)
+        async with aiomas.Container.open(address, codec=MsgPack) as impostor:
+            agents = [Impostor(impostor) for _ in range(3)]
+            assert aid in impostor.agents.dict
+            # The driver, which has connected to all, and another container, which has not.
+            for call in (agent.pid, lambda: caller.ask(agent)):
+                with pytest.raises((aiomas.RemoteException, HandshakeError)) as caught:
+                    await call()
+                assert "has not shown the token" in str(caught.value)
+            assert [called for agent in agents for called in agent.called] == []
+
+
+class Impostor(aiomas.Agent):
+    def __init__(self, container):
+        super().__init__(container)
+        self.called = []
+
+    @aiomas.expose
+    def pid(self):
+        self.called.append("pid")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_silent_strangers_take_no_descriptors(loop):
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    async with Cluster(1, transport="tcp", loop=loop, open_files=200) as cluster:
+        first = await cluster.spawn("stranger_agents:Worker")
+        address, _ = address_of(first)
+        silent = [socket.create_connection(address, timeout=10) for _ in range(400)]
+        try:
+            agents = await cluster.spawn_many("stranger_agents:Worker", 3)
+            assert await cluster.map("pid", agents) == [cluster.containers[0].pid] * 3
+            # Somebody new can still connect, and open files.
+            async with aiomas.Container.open(("127.0.0.1", 0), codec=MsgPack) as container:
+                with pytest.raises(OSError, match="belongs to a cluster"):
+                    await container.connect(url_of(first))
+            worker = psutil.Process(cluster.containers[0].pid)
+            assert worker.num_fds() < 100
+        finally:
+            for sock in silent:
+                sock.close()
+        assert cluster.directory is not None
+        log = cluster.directory / "logs" / "0.log"
+        await until(lambda: "peers that have not shown the token" in log.read_text())
+
+
 async def test_another_authority_or_none_at_all_is_refused(tmp_path):
     async with Cluster(1, transport="tls", loop="asyncio") as cluster:
         agent = await cluster.spawn("stranger_agents:Worker")
         ours, mark = ("127.0.0.1", 0), tmp_path / "mark"
-        other = contexts_for_driver(RunAuthority.temporary(cluster.name))
+        authority = RunAuthority.temporary(cluster.name)
+        other = contexts_for_driver(driver_credentials(authority), tmp_path)
         await assert_refused(agent, mark, ours, ssl=other)
         async with aiomas.Container.open(ours, codec=MsgPack) as container:
             with pytest.raises(ConnectionError):
@@ -102,13 +166,18 @@ async def test_runs_of_one_authority_do_not_meet(tmp_path, monkeypatch):
         assert await agent.pid() == cluster.containers[0].pid
         # It has a good certificate, and no token.
         authority = RunAuthority.of_directory(tmp_path / "ca")
-        contexts = contexts_for_driver(authority)
+        contexts = contexts_for_driver(driver_credentials(authority), tmp_path)
         await assert_refused(
             agent, tmp_path / "mark", ("127.0.0.1", 0), ssl=contexts, match="belongs to a cluster"
         )
         assert cluster.directory is not None
-        tls = cluster.directory / "tls"
-        assert {path.name for path in tls.iterdir()} > {"key.pem", "certificate.pem"}
+        assert not [path for path in cluster.directory.rglob("*") if path.suffix == ".pem"]
+        # Nor does a container that is started again need one.
+        events = Events(cluster)
+        again = await cluster.spawn("stranger_agents:Worker", respawn=True)
+        os.kill(cluster.containers[0].pid, signal.SIGKILL)
+        await events.get(EventKind.RESTARTED)
+        assert await again.pid() == cluster.containers[0].pid
     # What the run has got is in the index of the authority.
     assert len(Store(tmp_path / "ca").index().issued) >= 2
 
@@ -156,7 +225,7 @@ async def test_files_of_a_run_are_for_this_user_alone():
     finally:
         os.umask(before)
     names = {path.name for path in found}
-    assert names >= {"run.json", "watch.sock", "key.pem", "0.log"}
+    assert names >= {"run.json", "watch.sock", "0.log"}
     for path, mode in modes.items():
         allowed = 0o700 if stat.S_ISDIR(mode) else 0o600
         if not stat.S_ISSOCK(mode):

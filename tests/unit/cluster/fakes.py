@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 from aiomas import rpc
@@ -41,6 +42,8 @@ class FakeFork:
         self.unloadable = None
         """What loading modules raises."""
         self.prepared = []
+        self.modes = []
+        """Those of the files that it was told to load."""
         self.directory = None
         self.closed = False
         self.lost = asyncio.get_running_loop().create_future()
@@ -74,6 +77,7 @@ class FakeFork:
 
     async def prepare(self, target, argument):
         self.prepared.append((target, argument))
+        self.modes += [Path(path).stat().st_mode & 0o777 for path in argument if path is not None]
 
     async def tidy_up(self, directory):
         self.directory = directory
@@ -150,12 +154,16 @@ class FakeWorker:
         return await self._answer("spawn", target, arguments, default=([], None))
 
     @rpc.expose
-    async def restore(self, target, arguments, former, states):
-        return await self._answer("restore", target, arguments, former, states, default=[])
+    async def take_states(self, states):
+        return await self._answer("take_states", states)
+
+    @rpc.expose
+    async def restore(self, target, arguments, former, timeout):
+        return await self._answer("restore", target, arguments, former, timeout, default=[])
 
     @rpc.expose
     async def checkpoint(self):
-        return await self._answer("checkpoint", default={})
+        return await self._answer("checkpoint", default=([], None))
 
     @rpc.expose
     async def set_time(self, time):

@@ -22,6 +22,7 @@ from aiomas.cluster.certificates import (
     PASSPHRASE,
     RunAuthority,
     contexts_for_driver,
+    driver_credentials,
     make_key_and_request,
     write_credentials,
 )
@@ -193,12 +194,16 @@ def test_names_that_fit_into_no_certificate_are_said(host, addresses, message):
 
 @pytest.mark.parametrize("host", LOOPBACK)
 async def test_driver_and_host_call_each_other(run, tmp_path, host):
-    await talk_both_ways(contexts_for_driver(run), certified(run, tmp_path / "tls"), host)
+    await talk_both_ways(
+        contexts_for_driver(driver_credentials(run), tmp_path),
+        certified(run, tmp_path / "tls"),
+        host,
+    )
 
 
 async def test_each_end_knows_who_the_other_is(run, tmp_path):
     async with (
-        worker(contexts_for_driver(run)) as driver,
+        worker(contexts_for_driver(driver_credentials(run), tmp_path)) as driver,
         worker(certified(run, tmp_path / "tls", "node7")) as host,
     ):
         await (await host.container.connect(driver.addr)).echo(1)
@@ -211,17 +216,27 @@ async def test_runs_do_not_mix(run, tmp_path):
     # Of the same name: it is the key that counts.
     stranger = RunAuthority.temporary("run-1a2b3c")
     host = certified(stranger, tmp_path / "tls")
-    await refused(contexts_for_driver(run), host, "unable to get local issuer|self-signed")
-    await refused(host, contexts_for_driver(run), "unable to get local issuer|self-signed")
+    await refused(
+        contexts_for_driver(driver_credentials(run), tmp_path),
+        host,
+        "unable to get local issuer|self-signed",
+    )
+    await refused(
+        host,
+        contexts_for_driver(driver_credentials(run), tmp_path),
+        "unable to get local issuer|self-signed",
+    )
     # Who knows our authority, but has a certificate of another, is refused by the server.
     known = certified(run, tmp_path / "of-run").cafile
     knowing = host._replace(cafile=known)
-    await refused(contexts_for_driver(run), knowing, "UNKNOWN_CA|unknown ca")
+    await refused(
+        contexts_for_driver(driver_credentials(run), tmp_path), knowing, "UNKNOWN_CA|unknown ca"
+    )
 
 
 async def test_who_answers_has_to_have_the_address(run, tmp_path):
     elsewhere = certified(run, tmp_path / "tls", "node7", ["10.0.0.7", "node7.example"])
-    driver = contexts_for_driver(run)
+    driver = contexts_for_driver(driver_credentials(run), tmp_path)
     await refused(elsewhere, driver, "IP address mismatch", "127.0.0.1")
     await refused(elsewhere, driver, "Hostname mismatch", "localhost")
     await talk(driver, elsewhere, "127.0.0.1")  # the address of who dials does not count
@@ -294,31 +309,30 @@ def test_nothing_half_written_is_left(run, tmp_path, monkeypatch):
     assert not list((tmp_path / "tls").iterdir())
 
 
-def test_driver_leaves_no_key_on_the_disk(run, temporary_folder, monkeypatch):
+def test_driver_leaves_no_key_on_the_disk(run, tmp_path, temporary_folder, monkeypatch):
     seen = []
 
     def look(*certs):
-        seen.append({mode(path) for path in certs} | {mode(Path(certs[2]).parent)})
+        seen.append({mode(path) for path in certs if path} | {mode(Path(certs[2]).parent)})
+        assert Path(certs[2]).is_relative_to(tmp_path)  # what is swept if we are killed now
         return make_ssl_client_context(*certs)
 
     monkeypatch.setattr(certificates, "make_ssl_client_context", look)
     before = set(temporary_folder.iterdir())
-    contexts_for_driver(run)
+    contexts_for_driver(driver_credentials(run), tmp_path)
     assert seen == [{0o600, 0o700}]
     assert set(temporary_folder.iterdir()) == before
+    assert not list(tmp_path.iterdir())
 
 
-def test_driver_leaves_no_key_on_the_disk_if_it_cannot_be_loaded(
-    run, temporary_folder, monkeypatch
-):
+def test_driver_leaves_no_key_on_the_disk_if_it_cannot_be_loaded(run, tmp_path, monkeypatch):
     def fail(*_):
         raise ssl.SSLError("no such luck")
 
     monkeypatch.setattr(certificates, "make_ssl_client_context", fail)
-    before = set(temporary_folder.iterdir())
     with pytest.raises(ssl.SSLError, match="no such luck"):
-        contexts_for_driver(run)
-    assert set(temporary_folder.iterdir()) == before
+        contexts_for_driver(driver_credentials(run), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_who_needs_no_certificates_does_not_pay_for_them():
@@ -345,7 +359,7 @@ async def test_directory_certifies_driver_and_hosts(ca, tmp_path):
     certs = certified(run, tmp_path / "tls", "node7")
     assert certs.crlfile is not None
     assert mode(certs.crlfile) == 0o600
-    await talk_both_ways(contexts_for_driver(run), certs)
+    await talk_both_ways(contexts_for_driver(driver_credentials(run), tmp_path), certs)
     issued = Store(ca).index().issued.values()
     assert [entry.name for entry in issued] == ["node7", DRIVER]
     for entry in issued:
@@ -360,7 +374,7 @@ async def test_who_was_revoked_is_not_in_the_next_run(ca, tmp_path):
     before = certified(RunAuthority.of_directory(ca), tmp_path / "tls", "node7")
     with Store(ca).signing() as signer:
         signer.revoke(Store(ca).find("node7"))
-    driver = contexts_for_driver(RunAuthority.of_directory(ca))
+    driver = contexts_for_driver(driver_credentials(RunAuthority.of_directory(ca)), tmp_path)
     await refused(before, driver, "certificate revoked")
 
 
@@ -469,5 +483,5 @@ def test_names_that_the_authority_does_not_permit_are_said(tmp_path):
     Store.create(tmp_path / "ca", root)
     run = RunAuthority.of_directory(tmp_path / "ca")
     with pytest.raises(ClusterError, match=r"certificate of 'driver': .*127\.0\.0\.1"):
-        contexts_for_driver(run)
+        contexts_for_driver(driver_credentials(run), tmp_path)
     assert not Store(tmp_path / "ca").index().issued

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from aiomas import Limits
+from aiomas.cluster import streams
 from aiomas.cluster.child import Child, Surroundings
 from aiomas.cluster.events import ClusterEvent, EventKind
-from aiomas.cluster.spec import ClusterSpec, RestartPolicy
+from aiomas.cluster.spec import PATIENT, ClusterSpec, RestartPolicy
 from aiomas.cluster.worker import STACK_DUMP
 from aiomas.exceptions import ClusterError, ContainerDied
 from tests.unit.cluster.fakes import BOUND, FakeFork, fails, never, until
@@ -44,7 +46,7 @@ class World:
             logs=directory,
             fork=fork,
             token="secret",
-            tls=None,
+            tls=False,
             emit=self.events.append,
             echo=None,
         )
@@ -92,6 +94,7 @@ class TestStart:
         [[fields]] = process.calls_of("start")
         assert fields["addr"] == str(world.around.directory / "1.sock")
         assert (fields["token"], fields["life"], fields["time"]) == ("secret", 0, 0)
+        assert Limits(**fields["limits"]) == PATIENT
 
     async def test_its_process_gets_what_surrounds_it(self, world, fork, tmp_path):
         await world.started(
@@ -259,23 +262,49 @@ class TestAgents:
             [("fake://container/5", "A", ["5", "6"]), ("fake://container/7", "A", ["7"])],
             None,
         )
-        fork.answers["checkpoint"] = lambda process: {"5": b"old", "6": b"inner"}
         made, failure = await child.spawn("m:A", b"arguments", respawn=True)
         assert [list(agent) for agent in made] == [
             ["fake://container/5", "A"],
             ["fake://container/7", "A"],
         ]
         assert failure is None
-        await child.checkpoint()
-        await fork.processes[0].client.remote.save("5", b"new")
-        await fork.processes[0].client.remote.forget("7")
+        supervisor = fork.processes[0].client.remote
+        await supervisor.save("5", b"old")
+        await supervisor.save("6", b"inner")
+        await supervisor.save("5", b"new")
+        await supervisor.forget("7")
         fork.processes[0].end(1)
         await world.heard(EventKind.RESTARTED)
         assert list(fork.processes[1].calls_of("start")[0][0]["awaited"]) == ["5", "6"]
-        [[target, arguments, aids, states]] = fork.processes[1].calls_of("restore")
+        [[target, arguments, aids, _]] = fork.processes[1].calls_of("restore")
+        [[states]] = fork.processes[1].calls_of("take_states")
         assert (target, arguments) == ("m:A", b"arguments")
         assert [list(made) for made in aids] == [["5", "6"], []]
         assert states == {"5": b"new", "6": b"inner"}
+
+    async def test_states_need_not_fit_into_one_message(self, world, fork, monkeypatch):
+        monkeypatch.setattr(streams, "PIECE", 100)
+        child = await world.started()
+        numbers = [str(number) for number in range(5)]
+        fork.answers["spawn"] = lambda *_: ([(f"fake://{n}", "A", [n]) for n in numbers], None)
+        await child.spawn("m:A", b"", respawn=True)
+        for number in numbers:
+            await fork.processes[0].client.remote.save(number, bytes(200 if number == "4" else 40))
+        fork.processes[0].end(1)
+        await world.heard(EventKind.RESTARTED)
+        pieces = [list(states) for [states] in fork.processes[1].calls_of("take_states")]
+        assert pieces == [["0", "1"], ["2", "3"], ["4"]]
+
+    async def test_states_that_could_not_be_had_are_named(self, world, fork):
+        child = await world.started()
+        fork.answers["checkpoint"] = lambda *_: ([str(n) for n in range(12)], "a traceback")
+        with pytest.raises(ClusterError) as caught:
+            await child.checkpoint()
+        assert str(caught.value) == (
+            f"Container 1 (pid {child.pid}): the states of these agents could not be saved: '0', "
+            "'1', '2', '3', '4', '5', '6', '7', '8', '9' and 2 others. The first error:\n"
+            "a traceback"
+        )
 
     async def test_the_others_are_gone(self, world, fork):
         child = await world.started()
@@ -284,6 +313,14 @@ class TestAgents:
         fork.processes[0].end(1)
         await world.heard(EventKind.RESTARTED)
         assert fork.processes[1].calls_of("restore") == []
+
+    async def test_ids_that_they_had_chosen_are_known_to_the_next_process(self, world, fork):
+        child = await world.started()
+        fork.answers["spawn"] = lambda *_: ([("fake://boss", "A", ["boss", "7", "aide"])], None)
+        await child.spawn("m:A", b"", respawn=False)
+        fork.processes[0].end(1)
+        await world.heard(EventKind.RESTARTED)
+        assert list(fork.processes[1].calls_of("start")[0][0]["chosen"]) == ["aide", "boss"]
 
     async def test_one_that_cannot_be_made_again_is_told(self, world, fork):
         child = await world.started()
@@ -296,6 +333,32 @@ class TestAgents:
         expected = "An agent could not be made again in container 1:\na traceback"
         assert (event.message, str(event.error)) == (expected, expected)
 
+    async def test_many_may_take_longer_than_one(self, world, fork):
+        child = await world.started(start_timeout=0.5)
+        numbers = [str(number) for number in range(20)]
+        fork.answers["spawn"] = lambda *_: ([(f"fake://{n}", "A", [n]) for n in numbers], None)
+
+        async def restore(*_):
+            await asyncio.sleep(1.2)
+            return []
+
+        fork.answers["restore"] = restore
+        await child.spawn("m:A", b"", respawn=True)
+        fork.processes[0].end(1)
+        await world.heard(EventKind.RESTARTED)
+        assert world.kinds.count(EventKind.DIED) == 1
+
+    async def test_one_whose_making_blocks_does_not_hold_it_up_for_ever(self, world, fork):
+        child = await world.started(start_timeout=0.5)
+        numbers = [str(number) for number in range(1000)]
+        fork.answers["spawn"] = lambda *_: ([(f"fake://{n}", "A", [n]) for n in numbers], None)
+        fork.answers["restore"] = fork.answers["ping"] = never
+        await child.spawn("m:A", b"", respawn=True)
+        fork.processes[0].end(1)
+        await world.heard(EventKind.DIED, count=2)
+        died = [event for event in world.events if event.kind is EventKind.DIED]
+        assert "has not answered for 0.5 s while m:A made its agents again" in died[1].message
+
     async def test_one_whose_making_hangs_does_not_hold_it_up_for_ever(self, world, fork):
         child = await world.started()
         child._spec = dataclasses.replace(child._spec, start_timeout=0.5)
@@ -304,9 +367,38 @@ class TestAgents:
         await child.spawn("m:A", b"", respawn=True)
         fork.processes[0].end(1)
         await world.heard(EventKind.DIED, count=2)
-        assert "has not answered restore() within 0.5 s" in world.events[-1].message or (
+        assert "has not answered restore() within 1.0 s" in world.events[-1].message or (
             world.kinds[-1] is EventKind.RESTARTING
         )
+
+
+class TestFailuresOfItsSupervisor:
+    """What should not happen is no reason to say nothing for ever."""
+
+    async def test_a_restart_that_fails_in_an_unknown_way(self, world, fork, monkeypatch, caplog):
+        child = await world.started()
+        monkeypatch.setattr(child._records, "plan", fails)
+        fork.processes[0].end(1)
+        event = await world.heard(EventKind.FAILED)
+        assert event.message == (
+            "Container 1 is given up, because its supervisor has failed: "
+            "LookupError: code of the user"
+        )
+        assert isinstance(event.error, ContainerDied)
+        assert "Traceback" in caplog.text
+        assert child.state == "failed"
+        assert not (world.around.directory / "1.sock").exists()
+        await until(fork.processes[1].exited.done)
+        with pytest.raises(ContainerDied, match="its state is 'failed'"):
+            await child.set_time(5)
+
+    async def test_a_look_at_hangs_that_fails(self, world, fork, monkeypatch):
+        child = await world.started(hang_timeout=SHORT)
+        monkeypatch.setattr(child._life, "answers", fails)
+        await world.heard(EventKind.FAILED)
+        await until(fork.processes[0].exited.done)
+        assert world.kinds == [EventKind.STARTED, EventKind.FAILED]
+        assert not (world.around.directory / "1.sock").exists()
 
 
 class TestTime:
@@ -360,6 +452,30 @@ class TestHangs:
         died = next(event for event in world.events if event.kind is EventKind.DIED)
         assert "did not answer for hang_timeout=0.5 s, and was killed" in died.message
         released.set()
+
+    async def test_nobody_waits_for_one_that_hangs(self, world, fork):
+        child = await world.started(hang_timeout=SHORT)
+        released = asyncio.Event()
+        fork.answers["ping"] = fork.answers["spawn"] = lambda *_: released.wait()
+        message = rf"^Container 1 \(pid {child.pid}\) has not answered for hang_timeout={SHORT} s"
+        with pytest.raises(ClusterError, match=message):
+            await child.spawn("m:A", b"", respawn=True)
+        assert child.state == "hung"
+        with pytest.raises(ClusterError, match=rf"{message}.* whether set_time\(\) was done"):
+            await child.set_time(5)
+        # Who has a limit of his own may ask.
+        assert await child.call("status", timeout=BOUND) == {"agents": 7}
+        fork.answers.clear()
+        released.set()
+        await world.heard(EventKind.RECOVERED)
+        await child.set_time(5)
+
+    async def test_the_next_process_does_not_hang(self, world, fork):
+        child = await world.started(hang_timeout=BOUND)
+        child._hung.set_result(None)
+        fork.processes[0].end(1)
+        await world.heard(EventKind.RESTARTED)
+        await child.set_time(5)
 
     async def test_one_that_is_restarted_is_not_looked_at(self, world, fork):
         child = await world.started(

@@ -183,8 +183,8 @@ class TestHost:
     async def test_events_and_lines_are_passed_on(self, host, launcher, heard):
         event = ClusterEvent(kind=EventKind.HUNG, message="it hangs", index=1)
         await launcher.client.remote.event(event.content())
-        await launcher.client.remote.log(2, "a line")
-        assert heard == [event, (2, "a line")]
+        await launcher.client.remote.log(2, ["a line", "another"])
+        assert heard == [event, (2, "a line"), (2, "another")]
 
     async def test_a_lost_supervisor_is_noticed_and_said_to_be(self, host, launcher):
         launcher.client.close()
@@ -245,11 +245,41 @@ async def test_nothing_can_be_called_before_the_start():
 async def test_a_supervisor_that_does_not_answer_is_ended():
     launcher = FakeLauncher(serves=False)
     host = Host(print, print)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"The supervisor .*not answered within 0\.05 s"):
         await host.launch(launcher, SHORT, lambda: None)
     assert launcher.killed == 1
     await host.close(BOUND)
     launcher.close()
+
+
+async def test_a_supervisor_that_ends_at_once_says_how():
+    launcher = FakeLauncher(serves=False)
+    host = Host(print, print)
+    launching = asyncio.create_task(host.launch(launcher, BOUND, lambda: None))
+    await until(lambda: host._link)
+    launcher.close()
+    launcher.end(-9)
+    with pytest.raises(ClusterError, match="its supervisor was killed by SIGKILL"):
+        await launching
+    await host.close(BOUND)
+
+
+async def test_a_supervisor_that_hangs_does_not_answer_and_is_ended(launcher, monkeypatch, caplog):
+    monkeypatch.setattr(control, "_HEARTBEAT", SHORT)
+    host = Host(print, print)
+    lost = asyncio.Event()
+    await host.launch(launcher, BOUND, lost.set)
+    launcher.client.channel.transport.pause_reading()
+    async with asyncio.timeout(BOUND):
+        await lost.wait()
+    assert str(await host.lost()) == "The cluster is gone: its supervisor does not answer"
+    assert launcher.killed == 1
+    [record] = caplog.records
+    message = record.getMessage()
+    assert message.startswith("Cutting the connection to the supervisor of this cluster: ")
+    await host.close(BOUND)
+    launcher.client.channel.transport.abort()
+    await launcher.client.channel.wait_closed()
 
 
 async def test_a_launcher_that_fails_leaves_nothing():

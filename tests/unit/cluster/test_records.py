@@ -61,11 +61,32 @@ def test_the_state_of_one_that_ended_is_dropped(records):
     assert records.states_of(records.plan()[1]) == {}
 
 
-def test_states_of_agents_that_are_not_made_again_are_dropped_with_their_container(records):
+def test_states_of_agents_that_are_not_made_again_are_not_kept(records):
     records.save("9", b"of an agent that was spawned without respawn=True")
-    records.plan()
-    records.add("m:C", b"d", [("9", ["9"])])
-    assert records.states_of(records.plan()[2]) == {}
+    with records.adding():
+        records.save("7", b"of another one")
+        with records.adding():
+            pass
+    assert records._states == {}
+
+
+def test_what_one_had_made_has_no_state_any_more_when_it_has_ended(records):
+    records.save("1", b"of the maker")
+    records.save("2", b"inner")
+    records.forget("1")
+    records.save("2", b"inner")
+    assert records._states == {}
+
+
+def test_the_state_of_one_that_is_being_made_is_kept(records):
+    with records.adding():
+        records.save("9", b"early")
+        with records.adding():
+            records.save("8", b"of another one")
+        records.add("m:C", b"d", [("9", ["9"])])
+        records.save("9", b"new")
+    assert records.states_of(records.plan()[2]) == {"9": b"new"}
+    assert list(records._states) == ["9"]
 
 
 def test_one_that_ended_before_it_was_added_is_not_made_again():
@@ -84,3 +105,13 @@ def test_the_end_of_others_is_not_remembered_for_longer_than_one_is_added():
         pass
     records.add("m:A", b"a", [("0", ["0"])])
     assert records.awaited == ["0"]
+
+
+def test_ids_that_were_chosen_are_remembered_for_ever():
+    records = Records()
+    records.note(["boss", "5", "007"])
+    records.forget("boss")
+    records.forget("aide")
+    records.forget("6")
+    records.plan()
+    assert records.chosen == ["007", "aide", "boss"]

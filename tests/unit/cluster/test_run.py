@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
+from aiomas.cluster import certificates
 from aiomas.cluster import run as run_module
 from aiomas.cluster import supervisor as supervisor_module
 from aiomas.cluster.events import EventKind
@@ -72,6 +77,13 @@ async def test_it_has_a_name_a_directory_and_a_container_of_its_own(world, run_b
     assert not run.directory.exists()
 
 
+async def test_a_command_line_that_is_no_text_is_told_as_far_as_it_is(world, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [Path("plant.py"), "a\udcff", "\ud800b"])
+    run = await world.started()
+    facts = json.loads((run.directory / "run.json").read_bytes())
+    assert facts["command"] == ["plant.py", "a?", "?b"]
+
+
 async def test_events_and_lines_come_in_the_loop_of_the_driver(world):
     run = await world.started(logs=True)
     await until(lambda: len(world.events) == 2)
@@ -92,7 +104,33 @@ async def test_other_transports_have_ports(world, transport):
     run = await world.started(transport=transport)
     assert run.container.base_url.startswith("tcp")
     fields = world.fork.processes[0].calls_of("start")[0][0]
-    assert (fields["tls"] is not None) == (transport == "tls")
+    assert fields["tls"] == (transport == "tls")
+
+
+async def test_an_authority_that_others_use_keeps_nobody_waiting(world, monkeypatch):
+    asked, free = threading.Event(), threading.Event()
+    temporary = certificates.RunAuthority.temporary
+
+    def wait(*args, **options):
+        asked.set()
+        assert free.wait(BOUND)
+        return temporary(*args, **options)
+
+    monkeypatch.setattr(certificates.RunAuthority, "temporary", wait)
+    run = world.run(transport="tls")
+    starting = asyncio.create_task(run.start(world.launcher, lambda: None))
+    try:
+        await until(asked.is_set)
+        assert not starting.done()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await run.stop(BOUND)
+        assert not run.directory.exists()
+    finally:
+        free.set()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert not run.directory.exists()
 
 
 async def test_a_directory_that_is_no_authority_is_an_error(world, tmp_path):

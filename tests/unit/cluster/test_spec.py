@@ -12,6 +12,7 @@ from typing import Any
 import arrow
 import pytest
 
+from aiomas import Limits
 from aiomas.cluster import Cluster
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy, clock_date, environments
 from aiomas.codecs import MsgPack
@@ -45,6 +46,7 @@ class TestClusterSpec:
             ("loop", "trio"),
             ("loop", ["asyncio"]),
             ("restart", "always"),
+            ("limits", 5),
             ("on_hang", "kill"),
             ("port", -1),
             ("seed", 1.5),
@@ -109,7 +111,8 @@ class TestClusterSpec:
 
     def test_it_can_travel(self, tmp_path):
         spec = ClusterSpec(
-            **GOOD | {"restart": RestartPolicy(mode="permanent", period=5), "cwd": str(tmp_path)}
+            **GOOD | {"restart": RestartPolicy(mode="permanent", period=5), "cwd": str(tmp_path)},
+            limits=Limits(heartbeat=None, max_frame=1000),
         )
         assert ClusterSpec.of_fields(MsgPack().decode(MsgPack().encode(spec.fields()))) == spec
 

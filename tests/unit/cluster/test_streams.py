@@ -47,6 +47,18 @@ async def test_both_ends_can_call_the_other(ends):
         assert await client.remote.echo({"x": b"bytes"}) == {"x": b"bytes"}
 
 
+async def test_the_other_end_has_a_name(pair):
+    ours, theirs = pair
+    accepted = await streams.accept(theirs, Service(), name="the driver")
+    dialled = await streams.dial(ours, Service(), timeout=BOUND, name="container 3")
+    assert (accepted.channel.peer, dialled.channel.peer) == ("the driver", "container 3")
+    call = dialled.remote.echo(5)
+    dialled.close()
+    with pytest.raises(ConnectionLost, match="The connection to container 3 was closed"):
+        await call
+    await accepted.channel.wait_closed()
+
+
 async def test_messages_may_be_larger_than_those_of_others(ends):
     data = bytes(20 * 2**20)
     assert await ends[0].remote.echo(data) == data

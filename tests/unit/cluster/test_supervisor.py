@@ -159,8 +159,12 @@ class TestStart:
     async def test_logs_are_kept_where_they_are_wanted(self, world, fork, tmp_path):
         await world.begun(echo=True, log_dir=str(tmp_path / "new" / "logs"))
         fork.processes[1].write("a line\n")
+        fork.processes[1].write("an")
         await until(lambda: world.lines == [(1, "a line")])
-        assert (tmp_path / "new" / "logs" / "1.log").read_text() == "a line\n"
+        fork.processes[1].write("other")
+        assert list(await world.call("stop", BOUND)) == [0, 0]
+        assert (tmp_path / "new" / "logs" / "plant" / "1.log").read_text() == "a line\nanother"
+        assert world.lines == [(1, "a line"), (1, "another")]
 
     async def test_a_host_has_its_key_and_a_certificate_for_it(self, world, fork):
         await world.prepared(transport="tls")
@@ -168,9 +172,12 @@ class TestStart:
         certificate = authority.sign(world.facts["request"], "localhost", certificates.LOOPBACK)
         credentials = certificate, authority.trusted, authority.crl
         await world.call("begin", "secret", credentials, echo=False)
-        paths = fork.processes[0].calls_of("start")[0][0]["tls"]
-        assert fork.prepared == [("aiomas.cluster.worker:load_tls", paths)]
-        assert all(path is None or Path(path).stat().st_mode & 0o777 == 0o600 for path in paths)
+        assert fork.processes[0].calls_of("start")[0][0]["tls"] is True
+        [(function, paths)] = fork.prepared
+        assert function == "aiomas.cluster.worker:load_tls"
+        assert fork.modes == [0o600] * 3
+        # It has loaded them.
+        assert not Path(paths[0]).parent.exists()
 
     async def test_uvloop_is_loaded_before_the_fork(self, world, fork):
         pytest.importorskip("uvloop")
@@ -286,8 +293,29 @@ class TestWatch:
         assert event.message == "The cluster plant was told to stop"
         await until(lambda: world.lost == 1)
         assert world.kinds().count(EventKind.LOST) == 1
-        with pytest.raises(ClusterError, match="its supervisor ended with exit code 0"):
+        with pytest.raises(ClusterError, match=r"^The cluster plant was told to stop$"):
             await world.call("status")
+
+    async def test_it_answers_while_it_is_started(self, world):
+        await world.prepared()
+        [run] = rundir.running()
+        async with watch.Watch(run) as watching:
+            status = await watching.status()
+            assert (status["facts"]["name"], list(status["containers"])) == ("plant", [])
+            await watching.stop()
+        await until(lambda: world.lost == 1)
+        with pytest.raises(ClusterError, match=r"^The cluster plant was told to stop$"):
+            await world.call("begin", "secret", None, echo=False)
+
+    async def test_it_can_be_stopped_while_containers_start(self, world, fork):
+        fork.answers["start"] = never
+        starting = asyncio.create_task(world.begun())
+        await until(lambda: len(fork.processes) == 2)
+        [run] = rundir.running()
+        async with watch.Watch(run) as watching:
+            await watching.stop()
+        with pytest.raises(ClusterError, match=r"^The cluster plant was told to stop$"):
+            await starting
 
 
 class TestEnd:
@@ -311,7 +339,7 @@ class TestEnd:
         await world.begun()
         fork.lost.set_result(ClusterError("it was killed"))
         event = await world.heard(EventKind.LOST)
-        assert "The fork server of plant has ended" in str(event.error)
+        assert str(event.error) == "The cluster is gone: it was killed"
         await until(lambda: world.lost == 1)
 
     async def test_it_ends_with_its_parent_if_another_has_the_stream(self, world, monkeypatch):
@@ -324,7 +352,8 @@ class TestEnd:
         await world.connected()
         supervisor = world.launcher.supervisor
         await world.host.close(BOUND)
-        supervisor._echo(0, "a line")
+        supervisor._echo.take(0, "a line")
+        await supervisor._echo.flush(BOUND)
         supervisor._emit(None)
         supervisor._fork_server_lost()  # it had ended before
 
@@ -366,4 +395,5 @@ def test_the_program_does_not_see_ctrl_c_and_serves_its_socket(monkeypatch):
     assert os.read(guards[0], 1) == b""  # it ends with us
     os.close(guards[0])
     assert served == ["aiomas.cluster.worker:main", socket.AF_UNIX]
-    assert ignored[:2] == [(signal.SIGINT, signal.SIG_IGN), (signal.SIGXFSZ, signal.SIG_IGN)]
+    assert ignored[0] == (signal.SIGCHLD, signal.SIG_DFL)  # whatever the driver does with it
+    assert ignored[1:3] == [(signal.SIGINT, signal.SIG_IGN), (signal.SIGXFSZ, signal.SIG_IGN)]

@@ -18,7 +18,7 @@ from aiomas import rpc
 from aiomas.cluster import state, streams, worker
 from aiomas.cluster.worker import Worker
 from aiomas.codecs import MsgPack
-from aiomas.exceptions import RemoteException
+from aiomas.exceptions import RemoteException, SerializationError
 from aiomas.tls import SSLCerts
 from tests.unit.cluster.fakes import BOUND, until
 
@@ -29,9 +29,12 @@ FIELDS: dict[str, Any] = {
     "clock": None,
     "time": 0,
     "token": "secret",
-    "tls": None,
+    "tls": False,
+    "limits": {},
+    "urls": [],
     "life": 0,
     "awaited": [],
+    "chosen": [],
 }
 
 
@@ -53,6 +56,17 @@ class Plant(aiomas.Agent):
 
 class Plain(aiomas.Agent):
     pass
+
+
+async def wait(container, value):
+    agent = Plant(container, value)
+    if value == "wait":
+        await asyncio.get_running_loop().create_future()
+    return agent
+
+
+def named(container, aid):
+    return Plain(container, aid=aid)
 
 
 async def grow(container, value):
@@ -161,13 +175,13 @@ class TestStart:
             await world.start(codec="no_such_module:Codec")
 
     def test_certificates_are_loaded_once_for_all(self, monkeypatch):
-        monkeypatch.setattr(worker, "_contexts", {})
+        monkeypatch.setattr(worker, "_contexts", [])
         monkeypatch.setattr(worker, "make_ssl_server_context", lambda *paths: ("server", paths))
         monkeypatch.setattr(worker, "make_ssl_client_context", lambda *paths: ("client", paths))
         paths = tuple(SSLCerts("ca", "cert", "key"))
         worker.load_tls(paths)
-        expected: Any = (("server", paths), ("client", paths))
-        assert worker._contexts == {paths: expected}
+        expected: Any = [("server", paths), ("client", paths)]
+        assert worker._contexts == expected
 
     async def test_it_answers_before_it_has_a_container(self, world):
         await world.call("ping")
@@ -230,7 +244,34 @@ class TestStates:
     async def test_they_are_had_from_all_that_can_give_them(self, started):
         await started.spawn("Plant", [1])
         await started.spawn("Plain", [])
-        assert await started.call("checkpoint") == {"0": MsgPack().encode(1)}
+        assert await started.call("checkpoint") == ((), None)
+        assert started.service.saved == {"0": MsgPack().encode(1)}
+
+    async def test_many_are_had_a_few_at_a_time(self, started, monkeypatch):
+        monkeypatch.setattr(worker, "_SAVED_AT_ONCE", 3)
+        await started.spawn("Plant", *([n] for n in range(10)))
+        assert await started.call("checkpoint") == ((), None)
+        assert len(started.service.saved) == 10
+
+    async def test_one_that_cannot_be_had_does_not_matter_to_the_others(self, started):
+        await started.spawn("Plant", [1], [2], [3])
+        started.agents["0"].value = object()
+        started.agents["1"].value = bytes(streams.MAX_STATE)
+        failed, failure = await started.call("checkpoint")
+        assert list(failed) == ["0", "1"]
+        assert "SerializationError" in failure
+        assert started.service.saved == {"2": MsgPack().encode(3)}
+
+    async def test_the_largest_one_comes_back(self, started):
+        await started.spawn("Plant", [bytes(streams.MAX_STATE - 5)])
+        await state.checkpoint(started.agents["0"])
+        [data] = started.service.saved.values()
+        assert len(data) == streams.MAX_STATE
+        await started.call("take_states", {"0": data})
+        started.agents["0"].value += b"."
+        limit = f"'0' has {streams.MAX_STATE + 1} bytes; .* at most {streams.MAX_STATE} bytes"
+        with pytest.raises(SerializationError, match=limit):
+            await state.checkpoint(started.agents["0"])
 
     async def test_agents_save_them_themselves(self, started):
         await started.spawn("Plant", [5])
@@ -240,12 +281,10 @@ class TestStates:
     async def test_agents_are_made_again_with_them(self, world):
         await world.start(life=1, awaited=["3", "5", "8"])
         arguments = MsgPack().encode([[[n], {}] for n in range(5)])
+        await world.call("take_states", {"5": MsgPack().encode("new")})
+        await world.call("take_states", {"8": MsgPack().encode("bad")})
         failures = await world.call(
-            "restore",
-            f"{HERE}:Plant",
-            arguments,
-            [["3"], [], ["5"], ["8"]],
-            {"5": MsgPack().encode("new"), "8": MsgPack().encode("bad")},
+            "restore", f"{HERE}:Plant", arguments, [["3"], [], ["5"], ["8"]], BOUND
         )
         [failure] = failures
         assert failure.endswith("LookupError: a bad state\n")
@@ -254,14 +293,30 @@ class TestStates:
     async def test_one_that_cannot_be_made_again_is_told(self, world):
         await world.start(life=1, awaited=["3", "4"])
         arguments = MsgPack().encode([[["bad"], {}], [[7], {}]])
-        failures = await world.call("restore", f"{HERE}:Plant", arguments, [["3"], ["4"]], {})
+        failures = await world.call("restore", f"{HERE}:Plant", arguments, [["3"], ["4"]], BOUND)
         assert [failure.splitlines()[-1] for failure in failures] == ["LookupError: a bad value"]
         assert world.agents["4"].value == 7
+
+    async def test_one_whose_making_takes_too_long_does_not_hold_up_the_others(self, world):
+        await world.start(life=1, awaited=["3", "4"])
+        arguments = MsgPack().encode([[["wait"], {}], [[7], {}]])
+        [failure] = await world.call("restore", f"{HERE}:wait", arguments, [["3"], ["4"]], 0.2)
+        assert failure.endswith(
+            f"TimeoutError\n{HERE}:wait has not made agent '3' again in 0.2 s\n"
+        )
+        assert list(world.agents) == ["4"]
+
+    async def test_ids_that_others_had_chosen_are_not_given_again(self, world):
+        await world.start(life=1, awaited=["boss"], chosen=["boss", "guard"])
+        arguments = MsgPack().encode([[["boss"], {}]])
+        assert not await world.call("restore", f"{HERE}:named", arguments, [["boss"]], BOUND)
+        _, failure = await world.spawn("named", ["guard"])
+        assert "'guard' was the id of another agent" in failure
 
     async def test_what_made_them_may_not_be_there_any_more(self, world):
         await world.start(life=1, awaited=["3"])
         arguments = MsgPack().encode([[[], {}]])
-        [failure] = await world.call("restore", "no_such:Plant", arguments, [["3"]], {})
+        [failure] = await world.call("restore", "no_such:Plant", arguments, [["3"]], BOUND)
         assert "no_such" in failure
 
 
