@@ -23,6 +23,7 @@ from aiomas.cluster.life import Life, StillThereError
 from aiomas.cluster.logs import Log
 from aiomas.cluster.records import Records
 from aiomas.cluster.restoring import restore
+from aiomas.cluster.summary import LOG
 from aiomas.cluster.surroundings import Surroundings
 from aiomas.cluster.worker import STACK_DUMP
 from aiomas.exceptions import ClusterError, ContainerDied
@@ -346,7 +347,7 @@ class Child:
         lines = self._log.last_lines
         msg = f"{exc}"
         if lines:
-            msg += "\nThe last lines of its log:\n  " + "\n  ".join(lines)
+            msg += f"\n{LOG}\n  " + "\n  ".join(lines)
         if isinstance(exc, ContainerDied):
             return ContainerDied(
                 msg, self.index, exc.exit_code, out_of_memory=exc.out_of_memory, log=lines
