@@ -1,44 +1,32 @@
 """The containers in which agents live.
 
 A container has a server socket, a codec, a clock, and one connection to each container that its
-agents talk to.  Its public place is :mod:`aiomas.agent`; what an agent is is not known here.
+agents talk to (``aiomas._connections``).  Its public place is :mod:`aiomas.agent`; what an agent is
+is not known here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Literal, Self, TypeVar, overload
 
 from aiomas import channel as channels
 from aiomas import rpc, util
-from aiomas._address import Address, TcpAddress, parse_url
-from aiomas._authorize import Authorize, Guard, checked
+from aiomas._address import parse_url
+from aiomas._authorize import Authorize, checked
 from aiomas._certificates import Certificates, SSLContexts
-from aiomas._dispatch import Dispatcher
-from aiomas._endpoint import (
-    Server,
-    SocketAddress,
-    advertised,
-    check_bound,
-    retry,
-    socket_address,
-)
-from aiomas._handlers import Handlers
-from aiomas._hello import Hello, answering_proof, proof
+from aiomas._connections import Connections, with_arrow
+from aiomas._endpoint import Server, SocketAddress, advertised, check_bound, retry
 from aiomas._limits import Limits, check_seconds
-from aiomas._loopback import Loopback
-from aiomas._objects import AgentObjects, AgentProxy, add_url_serializer
-from aiomas._peers import Pool
+from aiomas._objects import AgentProxy
 from aiomas._population import Population
 from aiomas._stats import ContainerStats
-from aiomas._terms import Terms
-from aiomas.channel import DEFAULT_CODEC, Channel, ExtraSerializers
+from aiomas.channel import Channel, ExtraSerializers
 from aiomas.clocks import AsyncioClock, BaseClock
-from aiomas.codecs import Codec, checked_serializers, make_codec
+from aiomas.codecs import Codec, checked_serializers
 from aiomas.exceptions import (
     AgentNotFoundError,
     ConnectionLost,
@@ -57,10 +45,8 @@ T = TypeVar("T")
 SHUTDOWN_TIMEOUT = 10.0
 """Seconds that requests which are being served have to end when a container is shut down."""
 
-_REFUSAL = "ContainerClosedError: the container is being shut down"
 
-
-class Container:
+class Container(Connections):
     """A container for agents; use :meth:`create` or :meth:`open` to make one.
 
     Args:
@@ -82,31 +68,12 @@ class Container:
         clock: BaseClock | None = None,
         connect_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        loop = loop or util.current_loop()
-        self._base_url = base_url
-        self._loop = loop
-        self._clock = clock or AsyncioClock(loop)
-        self._connect_kwargs = connect_kwargs or {}
-        self._certificates: Certificates | None = None
-        self._authorize: Authorize | None = None
-        self._population = Population(self)
-        self.agents = self._population.agents
+        population = Population(self)
+        self.agents = population.agents
         """The agents; ``agents.dict`` maps their ids to them."""
-        self._token: str | None = self._connect_kwargs.get("token")
-        self._terms = Terms(
-            limits=self._connect_kwargs.get("limits") or Limits(),
-            tracebacks=self._connect_kwargs.get("tracebacks", True),
-            call_timeout=self._connect_kwargs.get("call_timeout"),
-            hello=Hello(url=base_url, token=self._proof(answering_proof, base_url)),
-            expects=self._proof(proof, base_url),
-        )
-        """For connections that the container accepts."""
-        self._server: Server | None = None
-        self._accepted: set[RpcClient] = set()
-        self._handlers = Handlers()
-        self._pool = Pool(self._dial, loop, self._terms.call_timeout)
-        self._local = self._make_loopback()
-        self._shutdown: asyncio.Task[None] | None = None
+        loop = loop or util.current_loop()
+        super().__init__(base_url, loop, connect_kwargs or {}, population)
+        self._clock = clock or AsyncioClock(self._loop)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._base_url!r})"
@@ -494,7 +461,7 @@ class Container:
             lambda: container._terms,
             loop=loop,
             codec=connect_kwargs["codec"],
-            extra_serializers=_with_arrow(connect_kwargs),
+            extra_serializers=with_arrow(connect_kwargs),
             # Nobody is let in before there is a container, whose URL needs the bound port.
             start_serving=False,
             **options,
@@ -512,57 +479,6 @@ class Container:
             raise
         return container
 
-    def _accept(self, channel: Channel) -> None:
-        if self._pool.closed:  # it was on its way when the server was closed
-            channel.close()
-            return
-        client = self._serve(channel)
-        self._accepted.add(client)
-        channel.on_closed(lambda: self._accepted.discard(client))
-
-    def _serve(self, channel: Channel) -> RpcClient:
-        objects = AgentObjects(self, channel, self._pool.peer)
-        client = RpcClient(channel, self, handlers=self._handlers, objects=objects)
-        if self._authorize is not None and channel.is_tls and client.dispatcher is not None:
-            client.dispatcher.guard = Guard(self._authorize, channel)
-        if self._shutdown is not None and client.dispatcher is not None:
-            client.dispatcher.refuse(_REFUSAL)
-        return client
-
-    async def _dial(self, address: Address) -> RpcClient:
-        clients: dict[Channel, RpcClient] = {}
-
-        def connected(channel: Channel) -> None:
-            clients[channel] = self._serve(channel)
-
-        kwargs = self._connect_kwargs
-        certificates = self._certificates
-        kwds: dict[str, Any] = {}
-        if isinstance(address, TcpAddress):
-            kwds["ssl"] = kwargs.get("ssl") if certificates is None else certificates.client
-        channel = await channels.dial(
-            socket_address(address),
-            self._terms_of_dialling(address.url),
-            loop=self._loop,
-            codec=kwargs.get("codec"),
-            extra_serializers=_with_arrow(kwargs),
-            extensions=True,
-            connected=connected,
-            **kwds,
-        )
-        return clients[channel]
-
-    def _terms_of_dialling(self, url: str) -> Terms:
-        if self._token is None:
-            return self._terms
-        hello = dataclasses.replace(self._terms.hello, token=self._proof(proof, url))
-        return dataclasses.replace(
-            self._terms, hello=hello, expects=self._proof(answering_proof, url), dialled=url
-        )
-
-    def _proof(self, prove: Callable[[str, str], str], url: str) -> str | None:
-        return None if self._token is None else prove(self._token, url)
-
     def _proxy(self, sender: rpc.Sender, url: str, aid: str, class_name: str | None) -> Proxy:
         if class_name is None:
             msg = f"The container at {sender.peer} has no agent {aid!r} ({url})"
@@ -575,69 +491,10 @@ class Container:
             raise ContainerClosedError(msg)
         return self._population.add(agent, aid)
 
-    def _portable_codec(self) -> Codec:
-        """Return a codec for values that travel between containers outside of a connection.
-
-        Agents and proxies travel as URLs, and arrive as what :meth:`proxy` returns.
-        """
-        codec = self._make_codec()
-        codec.max_nesting = self._terms.limits.max_nesting
-        add_url_serializer(codec, self)
-        return codec
-
-    def _make_codec(self) -> Codec:
-        """Return a codec with all serializers but the one for agents, which is the last one."""
-        kwargs = self._connect_kwargs
-        return make_codec(kwargs.get("codec") or DEFAULT_CODEC, _with_arrow(kwargs))
-
     async def _remove(self, agent: Any, aid: str, timeout: float) -> None:
         # We may be serving a call of this very agent.
         with self._handlers.not_waiting_for(asyncio.current_task()):
             await self._population.remove(agent, aid, self._handlers, self._local, timeout)
-
-    def _make_loopback(self) -> Loopback:
-        codec = self._make_codec()
-        codec.max_nesting = self._terms.limits.max_nesting - 1  # there is no message around it
-        dispatcher = Dispatcher(self.router, self._handlers)
-        loopback = Loopback(codec, dispatcher, self._base_url, self._loop, self._terms)
-        objects = AgentObjects(self, loopback, self._pool.peer)
-        rpc.add_object_serializer(codec, lambda: self.router, objects)
-        return loopback
-
-    async def _do_shutdown(self, timeout: float) -> None:
-        error = ContainerClosedError(f"{self!r} was shut down")
-        clients = [*self._accepted, *self._pool.clients]
-        for client in clients:
-            if client.dispatcher is not None:
-                client.dispatcher.refuse(_REFUSAL)
-            client.channel.fail_own_calls(error)
-        self._local.fail_own_calls(error)  # and no new ones, but from handlers
-        self._pool.begin_closing(error)
-
-        try:
-            await self._handlers.drain(timeout)
-            await self._population.end_all(self._local, timeout)
-            await self._pool.close()
-        except asyncio.CancelledError:
-            self._handlers.cancel()
-            self._pool.cancel()
-            raise
-        finally:  # also if somebody cancels us
-            self._local.close(error)
-            if self._server is not None:
-                self._server.close()
-            clients = [*self._accepted, *self._pool.clients]
-            for client in clients:
-                client.channel.fail_all_calls(error)
-            closing = [client.close() for client in clients]
-        await asyncio.gather(*closing)
-        if self._server is not None:
-            self._server.abort_clients()  # who has not come as far as to have a channel
-            await self._server.wait_closed()
-
-
-def _with_arrow(connect_kwargs: dict[str, Any]) -> tuple[Callable[[], Any], ...]:
-    return util.arrow_serializer, *(connect_kwargs.get("extra_serializers") or ())
 
 
 def _run_or_return(

@@ -198,7 +198,8 @@ class PartialResult(ClusterError):  # noqa: N818 - says what is there
     """Some of the calls that were made together have failed, the others have not.
 
     Args:
-        message: which ones, and why.
+        message: how many, and in one line the first one and why it failed; ``__cause__`` has its
+            exception.
         results: what each call came to, in their order: its result, or its exception.
     """
 

@@ -67,6 +67,12 @@ def find_reexported(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     )
 
 
+def leave_out_parts(_app: Any, _name: str, _class: type, _options: Any, bases: list[type]) -> None:
+    """Name no base that only is a part of a class, which has a module of its own."""
+    bases[:] = [base for base in bases if base.__qualname__ != "Connections"] or [object]
+
+
 def setup(app: Any) -> None:
     """Be called by Sphinx."""
+    app.connect("autodoc-process-bases", leave_out_parts)
     app.connect("missing-reference", find_reexported)

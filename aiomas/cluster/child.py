@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -18,16 +17,15 @@ from typing import Any
 
 from aiomas import rpc
 from aiomas._address import TcpAddress
-from aiomas.cluster.environment import Environment
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.intensity import Intensity
-from aiomas.cluster.life import Life
+from aiomas.cluster.life import Life, StillThereError
 from aiomas.cluster.logs import Log
 from aiomas.cluster.records import Records
 from aiomas.cluster.restoring import restore
-from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.summary import LOG
+from aiomas.cluster.surroundings import Surroundings
 from aiomas.cluster.worker import STACK_DUMP
-from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import ClusterError, ContainerDied
 
 _log = logging.getLogger("aiomas.cluster")
@@ -36,30 +34,6 @@ _LOOPBACK = "127.0.0.1"
 _MOST_NAMED = 10  # agents in an error message
 _END_TIMEOUT = 5.0  # seconds that the system may take to end a killed process
 _BACKLOG = 1024  # connections that wait to be accepted, also while the container is restarted
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Surroundings:
-    """What all containers of a supervisor share."""
-
-    spec: ClusterSpec
-    run: str
-    """The name of the run."""
-    directory: Path
-    """That of the run."""
-    logs: Path
-    """The directory of the log files."""
-    fork: ForkServer
-    token: str
-    tls: bool
-    """Whether they use TLS; what they need for it, they have from the fork server."""
-    emit: Callable[[ClusterEvent], None]
-    echo: Callable[[int, str], None] | None
-    """Gets each line of a log, if it is wanted."""
-    urls: list[str] = dataclasses.field(default_factory=list)
-    """Where containers listen at ports, which others can take when these are closed."""
-    time: float = 0
-    """What the external clocks were set to, in seconds."""
 
 
 class Child:
@@ -102,6 +76,11 @@ class Child:
     def uptime(self) -> float:
         """Seconds since its process was started."""
         return time.monotonic() - self._began
+
+    @property
+    def running_pid(self) -> int | None:
+        """The id of its process; ``None`` if that has ended, so that another may have its id."""
+        return None if self._life is None or self._life.is_over else self.pid
 
     @rpc.expose
     def save(self, aid: str, state: bytes) -> None:
@@ -242,7 +221,7 @@ class Child:
         life = await Life.begin(
             self.index,
             self._around.fork,
-            self._job(),
+            self._around.job(self.index, self.restarts),
             self._socket,
             self._log,
             self,
@@ -251,37 +230,19 @@ class Child:
         try:
             self.url = await life.call("start", self._fields(), timeout=spec.start_timeout)
             failures = await restore(life, self._records, spec.start_timeout)
+        except asyncio.CancelledError:
+            await life.kill("was not wanted any more")
+            await asyncio.wait({life.ended}, timeout=_END_TIMEOUT)
+            raise
         except BaseException:
-            await life.kill("could not be started")
-            await asyncio.wait({life.ended}, timeout=1.0)
+            # Two of them must not accept connections at the same address.
+            await life.end("could not be started")
             raise
         self._life = life
         self.pid, self.exit_code = life.pid, None
         for failure in failures:
             msg = f"An agent could not be made again in container {self.index}:\n{failure}"
             self._emit(EventKind.AGENT_LOST, msg, ClusterError(msg))
-
-    def _job(self) -> dict[str, Any]:
-        spec = self._spec
-        seed = None
-        if spec.seed is not None:
-            seed = "/".join(str(part) for part in (spec.seed, self.index, self.restarts))
-        cores = sorted(_cores()) if spec.pin else []
-        environment = Environment(
-            env=spec.env_of(self.index),
-            cwd=spec.cwd,
-            cpu=cores[self.index % len(cores)] if cores else None,
-            nice=spec.nice,
-            memory=spec.memory,
-            open_files=spec.open_files,
-            seed=seed,
-            title=f"aiomas {self._around.run}/{self.index}",
-        )
-        return {
-            "environment": environment.to_job(),
-            "directory": str(self._around.directory),
-            "uvloop": spec.uses_uvloop,
-        }
 
     def _fields(self) -> dict[str, Any]:
         assert self._socket is not None  # noqa: S101 - bound before
@@ -320,6 +281,9 @@ class Child:
                 self.restarts += 1
                 try:
                     await self._begin_life()
+                except StillThereError as exc:
+                    self._give_up(self._as_death(exc), "its last process does not end")
+                    return
                 except (ClusterError, ContainerDied, OSError) as exc:
                     error = self._as_death(exc)
                     self._has_died(error)
@@ -365,26 +329,25 @@ class Child:
         self.state, self.exit_code = "died", error.exit_code
         self._emit(EventKind.DIED, str(error), error)
 
-    def _give_up(self, error: ContainerDied) -> None:
+    def _give_up(self, error: ContainerDied, why: str | None = None) -> None:
         self._close_address()
         self.state = "failed"
         self._settled.set()
         policy = self._spec.restart
-        if self._intensity.exhausted:
-            msg = (
-                f"Container {self.index} is not started again: it was restarted "
-                f"intensity={policy.intensity} times within period={policy.period} s"
-            )
-        else:
-            msg = f"Container {self.index} is not started again: restart mode {policy.mode!r}"
-        self._emit(EventKind.FAILED, f"{msg}. {error}", error)
+        if why is None and self._intensity.exhausted:
+            times = f"intensity={policy.intensity} times within period={policy.period} s"
+            why = f"it was restarted {times}"
+        elif why is None:
+            why = f"restart mode {policy.mode!r}"
+        msg = f"Container {self.index} is not started again: {why}. {error}"
+        self._emit(EventKind.FAILED, msg, error)
 
     def _explained(self, exc: ContainerDied | ClusterError) -> ContainerDied | ClusterError:
         """Return what a failed start raises: the error, and what the container wrote last."""
         lines = self._log.last_lines
         msg = f"{exc}"
         if lines:
-            msg += "\nThe last lines of its log:\n  " + "\n  ".join(lines)
+            msg += f"\n{LOG}\n  " + "\n  ".join(lines)
         if isinstance(exc, ContainerDied):
             return ContainerDied(
                 msg, self.index, exc.exit_code, out_of_memory=exc.out_of_memory, log=lines
@@ -433,9 +396,3 @@ class Child:
         self._around.emit(
             ClusterEvent(kind=kind, message=message, index=self.index, pid=self.pid, error=error)
         )
-
-
-def _cores() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set()

@@ -42,7 +42,7 @@ class Cluster:
     Use it as an asynchronous context manager; all processes have ended when the block has.
 
     Args:
-        containers: how many container processes.
+        containers: how many container processes; by default one for each core that we may use.
         transport: how containers talk to each other: ``"unix"`` for Unix sockets in a directory
             that only this user can enter, ``"tcp"`` for TCP on the loopback interface, or
             ``"tls"`` for that with mutual TLS.  Over each of them, only containers of the same
@@ -100,7 +100,7 @@ class Cluster:
 
     def __init__(
         self,
-        containers: int,
+        containers: int | None = None,
         *,
         transport: str = "unix",
         codec: str | type[Codec] = "msgpack",
@@ -152,6 +152,16 @@ class Cluster:
         self._stopping = False
         self._round_robin = RoundRobin()
         self._roster = Roster()
+
+    def __repr__(self) -> str:
+        if self._over is not None:
+            state = f"over: {self._over}"
+        elif self._run.container is None:
+            state = "not started" if self._loop is None else "starting"
+        else:
+            state = self._roster.summary()
+        name = f" {self.name!r}" if self.name else ""
+        return f"<Cluster{name} of {self._spec.containers} containers, {state}>"
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
@@ -229,6 +239,7 @@ class Cluster:
             SerializationError: the arguments cannot be encoded.
             ValueError: *target* is a class or function that other processes cannot import, or
                 *name* is taken.
+            TypeError: *name* is no string.
         """
         calls: list[Arguments] = [(args, kwargs)]
         if name is not None:
@@ -269,7 +280,7 @@ class Cluster:
             SerializationError: arguments cannot be encoded; a note says for which agent they are,
                 and none was made.
             ValueError: *target* is a class or function that other processes cannot import.
-            TypeError: *arguments* has something else in it.
+            TypeError: *arguments* is something else, or has something else in it.
         """
         return await self._spawn_all(target, arguments_of(arguments), placement, respawn=respawn)
 
@@ -427,7 +438,10 @@ class Cluster:
         return self._listeners.add(callback)
 
     def events(self) -> AsyncIterator[ClusterEvent]:
-        """Return an asynchronous iterator over the events from now on; it ends with the cluster."""
+        """Return an asynchronous iterator over the events from now on; it ends with the cluster.
+
+        It keeps 10,000 events for whoever does not come for them; the oldest are dropped first.
+        """
         return self._listeners.iterate()
 
     async def _start(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -90,12 +89,13 @@ def run(target: str, arguments: Sequence[str], *, containers: int | None, **opti
     """Run a program in a cluster.
 
     TARGET is module:main or file.py:main, a function async def main(cluster, *args), which gets
-    ARGS as strings.  An integer that it returns is the exit code.
+    ARGS as strings.  An integer that it returns is the exit code.  Ctrl-C and SIGTERM (exit code
+    143) stop everything in good order; a second one, at once.
     """
     from aiomas.cluster import program  # noqa: PLC0415 - the other commands do not need it
 
+    options["containers"] = containers
     given = {key: value for key, value in options.items() if value not in {None, ()}}
-    given["containers"] = _cores() if containers is None else containers
     given["progress"] = True
     try:
         main = program.find_main(target, arguments)
@@ -106,13 +106,6 @@ def run(target: str, arguments: Sequence[str], *, containers: int | None, **opti
         msg = f"{describe(exc)} (see where: aiomas cluster --debug run ...)"
         raise program.ProgramFailed(msg) from exc.__cause__
     click.get_current_context().exit(code)
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @cluster.command("ls", cls=Command, examples=("", "--json"))

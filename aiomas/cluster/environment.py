@@ -26,6 +26,7 @@ if sys.platform != "win32":
 
 _PR_SET_PDEATHSIG = 1
 _COMM_SIZE = 15  # bytes that the kernel keeps of a process's short name
+_LEAST_FILES = 16  # its event loop, modules that are imported, and a few connections
 _ARG_START, _ARG_END = 45, 46  # in /proc/self/stat, counted from the state (see proc(5))
 
 
@@ -113,8 +114,13 @@ class Environment:
             os.nice(self.nice)
 
     def _limit_open_files(self) -> None:
-        if self.open_files is not None:
-            _set_limit(resource.RLIMIT_NOFILE, self.open_files, "open files")
+        if self.open_files is None:
+            return
+        least = _first_free() + _LEAST_FILES
+        if self.open_files < least:
+            msg = f"a container needs {least} at least"
+            raise ValueError(msg)
+        _set_limit(resource.RLIMIT_NOFILE, self.open_files, "open files")
 
     def _limit_memory(self) -> None:
         if self.memory is None:
@@ -158,6 +164,13 @@ def set_title(text: str) -> None:
             with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
                 memory.seek(start)
                 memory.write(data[:room].ljust(room + 1, b"\0"))
+
+
+def ignore(_signum: int, _frame: object) -> None:
+    """Handle a signal by doing nothing.
+
+    Unlike ``signal.SIG_IGN``, this is not inherited by the programs that this process starts.
+    """
 
 
 def die_with_parent(parent: int | None = None) -> None:
@@ -232,6 +245,14 @@ def _data_size() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmData:"):
                 return int(line.split()[1]) * 1024
+    return 0
+
+
+def _first_free() -> int:
+    """Return a number that is above those of all open descriptors, or 0 if that is not known."""
+    with contextlib.suppress(OSError):
+        # The one that reads the directory counts as well.
+        return 1 + max(int(path.name) for path in Path("/dev/fd").iterdir())
     return 0
 
 

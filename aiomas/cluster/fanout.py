@@ -21,6 +21,7 @@ from aiomas.agent import Agent, url_of
 from aiomas.cluster.batch import RAISED, Piece, pack, size_of, unpack
 from aiomas.cluster.container import ClusterContainer, Link
 from aiomas.cluster.slots import Slots
+from aiomas.cluster.summary import summary
 from aiomas.exceptions import (
     AiomasError,
     DeadlineExceeded,
@@ -174,7 +175,8 @@ class _FanOut:
             position, error = next(iter(self._failures.items()))
             msg = (
                 f"{len(self._failures)} of {len(calls)} calls of {self._method!r} failed, "
-                f"the first was that of {calls[position][0]!r}: {type(error).__name__}: {error}"
+                f"the first was that of {calls[position][0]!r}: "
+                f"{type(error).__name__}: {summary(str(error))}"
             )
             raise PartialResult(msg, self._results) from error
         return self._results

@@ -213,8 +213,9 @@ class _Server:
     # --- what the supervisor asks for -------------------------------------------------------------
 
     def _tidy_up(self, directory: str) -> None:
-        """Remove a directory when the supervisor dies."""
+        """Remove the directory of the run, which has its name, when the supervisor dies."""
         self.directory = Path(directory)
+        set_title(f"aiomas {self.directory.name}/fork server")
 
     def _prepare(self, function: str, args: Sequence[Any]) -> None:
         """Call a function, for what all children are to share."""

@@ -32,7 +32,11 @@ _READ = 65_536  # bytes of a log
 
 
 class LogPipe:
-    """Reads what a process writes, so that neither a full disk nor a slow one can hold it up."""
+    """Reads what a process writes, so that a full disk cannot hold it up.
+
+    A slow one can: the log is written in the event loop of the supervisor, which waits for the
+    disk, and with it those processes that have filled their pipes.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -87,6 +91,10 @@ class LogPipe:
             os.close(self._read)
             self._read = -1
             self._ended.set()
+
+
+class StillThereError(ClusterError):
+    """A process was killed, and does not end: the system holds it up."""
 
 
 class Life:
@@ -217,6 +225,18 @@ class Life:
             self._why_killed = self._why_killed or why
             await self._signal(signal.SIGKILL)
 
+    async def end(self, why: str) -> None:
+        """End it at once, and wait until it has ended.
+
+        Raises:
+            StillThereError: it does not end.
+        """
+        await self.kill(why)
+        await self._has_ended(_DEATH_TIMEOUT)
+        if not self.ended.done():
+            msg = f"{self._name} {why}, and was killed, but does not end"
+            raise StillThereError(msg)
+
     async def stop(self, timeout: float) -> int | None:
         """End it: ask it, then SIGTERM, then SIGKILL.
 
@@ -241,6 +261,11 @@ class Life:
         return self.ended.result().exit_code if self.ended.done() else None
 
     @property
+    def is_over(self) -> bool:
+        """Whether its process has ended, so that another one may have its pid."""
+        return self._process.exited.done()
+
+    @property
     def _name(self) -> str:
         return f"Container {self.index} (pid {self.pid})"
 
@@ -249,7 +274,7 @@ class Life:
         await self._has_ended(_DEATH_TIMEOUT)
         if self.ended.done():
             return self.ended.result()
-        return ClusterError(f"{self._name} has closed its control stream, but does not end")
+        return StillThereError(f"{self._name} has closed its control stream, but does not end")
 
     async def _has_ended(self, timeout: float) -> None:
         await asyncio.wait({self.ended}, timeout=timeout)

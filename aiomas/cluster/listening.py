@@ -11,6 +11,8 @@ from aiomas.cluster.events import ClusterEvent
 
 logger = logging.getLogger("aiomas.cluster")
 
+_MOST_EVENTS = 10_000  # that wait for somebody who iterates over them
+
 Callback = Callable[[ClusterEvent], object]
 
 
@@ -37,8 +39,11 @@ class Listeners:
         return remove
 
     def iterate(self) -> AsyncIterator[ClusterEvent]:
-        """Return an iterator over the events from now on; it ends with the cluster."""
-        queue: asyncio.Queue[ClusterEvent | None] = asyncio.Queue()
+        """Return an iterator over the events from now on; it ends with the cluster.
+
+        It keeps the newest 10,000 events for whoever does not come for them.
+        """
+        queue: asyncio.Queue[ClusterEvent | None] = asyncio.Queue(_MOST_EVENTS)
         if self._closed:
             queue.put_nowait(None)
         self._queues.add(queue)
@@ -47,7 +52,7 @@ class Listeners:
     def tell(self, event: ClusterEvent) -> None:
         """Pass *event* on."""
         for queue in self._queues:
-            queue.put_nowait(event)
+            _put(queue, event)
         for callback in list(self._callbacks):
             try:
                 callback(event)
@@ -58,7 +63,13 @@ class Listeners:
         """End all iterators."""
         self._closed = True
         for queue in self._queues:
-            queue.put_nowait(None)
+            _put(queue, None)
+
+
+def _put(queue: asyncio.Queue[ClusterEvent | None], event: ClusterEvent | None) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(event)
 
 
 async def _iterate(queue: asyncio.Queue[ClusterEvent | None]) -> AsyncIterator[ClusterEvent]:

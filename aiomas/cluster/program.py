@@ -6,12 +6,16 @@ Nothing of the command line is known here but the form of a target.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 from aiomas.cluster.cluster import Cluster
 from aiomas.cluster.events import ClusterEvent, EventKind
@@ -22,6 +26,7 @@ from aiomas.exceptions import ClusterError
 Main = Callable[..., Coroutine[Any, Any, Any]]
 
 _LARGEST_EXIT_CODE = 255
+_SIGNALLED = 128  # and the number of the signal, as shells have it
 
 
 class BadTarget(ValueError):  # noqa: N818 - says what is bad
@@ -102,19 +107,24 @@ def run(main: Main, arguments: Sequence[str], options: Mapping[str, Any]) -> int
         options: those of the :class:`Cluster`.
 
     Returns:
-        The exit code: what *main* returned if that is an integer, else 0; 130 after Ctrl-C.
+        The exit code: what *main* returned if that is an integer, else 0; 130 after Ctrl-C, 143
+        after SIGTERM.
 
     Raises:
         BadTarget: an option has a value that it cannot have.
         ProgramFailed: *main* raised an exception, or the cluster did not start.
     """
+    interruption = Interruption()
     try:
-        result = asyncio.run(_run(main, arguments, options))
+        with interruption:
+            result = asyncio.run(_run(main, arguments, options, interruption))
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return interruption.exit_code or INTERRUPTED
     except BadTarget:
         raise
-    except Exception as exc:
+    except (Exception, asyncio.CancelledError) as exc:
+        if isinstance(exc, asyncio.CancelledError) and interruption.exit_code is not None:
+            return interruption.exit_code
         raise ProgramFailed(_reason(exc)) from exc
     if not isinstance(result, int) or isinstance(result, bool):
         return 0
@@ -122,7 +132,58 @@ def run(main: Main, arguments: Sequence[str], options: Mapping[str, Any]) -> int
     return result if 0 <= result <= _LARGEST_EXIT_CODE else _LARGEST_EXIT_CODE
 
 
-async def _run(main: Main, arguments: Sequence[str], options: Mapping[str, Any]) -> Any:
+class Interruption:
+    """A context manager, in whose block Ctrl-C and SIGTERM cancel a task.
+
+    That may take its time; a second one ends everything at once.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        """How shells say what the first signal was."""
+        self._former: dict[int, Any] = {}
+        self._cancel: Callable[[], object] | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            # Not what is ignored, as Ctrl-C is in the background, or handled by somebody else.
+            for number, usual in (
+                (signal.SIGINT, signal.default_int_handler),
+                (signal.SIGTERM, signal.SIG_DFL),
+            ):
+                if signal.getsignal(number) is usual:
+                    self._former[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)
+
+    def watch_over(self, task: asyncio.Task[Any] | None) -> None:
+        """Cancel *task*, the current one, at the first signal."""
+        assert task is not None  # noqa: S101 - somebody calls us
+        loop = task.get_loop()
+
+        def cancel() -> None:
+            if not task.done():
+                sys.stderr.write("stopping; press Ctrl-C again to end at once\n")
+                sys.stderr.flush()
+                task.cancel()
+
+        # From a handler, nothing else wakes a loop that waits.
+        self._cancel = functools.partial(loop.call_soon_threadsafe, cancel)
+
+    def _interrupt(self, number: int, _: FrameType | None) -> None:
+        first, self.exit_code = self.exit_code is None, self.exit_code or _SIGNALLED + number
+        if not first or self._cancel is None:
+            raise KeyboardInterrupt
+        self._cancel()
+
+
+async def _run(
+    main: Main, arguments: Sequence[str], options: Mapping[str, Any], interruption: Interruption
+) -> Any:
+    interruption.watch_over(asyncio.current_task())
     try:
         cluster = Cluster(**options)
     except ValueError as exc:

@@ -82,8 +82,12 @@ class Roster:
         """Keep *name* for an agent that is being made.
 
         Raises:
+            TypeError: it is no string.
             ValueError: there is an agent with this name.
         """
+        if not isinstance(name, str):
+            msg = f"name must be a string, got {name!r}"
+            raise TypeError(msg)
         if name in self._names or name in self._claimed:
             msg = f"There is an agent with the name {name!r} already"
             raise ValueError(msg)

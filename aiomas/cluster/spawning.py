@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from aiomas.cluster.container import ClusterContainer
@@ -31,8 +31,16 @@ def arguments_of(arguments: int | Iterable[Any]) -> list[Arguments]:
 
     Raises:
         ValueError: the number is negative.
-        TypeError: there is something else in it.
+        TypeError: it is something else, or there is something else in it.
     """
+    if isinstance(arguments, bool | str | bytes | Mapping) or not isinstance(
+        arguments, int | Iterable
+    ):
+        msg = (
+            "arguments must be a number of agents, or an iterable with a tuple, list or dictionary "
+            f"for each agent, got {arguments!r}"
+        )
+        raise TypeError(msg)
     if isinstance(arguments, int):
         if arguments < 0:
             msg = f"The number of agents cannot be negative: {arguments}"

@@ -140,12 +140,15 @@ class ClusterSpec:
                 f"letter or a digit first, got {self.name!r}"
             )
             raise ValueError(msg)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int | str | None):
+            msg = f"seed must be an integer or a string, got {self.seed!r}"
+            raise ValueError(msg)  # noqa: TRY004 - one kind of error for all parameters
         if self.loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
             msg = "loop='uvloop' needs uvloop, which is not installed; use loop='auto'"
             raise ValueError(msg)
         if not isinstance(self.restart, RestartPolicy):
             msg = f"restart must be a RestartPolicy, got {self.restart!r}"
-            raise ValueError(msg)  # noqa: TRY004 - one kind of error for all parameters
+            raise ValueError(msg)  # noqa: TRY004 - as above
         if not isinstance(self.limits, Limits):
             msg = f"limits must be an aiomas.Limits, got {self.limits!r}"
             raise ValueError(msg)  # noqa: TRY004 - as above
@@ -216,6 +219,8 @@ class ClusterSpec:
             ValueError: one has a value that it cannot have; the message names it.
         """
         fields = {field.name: parameters[field.name] for field in dataclasses.fields(cls)}
+        if fields["containers"] is None:
+            fields["containers"] = usable_cores()
         preload, clock = fields["preload"], fields["clock"]
         return cls(
             **fields
@@ -240,6 +245,13 @@ class ClusterSpec:
         """Return the value with these fields."""
         restart, limits = RestartPolicy(**fields["restart"]), Limits(**fields["limits"])
         return cls(**fields | {"restart": restart, "limits": limits})
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _absolute(path: str | os.PathLike[str] | None) -> str | None:

@@ -21,13 +21,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from aiomas import rpc
 from aiomas.cluster import streams, watch
-from aiomas.cluster.child import Child, Surroundings
+from aiomas.cluster.child import Child
 from aiomas.cluster.echo import Echo
-from aiomas.cluster.environment import set_title
+from aiomas.cluster.environment import ignore, set_title
 from aiomas.cluster.events import ClusterEvent, EventKind, error_content
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.rundir import RunDirectory
 from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.surroundings import Surroundings
 from aiomas.cluster.zygote import ForkServer, Program, fork_program
 from aiomas.exceptions import AiomasError, ClusterError, ContainerDied
 
@@ -82,6 +83,8 @@ class Supervisor:
         self._echo = Echo(self._log)
         self._end = asyncio.Event()
         self._tidy: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._why_ended: ClusterError | None = None  # if somebody has told us to stop
 
     @rpc.expose
     @_reporting
@@ -151,11 +154,13 @@ class Supervisor:
             emit=self._emit,
             echo=self._echo.take if echo else None,
         )
-        await self._prepared
-        if credentials is not None:
-            await self._load_tls(credentials)
-        self._children = [Child(index, self._around) for index in range(spec.containers)]
-        await _all_or_first_error([child.start() for child in self._children])
+        self._starting = asyncio.create_task(self._start_all(credentials))
+        try:
+            await self._starting
+        except (ClusterError, ContainerDied, asyncio.CancelledError) as exc:
+            if self._why_ended is None:
+                raise
+            raise self._why_ended from exc
         return [{"index": c.index, "pid": c.pid, "url": c.url} for c in self._children]
 
     @rpc.expose
@@ -245,6 +250,13 @@ class Supervisor:
                 async with asyncio.timeout(_HURRY):
                     await self._driver.channel.wait_closed()
 
+    async def _start_all(self, credentials: Credentials | None) -> None:
+        await self._prepared
+        if credentials is not None:
+            await self._load_tls(credentials)
+        self._children = [Child(index, self._around) for index in range(self._spec.containers)]
+        await _all_or_first_error([child.start() for child in self._children])
+
     async def _clean_up(self) -> None:
         hurry = min(_HURRY, self._spec.stop_timeout) if self._run else _HURRY
         stopping = asyncio.create_task(self._stop_children(hurry))
@@ -287,11 +299,15 @@ class Supervisor:
         if self._tidy is not None:
             return
         error = ClusterError(f"The cluster {self._facts['name']} was told to stop")
+        self._why_ended = error
         self._emit(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
         self._tidy = asyncio.create_task(self._stop_and_end())
 
     async def _stop_and_end(self) -> None:
         try:
+            if self._starting is not None:  # or what we have stopped would be started
+                self._starting.cancel()
+                await asyncio.wait({self._starting}, timeout=self._spec.stop_timeout)
             await self._stop_children(self._spec.stop_timeout)
         finally:
             self._end.set()
@@ -337,7 +353,7 @@ class Supervisor:
         }
         if child.state in {"running", "hung"}:
             status["uptime"] = child.uptime
-            status |= _used(child.pid)
+            status |= _used(child.running_pid)
             try:
                 status |= await child.call("status", timeout=timeout)
             except (ClusterError, ContainerDied):
@@ -345,7 +361,7 @@ class Supervisor:
         return status
 
     def _load(self, child: Child) -> float:
-        used: float = _used(child.pid).get("cpu", 0.0)
+        used: float = _used(child.running_pid).get("cpu", 0.0)
         now = time.monotonic()
         pid, before, then = self._loads.get(child.index, (0, 0.0, 0.0))
         if pid != child.pid:
@@ -359,8 +375,10 @@ def _take_note(done: asyncio.Future[Any]) -> None:
         done.exception()
 
 
-def _used(pid: int) -> dict[str, Any]:
+def _used(pid: int | None) -> dict[str, Any]:
     """Return what a process has used: seconds of CPU, bytes of memory."""
+    if pid is None:
+        return {}
     import psutil  # noqa: PLC0415 - 15 ms that a start need not spend
 
     try:
@@ -402,7 +420,7 @@ def main(control_fd: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Ctrl-C in a terminal goes to all processes there; the driver alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, ignore)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit of file sizes is an error of write()
     os.set_inheritable(control_fd, False)
     guard, _ = os.pipe()  # nobody else gets the other end, so this one ends with us

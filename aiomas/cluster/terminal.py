@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from aiomas.cluster.summary import summary
 from aiomas.exceptions import AiomasError
 
 INTERRUPTED = 130
@@ -61,12 +62,7 @@ def describe(exc: BaseException) -> str:
     """Return one line that says what went wrong."""
     if isinstance(exc, OSError) and exc.filename is not None:
         return printable(f"{exc.filename}: {exc.strerror}")
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    if any(line.startswith("Traceback ") for line in lines):
-        # What was done comes first, and what went wrong there is at a traceback's end.
-        first = [line for line in lines[:1] if not line.startswith("Traceback ")]
-        lines = [*first, lines[-1]]
-    return printable(" ".join(lines))
+    return printable(summary(str(exc)))
 
 
 def report(data: object, text: str, *, as_json: bool) -> None:

@@ -28,11 +28,11 @@ from aiomas.agent import Agent
 from aiomas.clocks import ExternalClock
 from aiomas.cluster import state, streams
 from aiomas.cluster.container import ClusterContainer
-from aiomas.cluster.environment import Environment
+from aiomas.cluster.environment import Environment, ignore
 from aiomas.cluster.loading import load
 from aiomas.cluster.rundir import remove_tree
 from aiomas.codecs import Codec
-from aiomas.exceptions import SerializationError
+from aiomas.exceptions import ClusterError, SerializationError
 from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_context
 
 _contexts: list[ssl.SSLContext] = []  # for our server socket, and for client sockets
@@ -289,7 +289,7 @@ def _bounded(aid: str, data: bytes) -> bytes:
     return data
 
 
-def main(job: dict[str, Any], descriptors: Sequence[int], guard_fd: int) -> int:
+def main(job: dict[str, Any], descriptors: Sequence[int], guard_fd: int) -> None:
     """Run a worker in a process that has just been forked.
 
     Args:
@@ -298,14 +298,17 @@ def main(job: dict[str, Any], descriptors: Sequence[int], guard_fd: int) -> int:
         descriptors: a socket for the control service, and one that the container listens on.
         guard_fd: a pipe that ends when the supervisor does.
 
-    Returns:
-        The exit code.
+    Raises:
+        SystemExit: the environment is not possible; its message says why.
     """
     # Ctrl-C in a terminal is for the driver alone.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, ignore)
     faulthandler.enable()
     faulthandler.register(STACK_DUMP, all_threads=True)
-    Environment.from_job(job["environment"]).apply()
+    try:
+        Environment.from_job(job["environment"]).apply()
+    except ClusterError as exc:
+        raise SystemExit(str(exc)) from None  # which says it all
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     directory = Path(job["directory"])
     threading.Thread(
@@ -317,7 +320,6 @@ def main(job: dict[str, Any], descriptors: Sequence[int], guard_fd: int) -> int:
     if terminated:  # as whoever has sent the signal expects it to end
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
-    return 0
 
 
 def _run(worker: Worker, control: socket.socket, *, uvloop: bool) -> bool:

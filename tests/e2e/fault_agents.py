@@ -8,6 +8,7 @@ import random
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -162,7 +163,11 @@ class Faulty(Worker):
 
     @aiomas.expose
     def surroundings(self, *names):
+        # What is ignored here would be ignored by all programs that are started here.
+        program = ["sh", "-c", "kill -INT $$; echo is ignored"]
+        shell = subprocess.run(program, capture_output=True, text=True, check=False)
         return {
+            "ctrl_c": shell.stdout.strip() or "ends it",
             "env": [os.environ.get(name) for name in names],
             "cwd": str(Path.cwd()),
             "cores": sorted(os.sched_getaffinity(0)),

@@ -659,6 +659,7 @@ class TestSurroundings:
             log_bytes=10_000,
             log_backups=1,
         ) as cluster:
+            assert repr(cluster) == "<Cluster 'surroundings' of 1 containers, 1 running>"
             assert cluster.name == "surroundings"
             assert cluster.directory is not None
             assert cluster.directory.name == "surroundings"
@@ -671,6 +672,9 @@ class TestSurroundings:
             with pytest.raises(ClusterError, match="surroundings"):
                 async with Cluster(1, name="surroundings"):
                     pass
+        over = "over: its 'async with' block has ended"
+        assert repr(cluster) == f"<Cluster 'surroundings' of 1 containers, {over}>"
+        assert repr(Cluster(2)) == "<Cluster of 2 containers, not started>"
         assert not cluster.directory.exists()
         assert sorted(path.name for path in logs.iterdir()) == ["0.log", "0.log.1"]
         text = "".join((logs / name).read_text() for name in ("0.log.1", "0.log"))

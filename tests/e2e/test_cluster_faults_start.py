@@ -100,12 +100,16 @@ async def test_a_preloaded_module_that_cannot_be_imported(modules):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("open_files", 2**40), ("memory", 2**20), ("nice", -20)]
+    ("option", "value"),
+    [("open_files", 2**40), ("open_files", 5), ("memory", 2**20), ("nice", -20)],
 )
 async def test_what_the_system_does_not_allow(option, value):
     if option == "nice" and os.geteuid() == 0:
         pytest.skip("the superuser may do that")
-    await refused(ContainerDied, f"(?s){option}={value} is not possible", **{option: value})
+    error = await refused(ContainerDied, f"{option}={value} is not possible", **{option: value})
+    ended, title, reason = str(error).splitlines()
+    assert (ended[-23:], title) == (" ended with exit code 1", "The last lines of its log:")
+    assert reason.startswith("  aiomas ")
 
 
 async def test_a_container_sees_what_it_was_started_with(tmp_path):
@@ -131,6 +135,7 @@ async def test_a_container_sees_what_it_was_started_with(tmp_path):
             assert f["nice"] == os.nice(0) + 3
             assert f["open_files"] == 200
             assert f["random"] == random.Random(f"7/{index}/0").random()
+            assert f["ctrl_c"] == "ends it"
             title = psutil.Process(cluster.containers[index].pid).cmdline()[0]
             assert re.fullmatch(f"aiomas {cluster.name}/{index} *", title)
         with pytest.raises(ConnectionError):

@@ -103,16 +103,21 @@ def test_an_agent_that_cannot_be_made_is_one_line(folder):
     assert "ValueError: base cannot be negative (see where" in line
 
 
-def test_ctrl_c_stops_all_processes(folder):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)
+def test_a_signal_stops_all_processes(folder, number, code):
     with start(folder, "programs/plant.py:wait", "-n2") as process:
         try:
             workers = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
             assert len(workers) == 2
             # As the terminal does it: all processes in the foreground get it.
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, number)
             output, errors = process.communicate(timeout=BOUND)
         except BaseException:
             process.kill()
             raise
-    assert (process.returncode, output, errors) == (130, "", "")
+    assert (process.returncode, output, errors) == (
+        code,
+        "",
+        "stopping; press Ctrl-C again to end at once\n",
+    )
     assert psutil.wait_procs(workers, timeout=5)[1] == []

@@ -95,7 +95,7 @@ async def errors(cluster: Cluster) -> None:
         assert_type(exc.results, list[Any])
 
 
-Cluster()  # type: ignore[call-arg]
+Cluster()
 Cluster("8")  # type: ignore[arg-type]
 Cluster(8, "tls")  # type: ignore[call-arg]
 RestartPolicy("permanent")  # type: ignore[call-arg]

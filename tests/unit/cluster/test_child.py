@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from aiomas import Limits
-from aiomas.cluster import streams
-from aiomas.cluster.child import Child, Surroundings
+from aiomas.cluster import life, streams
+from aiomas.cluster.child import Child
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.spec import PATIENT, ClusterSpec, RestartPolicy
+from aiomas.cluster.surroundings import Surroundings
 from aiomas.cluster.worker import STACK_DUMP
 from aiomas.exceptions import ClusterError, ContainerDied
 from tests.unit.cluster.fakes import BOUND, FakeFork, fails, never, until
@@ -174,6 +175,19 @@ class TestStart:
         with pytest.raises(OSError, match="no more processes"):
             await world.started()
 
+    async def test_its_secrets_are_in_no_message(self, world):
+        assert "secret" not in repr(world.around)
+
+    async def test_its_pid_is_known_while_it_has_one(self, world, fork):
+        child = world.child(restart=RestartPolicy(backoff=50, max_backoff=50))
+        assert child.running_pid is None
+        await child.start()
+        assert child.running_pid == child.pid
+        fork.processes[0].end(1)
+        assert child.running_pid is None
+        await world.heard(EventKind.RESTARTING)
+        assert child.running_pid is None
+
     async def test_the_lines_of_its_log_are_passed_on(self, world, fork):
         lines = []
         world.around.echo = lambda index, line: lines.append((index, line))
@@ -226,6 +240,26 @@ class TestRestart:
         assert isinstance(event.error, ContainerDied)
         assert len(fork.processes) == 4
         assert world.kinds.count(EventKind.DIED) == 4
+
+    @pytest.mark.parametrize("method", ["start", "restore", None])
+    async def test_there_is_never_a_second_process(self, world, fork, monkeypatch, method):
+        monkeypatch.setattr(life, "_DEATH_TIMEOUT", SHORT)
+        monkeypatch.setattr(life, "_EXIT_TIMEOUT", SHORT)
+        child = await world.started(start_timeout=0.5)
+        fork.answers["spawn"] = lambda *_: ([("fake://container/5", "A", ["5"])], None)
+        await child.spawn("m:A", b"", respawn=True)
+        fork.deadly.clear()
+        if method is None:
+            fork.serving = False
+        else:
+            fork.answers[method] = never
+        fork.processes[0].end(1)
+        event = await world.heard(EventKind.FAILED)
+        start = "Container 1 is not started again: its last process does not end. Container 1 could"
+        assert event.message.startswith(start)
+        assert len(fork.processes) == 2
+        assert not (world.around.directory / "1.sock").exists()
+        assert child.state == "failed"
 
     async def test_one_that_cannot_be_forked_is_tried_again(self, world, fork):
         await world.started()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -95,12 +94,8 @@ class TestRun:
         result = run("run", "plant.py:main", "-n", "3")
         assert (result.exit_code, result.output) == (5, "{'containers': 3} ()\n")
 
-    def test_there_is_a_container_for_each_core(self, monkeypatch):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 4, 5}, raising=False)
-        assert run("run", "plant.py:main").output == "{'containers': 3} ()\n"
-        monkeypatch.delattr(os, "sched_getaffinity")
-        monkeypatch.setattr(os, "cpu_count", lambda: None)
-        assert run("run", "plant.py:main").output == "{'containers': 1} ()\n"
+    def test_without_options_the_cluster_has_its_defaults(self):
+        assert run("run", "plant.py:main").output == "{} ()\n"
 
     @pytest.mark.parametrize(
         ("arguments", "option"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -159,6 +160,18 @@ def test_open_files():
     """
     output = run(Environment(open_files=50), code)
     assert output == "50\nToo many open files"
+
+
+def test_fewer_open_files_than_a_container_needs_are_refused():
+    message = refused(Environment(open_files=5, title="shop/3"))
+    found = re.fullmatch(
+        r"shop/3: open_files=5 is not possible: a container needs (\d+) at least", message
+    )
+    assert found
+    least = int(found[1])
+    assert 16 < least < 50
+    assert run(Environment(open_files=least), "print('done')") == "done"
+    refused(Environment(open_files=least - 1))
 
 
 def test_more_open_files_than_are_possible_are_refused():

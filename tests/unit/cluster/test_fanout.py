@@ -362,6 +362,11 @@ class TestFailures:
         with pytest.raises(PartialResult, match="2 of 5 calls of 'fail_for' failed") as caught:
             await starmap_calls(driver, "fail_for", calls)
         results = caught.value.results
+        [message] = str(caught.value).splitlines()
+        assert "RemoteException: Origin: " in message
+        assert "ValueError: " in message
+        assert "Traceback" not in message
+        assert "Traceback" in str(caught.value.__cause__)
         assert results[::2] == [0, 2, 4]
         assert caught.value.__cause__ in results
         assert all(type(error) is RemoteException for error in results[1::2])

@@ -26,12 +26,13 @@ sys.path[:] = sys.argv[5:]
 from aiomas.cluster.forkserver import serve
 serve(*map(int, sys.argv[1:4]), sys.argv[4])
 """
+WITHOUT_WAITID = "import os\nif hasattr(os, 'waitid'):\n    del os.waitid\n"
 
 
 class Client:
     """Speaks to a fork server, one thing after the other."""
 
-    def __init__(self, directory, target=TARGET, extra_path=()):
+    def __init__(self, directory, target=TARGET, extra_path=(), boot=BOOT):
         self.requests, theirs = socket.socketpair()
         self.descriptors, their_descriptors = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.guard_read, self.guard = os.pipe()
@@ -40,7 +41,7 @@ class Client:
         arguments = [*map(str, fds), target, *sys.path, *map(str, extra_path)]
         with theirs, their_descriptors:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, *arguments],
+                [sys.executable, "-c", boot, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -129,6 +130,14 @@ def directory(tmp_path):
     path.mkdir()
     (path / "0.sock").touch()
     return path
+
+
+@pytest.fixture
+def old_client(directory):
+    """One whose fork server is on a system without ``waitid()``."""
+    client = Client(directory, boot=WITHOUT_WAITID + BOOT)
+    yield client
+    assert client.close() == (0, "")
 
 
 @pytest.fixture
@@ -451,3 +460,31 @@ class TestEnd:
         client.requests.close()
         assert client.wait() == (0, "")
         assert all(map(is_gone, pids))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has titles")
+def test_it_has_the_name_of_its_run(client, directory):
+    title = psutil.Process(client.process.pid).cmdline()[0]
+    assert title.rstrip() == f"aiomas {directory.name}/fork server"
+
+
+class TestWithoutWaitid:
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_children_of_children_do_not_outlive_them(self, old_client, code):
+        ended, output = old_client.outcome("has_child", code)
+        assert ended == code
+        wait_until(lambda: is_gone(int(output)))
+
+    def test_each_end_is_told_once(self, old_client):
+        pids = [old_client.fork("leaves", code) for code in range(5)]
+        lasting = old_client.fork("wait")
+        assert [old_client.exit_code(pid) for pid in pids] == list(range(5))
+        assert old_client.call("kill", lasting, int(signal.SIGKILL)) is None
+        assert old_client.exit_code(lasting) == -signal.SIGKILL
+        assert old_client.call("kill", lasting, int(signal.SIGKILL)).kind == "LookupError"
+        assert all(map(is_gone, [*pids, lasting]))
+
+    def test_all_are_ended_with_it(self, old_client):
+        pid = old_client.fork("wait")
+        old_client.close()
+        assert is_gone(pid)

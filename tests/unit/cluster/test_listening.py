@@ -98,3 +98,12 @@ async def test_a_loop_that_never_began_is_forgotten(listeners):
 async def test_after_the_end_there_is_nothing_to_wait_for(listeners):
     listeners.close()
     assert [e async for e in listeners.iterate()] == []
+
+
+async def test_an_iterator_that_nobody_reads_keeps_the_newest_events(listeners):
+    events = listeners.iterate()
+    for number in range(10_005):
+        listeners.tell(event(str(number)))
+    listeners.close()
+    kept = [e.message async for e in events]
+    assert (kept[0], kept[-1], len(kept)) == ("6", "10004", 9_999)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from typing import Any
 
 import pytest
 
@@ -189,6 +190,7 @@ class TestRunning:
         [
             (KeyError("x"), "KeyError: 'x'"),
             (AssertionError(), "AssertionError"),
+            (asyncio.CancelledError(), "CancelledError"),
             (ExceptionGroup("many", [ExceptionGroup("a", [ValueError("1")])]), "ValueError: 1"),
             (
                 SpawnError("Agent 1:\nTraceback (x):\n  y\nTypeError: z"),
@@ -220,13 +222,57 @@ class TestRunning:
         with pytest.raises(SystemExit, match="4"):
             run(main, [], {})
 
-    def test_an_interrupt_stops_the_cluster(self):
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str
+    )
+    def test_an_interrupt_stops_the_cluster(self, number, code, capsys):
         clusters = []
 
         async def main(cluster):
             clusters.append(cluster)
+            os.kill(os.getpid(), number)
+            await asyncio.Event().wait()
+
+        before = signal.getsignal(number)
+        assert run(main, [], {}) == code
+        assert clusters[0].state == "left"
+        assert capsys.readouterr().err == "stopping; press Ctrl-C again to end at once\n"
+        assert signal.getsignal(number) is before
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+    def test_a_second_one_ends_a_slow_stop(self, number, monkeypatch):
+        stopping: list[Any] = []
+
+        async def stop_slowly(*_):
+            stopping.append(asyncio.current_task())
+            os.kill(os.getpid(), number)
+            await asyncio.Event().wait()
+
+        async def main(cluster):
             os.kill(os.getpid(), signal.SIGINT)
             await asyncio.Event().wait()
 
+        monkeypatch.setattr(FakeCluster, "__aexit__", stop_slowly)
         assert run(main, [], {}) == 130
-        assert clusters[0].state == "left"
+        assert stopping[0].done()
+
+    def test_a_program_that_goes_on_after_an_interrupt_has_its_exit_code(self):
+        async def main(cluster):
+            os.kill(os.getpid(), signal.SIGTERM)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return 7
+
+        assert run(main, [], {}) == 7
+
+    def test_an_interrupt_that_is_ignored_stays_so(self, monkeypatch):
+        async def main(cluster):
+            os.kill(os.getpid(), signal.SIGINT)
+            return 3
+
+        former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            assert run(main, [], {}) == 3
+        finally:
+            signal.signal(signal.SIGINT, former)

@@ -46,6 +46,7 @@ class TestStates:
         info = roster.containers[0]
         assert (info.pid, info.restarts, info.exit_code) == (200, 1, -9)
         assert [info.index for info in roster.running()] == [1]
+        assert roster.summary() == "1 failed, 1 running"
 
     def test_agents_are_counted_again_when_their_container_died(self, roster):
         info = roster.containers[0]
@@ -95,6 +96,11 @@ class TestNames:
             roster.claim("market")
         roster.release("market")
         roster.claim("market")
+
+    @pytest.mark.parametrize("bad", [3, b"market", ("market",)], ids=repr)
+    def test_a_name_is_a_string(self, roster, bad):
+        with pytest.raises(TypeError, match="name must be a string"):
+            roster.claim(bad)
 
     def test_agents_that_are_made_again_keep_theirs(self, roster):
         give(roster, "lost", 0)

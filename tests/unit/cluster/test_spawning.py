@@ -84,6 +84,11 @@ class TestArguments:
         with pytest.raises(ValueError, match="cannot be negative: -1"):
             arguments_of(-1)
 
+    @pytest.mark.parametrize("bad", [True, 3.0, None, "text", b"bytes", {"power": 1.0}], ids=repr)
+    def test_what_is_neither_is_refused(self, bad):
+        with pytest.raises(TypeError, match="arguments must be a number of agents, or an iterable"):
+            arguments_of(bad)
+
     def test_anything_else_is_refused(self):
         with pytest.raises(TypeError, match="tuple, list or dictionary for each agent, got 'text'"):
             arguments_of([(), "text"])

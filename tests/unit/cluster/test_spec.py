@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.util
 import inspect
+import os
 import re
 from typing import Any
 
@@ -48,6 +49,8 @@ class TestClusterSpec:
             ("limits", 5),
             ("on_hang", "kill"),
             ("port", -1),
+            ("seed", 1.5),
+            ("seed", True),
             ("nice", -21),
             ("nice", 20),
             ("memory", 0),
@@ -224,6 +227,17 @@ class TestParameters:
         parameters = inspect.signature(Cluster).parameters
         defaults = {name: parameter.default for name, parameter in parameters.items()}
         assert ClusterSpec.of_parameters(defaults | {"containers": 2}) == ClusterSpec(containers=2)
+
+    def test_there_is_a_container_for_each_core(self, monkeypatch):
+        def count():
+            parameters = inspect.signature(Cluster).parameters.items()
+            return ClusterSpec.of_parameters({name: p.default for name, p in parameters}).containers
+
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 4, 5}, raising=False)
+        assert count() == 3
+        monkeypatch.delattr(os, "sched_getaffinity")
+        monkeypatch.setattr(os, "cpu_count", lambda: None)
+        assert count() == 1
 
     def test_they_get_another_form(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -1,0 +1,72 @@
+"""What all containers of a supervisor share, and what a process of one of them is started with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiomas.cluster.environment import Environment
+from aiomas.cluster.events import ClusterEvent
+from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.zygote import ForkServer
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """What all containers of a supervisor share."""
+
+    spec: ClusterSpec
+    run: str
+    """The name of the run."""
+    directory: Path
+    """That of the run."""
+    logs: Path
+    """The directory of the log files."""
+    fork: ForkServer
+    token: str = dataclasses.field(repr=False)
+    tls: bool
+    """Whether they use TLS; what they need for it, they have from the fork server."""
+    emit: Callable[[ClusterEvent], None]
+    echo: Callable[[int, str], None] | None
+    """Gets each line of a log, if it is wanted."""
+    urls: list[str] = dataclasses.field(default_factory=list)
+    """Where containers listen at ports, which others can take when these are closed."""
+    time: float = 0
+    """What the external clocks were set to, in seconds."""
+
+    def job(self, index: int, life: int) -> dict[str, Any]:
+        """Return what :func:`aiomas.cluster.worker.main` gets.
+
+        Args:
+            index: the container's index.
+            life: how often it has been restarted.
+        """
+        spec = self.spec
+        seed = None
+        if spec.seed is not None:
+            seed = "/".join(str(part) for part in (spec.seed, index, life))
+        cores = sorted(_cores()) if spec.pin else []
+        environment = Environment(
+            env=spec.env_of(index),
+            cwd=spec.cwd,
+            cpu=cores[index % len(cores)] if cores else None,
+            nice=spec.nice,
+            memory=spec.memory,
+            open_files=spec.open_files,
+            seed=seed,
+            title=f"aiomas {self.run}/{index}",
+        )
+        return {
+            "environment": environment.to_job(),
+            "directory": str(self.directory),
+            "uvloop": spec.uses_uvloop,
+        }
+
+
+def _cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set()
