@@ -23,7 +23,7 @@ from aiomas.cluster.naming import importable_name
 from aiomas.cluster.placement import RoundRobin, Strategy, chooser
 from aiomas.cluster.progress import Progress
 from aiomas.cluster.roster import Roster
-from aiomas.cluster.run import Run
+from aiomas.cluster.run import Lifecycle
 from aiomas.cluster.spawning import Arguments, Spawner, arguments_of
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy
 from aiomas.codecs import Codec
@@ -144,7 +144,7 @@ class Cluster:
         """The driver's own container, on the same transport as the others."""
         self._launcher = launcher or LocalLauncher()
         self._progress = progress
-        self._run = Run(self._spec, pki, self._took, _print_lines if logs else None)
+        self._run = Lifecycle(self._spec, pki, self._took, _print_lines if logs else None)
         self._listeners = Listeners()
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it was started
         self._over: str | None = None  # the first reason why it does not run any more

@@ -32,7 +32,7 @@ _REMOVAL_TIMEOUT = 2.0  # seconds in which a fork server that lives has removed 
 _MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
 
 
-class Run:
+class Lifecycle:
     """A cluster from its start to its end, as its driver sees it.
 
     Args:

@@ -19,7 +19,7 @@ from aiomas.cluster import run as run_module
 from aiomas.cluster import supervisor as supervisor_module
 from aiomas.cluster.events import EventKind
 from aiomas.cluster.launchers import local
-from aiomas.cluster.run import Run
+from aiomas.cluster.run import Lifecycle
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import ClusterError, ContainerDied
@@ -45,7 +45,7 @@ class World:
     def run(self, pki=None, *, logs=False, **fields):
         spec = dataclasses.replace(SPEC, **fields)
         on_log = (lambda *line: self.lines.append(line)) if logs else None
-        self.runs.append(Run(spec, pki, self.events.append, on_log))
+        self.runs.append(Lifecycle(spec, pki, self.events.append, on_log))
         return self.runs[-1]
 
     async def started(self, *args, **fields):
@@ -219,7 +219,7 @@ async def test_a_start_that_comes_to_nothing_leaves_nothing(
     boot, run_it = local._BOOT.rsplit("main(control)", 1)
     meet = f"import os, time\ndef meet(*_):\n    open({str(mark)!r}, 'x').close()\n    {end}\n"
     monkeypatch.setattr(local, "_BOOT", f"{boot}{meet}{STAGES[stage]}main(control){run_it}")
-    run = Run(SPEC, None, print, None)
+    run = Lifecycle(SPEC, None, print, None)
     starting = asyncio.create_task(run.start(local.LocalLauncher(), lambda: None))
     try:
         await until(mark.exists)
