@@ -36,6 +36,7 @@ class Roster:
     def __init__(self) -> None:
         self.containers: list[ContainerInfo] = []
         """The containers, in the order of their indices."""
+        self._is_lost = False
         self._names: dict[str, _Named] = {}
         self._claimed: set[str] = set()  # names of agents that are being made
         self._ended: set[str] = set()  # names that agents had which are gone
@@ -71,12 +72,13 @@ class Roster:
 
     def take(self, event: ClusterEvent) -> None:
         """Note what has happened."""
-        if event.kind is EventKind.LOST:
-            for info in self.containers:
-                if info.state not in {"died", "failed"}:
-                    info.state = "died"
-        elif event.index is not None:
+        if event.index is not None:
             self._update(self.containers[event.index], event)
+        # The supervisor may still tell what it was about to do.
+        self._is_lost = self._is_lost or event.kind is EventKind.LOST
+        for info in self.containers if self._is_lost else ():
+            if info.state not in {"died", "failed"}:
+                info.state = "died"
 
     def claim(self, name: str) -> None:
         """Keep *name* for an agent that is being made.

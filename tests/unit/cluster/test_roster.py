@@ -60,6 +60,9 @@ class TestStates:
         roster.take(event(EventKind.FAILED, 0))
         roster.take(event(EventKind.LOST, error=ClusterError("gone")))
         assert states(roster) == ["failed", "died"]
+        roster.take(event(EventKind.DIED, 1))  # that comes late, and is not what will happen
+        roster.take(event(EventKind.RESTARTING, 1))
+        assert states(roster) == ["failed", "died"]
         roster.end([])
         assert states(roster) == ["failed", "died"]
 
