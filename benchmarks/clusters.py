@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -60,6 +61,15 @@ def memory(pids: list[int]) -> float:
     return statistics.mean(psutil.Process(pid).memory_full_info().pss for pid in pids)
 
 
+def interpreters(count: int) -> float:
+    """Return seconds for so many new interpreters that import asyncio, to compare with."""
+    begin = time.perf_counter()
+    started = [subprocess.Popen([sys.executable, "-c", "import asyncio"]) for _ in range(count)]
+    for process in started:
+        process.wait()
+    return time.perf_counter() - begin
+
+
 async def start(containers: int, transport: str) -> tuple[float, float, float]:
     """Return seconds until all are ready, bytes of each, and seconds until all have ended."""
     begin = time.perf_counter()
@@ -93,6 +103,7 @@ async def calls(transport: str, loop: str, seconds: float) -> tuple[float, float
 
 def rows(rounds: int, seconds: float) -> Iterator[tuple[str, str]]:
     """Measure one figure after the other."""
+    yield "to compare with: 32 interpreters that import asyncio", f"{interpreters(32):.2f} s"
     for transport in ("unix", "tls"):
         for containers in (1, 8, 32):
             figures = [asyncio.run(start(containers, transport)) for _ in range(rounds)]
