@@ -50,10 +50,11 @@ async def test_one_that_cannot_be_started_leaves_nothing(monkeypatch):
         await LocalLauncher().launch()
 
 
+# Importing comes first: where the working directory was removed, CPython 3.13.0 cannot.
 PROBE = """
-import json, os, sys
+import asyncio, json, os, sys
+from aiomas.cluster.launchers import local
 async def probe():
-    from aiomas.cluster.launchers import local
     local._BOOT = local._BOOT.partition("from aiomas")[0] + PRINT
     link = await local.LocalLauncher().launch()
     await link.ended
