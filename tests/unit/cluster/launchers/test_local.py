@@ -74,7 +74,7 @@ print(json.dumps(found), flush=True)
 
 def probe(folder, *options, before="", env=()):
     """Return what a supervisor finds whose driver runs in *folder*, and its standard error."""
-    script = f"{PROBE}\n{before}\nimport asyncio\nasyncio.run(probe())\n"
+    script = f"{PROBE}\n{before}\nasyncio.run(probe())\n"
     done = subprocess.run(
         [sys.executable, *options, "-c", script, "an argument"],
         check=True,
