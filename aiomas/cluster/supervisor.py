@@ -17,7 +17,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from aiomas import rpc
 from aiomas.cluster import streams, watch
@@ -41,9 +41,19 @@ _SHARED = ("arrow",)  # what each container imports when it starts
 _HURRY = 1.0  # seconds that containers have to end when the driver is gone
 _ALL_TIMEOUT = 3.0  # seconds after which all that is left is killed then, all at once
 _FORK_TIMEOUT = 0.5  # seconds that the fork server has to end when its children have ended
+_LOAD_WINDOW = 0.5  # seconds over which loads are taken: the system counts in hundredths
 _STATUS_TIMEOUT = 2.0  # seconds that a container has to say how it is
 _LAST_STANDARD_STREAM = 2
 _PARENT_PAUSE = 1.0  # seconds between two looks whether the driver still lives
+
+
+class _Load(NamedTuple):
+    """What a process had used at some time."""
+
+    pid: int
+    used: float  # seconds of CPU
+    time: float
+    share: float  # of a core, before that
 
 
 def _reporting(
@@ -78,7 +88,7 @@ class Supervisor:
         self._prepared: asyncio.Future[Any]
         self._around: Surroundings
         self._children: list[Child] = []
-        self._loads: dict[int, tuple[int, float, float]] = {}  # pid, seconds of CPU, when
+        self._loads: dict[int, _Load] = {}
         self._watch: Any = None
         self._echo = Echo(self._log)
         self._end = asyncio.Event()
@@ -215,7 +225,7 @@ class Supervisor:
     @rpc.expose
     @_reporting
     async def loads(self) -> list[float]:
-        """Return for each container the share of a core that it has used since the last call."""
+        """Return for each container the share of a core that it has used lately."""
         return [self._load(child) for child in self._children]
 
     @rpc.expose
@@ -361,13 +371,15 @@ class Supervisor:
         return status
 
     def _load(self, child: Child) -> float:
-        used: float = _used(child.running_pid).get("cpu", 0.0)
         now = time.monotonic()
-        pid, before, then = self._loads.get(child.index, (0, 0.0, 0.0))
-        if pid != child.pid:
-            before, then = 0.0, now - child.uptime
-        self._loads[child.index] = (child.pid, used, now)
-        return (used - before) / max(now - then, 0.001)
+        last = self._loads.get(child.index)
+        if last is None or last.pid != child.pid:
+            last = _Load(child.pid, 0.0, now - child.uptime, 0.0)
+        if now - last.time >= _LOAD_WINDOW:
+            used: float = _used(child.running_pid).get("cpu", 0.0)
+            last = _Load(child.pid, used, now, (used - last.used) / (now - last.time))
+            self._loads[child.index] = last
+        return last.share
 
 
 def _take_note(done: asyncio.Future[Any]) -> None:
