@@ -9,12 +9,14 @@
 # make fmt      format the code and mend what can be mended
 # make clean    remove what the others made
 #
-# Variables: PYTHON, the interpreter to set up with; VENV, where to; ARGS, passed on; COVERAGE=1,
-# to measure while testing.
+# Variables: PYTHON, the interpreter to set up with; VENV, where to; ARGS, passed on; JOBS, how many
+# processes run tests; COVERAGE=1, to measure while testing (with one process).
 
 VENV ?= .venv
 ARGS ?=
 COVERAGE ?=
+# One more than there are cores, as many tests wait for something.
+JOBS ?= $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # What is run is never influenced by another environment that happens to be active.
@@ -82,7 +84,7 @@ demo: setup
 	@$(BIN)/python -m examples.virtual_power_plant $(ARGS)
 
 test: setup-dev
-	@$(BIN)/python -m $(if $(COVERAGE),coverage run -m pytest,pytest --numprocesses auto --dist loadfile) $(ARGS)
+	@$(BIN)/python -m $(if $(COVERAGE),coverage run -m pytest,pytest --numprocesses $(JOBS) --dist loadfile) $(ARGS)
 
 # --- checks ---------------------------------------------------------------------------------------
 
