@@ -65,8 +65,8 @@ class Cluster:
             before these are forked.  They must not start threads.
         name: to find it with ``aiomas cluster ls``; by default one is made up.
         seed: for each container, its random numbers (those of :mod:`random`, and of numpy's legacy
-            functions if that was preloaded) follow from this, from its index and from how often it
-            was restarted.
+            functions if that was preloaded, or comes with the module of an agent) follow from this,
+            from its index and from how often it was restarted.
         port: for ``"tcp"`` and ``"tls"``, container *i* listens on ``port + i``; by default on any
             free port.
         env: environment variables, one mapping for all containers or a list with one for each.

@@ -137,6 +137,10 @@ class Environment:
     def _seed(self) -> None:
         if self.seed is not None:
             random.seed(self.seed)
+        self.seed_numpy()
+
+    def seed_numpy(self) -> None:
+        """Seed the legacy functions of numpy, if that is loaded."""
         numpy = sys.modules.get("numpy")
         if numpy is not None:
             # Without a seed it gets chance, too, or all that were forked would have the same.

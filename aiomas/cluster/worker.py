@@ -58,13 +58,16 @@ class Worker:
 
     Args:
         listening: the socket that the container accepts connections on.
+        environment: what the process was given at its start.
     """
 
     router = rpc.Service()
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, environment: Environment | None = None) -> None:
         self.container: ClusterContainer
         self._listening = listening
+        self._environment = environment or Environment()
+        self._numpy_is_seeded = "numpy" in sys.modules  # by the environment
         self._codec: Codec
         self._states: dict[str, bytes] = {}  # of agents that are about to be made again
         self._supervisor: rpc.RpcClient
@@ -119,7 +122,7 @@ class Worker:
         """
         made: list[Any] = []
         try:
-            factory = load(target)
+            factory = self._load(target)
             for args, kwargs in self._codec.decode(arguments):
                 agent, aids = await self._make(target, factory, args, kwargs)
                 made.append((agent.addr, type(agent).__name__, aids))
@@ -157,7 +160,7 @@ class Worker:
             bound = asyncio.timeout(timeout)
             try:
                 async with bound:
-                    await self._make(target, load(target), args, kwargs, aids, states)
+                    await self._make(target, self._load(target), args, kwargs, aids, states)
             except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver is told
                 failure = traceback.format_exc()
                 if bound.expired():
@@ -239,6 +242,14 @@ class Worker:
             if hasattr(self, "container"):
                 await self.container.shutdown(as_coro=True, timeout=_LAST_TIMEOUT)
 
+    def _load(self, target: str) -> Any:
+        """Return what makes agents; where numpy comes with it, its numbers follow from our seed."""
+        factory = load(target)
+        if not self._numpy_is_seeded and "numpy" in sys.modules:
+            self._numpy_is_seeded = True
+            self._environment.seed_numpy()
+        return factory
+
     async def _save(self, aid: str, data: bytes) -> None:
         await self._supervisor.remote.save(aid, _bounded(aid, data))
 
@@ -306,7 +317,8 @@ def main(job: dict[str, Any], descriptors: Sequence[int], guard_fd: int) -> None
     faulthandler.enable()
     faulthandler.register(STACK_DUMP, all_threads=True)
     try:
-        Environment.from_job(job["environment"]).apply()
+        environment = Environment.from_job(job["environment"])
+        environment.apply()
     except ClusterError as exc:
         raise SystemExit(str(exc)) from None  # which says it all
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -315,7 +327,7 @@ def main(job: dict[str, Any], descriptors: Sequence[int], guard_fd: int) -> None
         target=_exit_with_supervisor, args=(guard_fd, directory), name="guard", daemon=True
     ).start()
     control, listening = (socket.socket(fileno=fd) for fd in descriptors)
-    terminated = _run(Worker(listening), control, uvloop=job["uvloop"])
+    terminated = _run(Worker(listening, environment), control, uvloop=job["uvloop"])
     sys.stdout.flush()
     if terminated:  # as whoever has sent the signal expects it to end
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
