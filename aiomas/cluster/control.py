@@ -6,7 +6,10 @@ So a driver whose main thread is busy, or stands at an interactive prompt, is no
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import selectors
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -35,8 +38,8 @@ class ControlThread:
     """A thread that runs an event loop."""
 
     def __init__(self) -> None:
-        # Whatever kind of loop the policy of the program makes.
-        self._loop = asyncio.SelectorEventLoop()
+        self._loop = _new_loop()
+        self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, name="aiomas-control", daemon=True)
         self._thread.start()
 
@@ -52,7 +55,10 @@ class ControlThread:
     async def stop(self) -> None:
         """End the thread."""
         self.call_soon(self._loop.stop)
-        await asyncio.to_thread(self._thread.join, _THREAD_TIMEOUT)
+        # No executor joins it: to make one takes a descriptor, for the module, and there may be none.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(self._ended), _THREAD_TIMEOUT)
+            self._thread.join(_THREAD_TIMEOUT)  # it does nothing any more
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -62,9 +68,30 @@ class ControlThread:
             tasks = asyncio.all_tasks(self._loop)
             for task in tasks:
                 task.cancel()
-            if tasks:
-                self._loop.run_until_complete(asyncio.wait(tasks, timeout=_THREAD_TIMEOUT))
-            self._loop.close()
+            try:
+                if tasks:
+                    self._loop.run_until_complete(asyncio.wait(tasks, timeout=_THREAD_TIMEOUT))
+            finally:
+                self._loop.close()
+                self._ended.set_result(None)
+
+
+def _new_loop() -> asyncio.SelectorEventLoop:
+    """A loop of asyncio, whatever kind the policy of the program makes.
+
+    Raises:
+        OSError: there are too few descriptors.
+    """
+    selector = selectors.DefaultSelector()
+    try:
+        # A loop that cannot be made would keep its selector, and complain when it is collected: so
+        # the two descriptors that it will take are asked for first.
+        for end in socket.socketpair():
+            end.close()
+        return asyncio.SelectorEventLoop(selector)
+    except OSError:
+        selector.close()
+        raise
 
 
 class Host:
