@@ -55,7 +55,7 @@ class ControlThread:
     async def stop(self) -> None:
         """End the thread."""
         self.call_soon(self._loop.stop)
-        # No executor joins it: making one takes a descriptor, for its module, and there may be none.
+        # No executor joins it: its module would have to be read, and there may be no descriptor.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(self._ended), _THREAD_TIMEOUT)
             self._thread.join(_THREAD_TIMEOUT)  # it does nothing any more
