@@ -52,9 +52,11 @@ class Source(Protocol):
 class Call:
     """A call that is being served; :func:`current_call` returns the one of the current task."""
 
-    __slots__ = ("_source", "active", "deadline", "ending", "expired", "one_way", "path", "started")
+    __slots__ = ("_source", "active", "deadline", "one_way", "path")
 
-    def __init__(self, path: str, source: Source, deadline: float | None, *, one_way: bool) -> None:
+    def __init__(
+        self, path: str, source: Source, deadline: float | None = None, one_way: bool = False
+    ) -> None:
         self.path = path
         """The path of the function, from the root router."""
         self.deadline = deadline
@@ -63,9 +65,6 @@ class Call:
         """Whether the caller wants no reply."""
         self.active = True
         """Whether it is still being served."""
-        self.started = False
-        self.ending = False
-        self.expired = False
         self._source = source
 
     def __repr__(self) -> str:

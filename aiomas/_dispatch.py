@@ -18,11 +18,15 @@ from typing import Any
 from aiomas._current import Call, serving
 from aiomas._handlers import Handlers
 from aiomas._logs import LimitedLog
+from aiomas._paths import Paths
 from aiomas.exceptions import Outcome
 from aiomas.routing import GoneError, NotYetError, Router, is_idempotent, not_found
 
 troubles = LimitedLog(logging.getLogger("aiomas.rpc"))
 
+_LISTS = frozenset({list, tuple})
+# Results that need no search for what could be awaited in them.
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 _EAGER = sys.version_info >= (3, 12)
 _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
 
@@ -31,20 +35,29 @@ _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this 
 class _Running:
     """A call whose coroutine function is running."""
 
-    task: asyncio.Task[None]
     request: Any
     call: Call
+    awaitable: Awaitable[Any]
+    task: asyncio.Task[None] | None = None
+    started: bool = False
+    ending: bool = False
+    expired: bool = False
 
     def cancel(self, reason: str) -> None:
         """Cancel it, once: then it may take its time to clean up."""
-        if not self.call.ending:
-            self.call.ending = True
+        if not self.ending and self.task is not None:
+            self.ending = True
             self.task.cancel(reason)
 
     def expire(self) -> None:
         """Cancel it because the caller's time is up."""
-        self.call.expired = not self.call.ending
+        self.expired = not self.ending
         self.cancel("the caller's time is up")
+
+    def drop(self) -> None:
+        """End the coroutine of a call that is not started any more."""
+        if inspect.iscoroutine(self.awaitable):
+            self.awaitable.close()
 
 
 class Dispatcher:
@@ -62,8 +75,7 @@ class Dispatcher:
         """The coroutine functions that are running."""
         self.guard: Callable[[str], bool] | None = None
         """Whether the peer may call what is at a path; ``None`` if it may call everything."""
-        self._root = root
-        self._resolve = root.resolve
+        self._resolve = Paths.of(root).resolve
         # By the ids of their requests.
         self._running: dict[int, _Running] = {}
         self._context = contextvars.Context()  # for timers, as in Outgoing
@@ -94,13 +106,14 @@ class Dispatcher:
         if self._refusal is not None:
             request.refuse("refused", self._refusal)
             return
-        match request.content:
-            case [str(path), list() | tuple() as args, dict() as kwargs]:
-                pass
-            case _:
-                text = "TypeError: a call is [path, args, kwargs], a string, list and map"
-                request.refuse("bad request", text)
-                return
+        try:
+            path, args, kwargs = request.content
+        except (TypeError, ValueError):
+            path = args = kwargs = None
+        if type(path) is not str or type(args) not in _LISTS or type(kwargs) is not dict:
+            text = "TypeError: a call is [path, args, kwargs], a string, list and map"
+            request.refuse("bad request", text)
+            return
         if self.guard is not None and not self.guard(path):
             request.refuse("denied", f"PermissionError: you may not call {path!r:.300}")
             return
@@ -128,17 +141,18 @@ class Dispatcher:
             async def run() -> Any:
                 return function(*args, **kwargs)
 
-            self._start_task(request, run(), _call_of(request))
+            call = Call(request.content[0], request.source, request.deadline, request.one_way)
+            self._start_task(request, run(), call)
         else:
             self._run(request, function, args, kwargs)
 
     def _run(
         self, request: Any, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> None:
-        if _is_late(request):
+        if request.deadline is not None and _is_late(request):
             _refuse_late(request)
             return
-        call = _call_of(request)
+        call = Call(request.content[0], request.source, request.deadline, request.one_way)
         token = serving.set(call)
         try:
             result = function(*args, **kwargs)
@@ -153,15 +167,17 @@ class Dispatcher:
             return
         finally:
             serving.reset(token)
-        if not hasattr(type(result), "__await__"):
+        kind = type(result)
+        if kind in _PLAIN or not hasattr(kind, "__await__"):
             call.active = False
-            request.reply(result)
+            request.answer(result)
             return
         self._start_task(request, result, call)
 
     def _start_task(self, request: Any, awaitable: Awaitable[Any], call: Call) -> None:
         loop = asyncio.get_running_loop()
-        coro = self._serve(request, awaitable, call)
+        running = _Running(request, call, awaitable)
+        coro = self._serve(running)
         if _EAGER:
             # It runs up to its first wait right here, and many never have to wait.
             task = asyncio.Task(coro, loop=loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]
@@ -170,46 +186,45 @@ class Dispatcher:
         else:
             self._not_started += 1
             task = loop.create_task(coro)
-        running = _Running(task, request, call)
+        running.task = task
         if request.source.extended:  # others never cancel, and may choose their ids in bad faith
             self._running[request.message_id] = running
         self.handlers.add(task, call.path)
-        task.add_done_callback(partial(self._ended, request, awaitable, call))
+        task.add_done_callback(partial(self._ended, running))
         if call.deadline is not None:
             timer = loop.call_at(call.deadline, running.expire, context=self._context)
             task.add_done_callback(lambda _: timer.cancel())
 
-    def _ended(self, request: Any, awaitable: Any, call: Call, task: asyncio.Task[None]) -> None:
-        running = self._running.get(request.message_id)
-        if running is not None and running.task is task:
+    def _ended(self, running: _Running, task: asyncio.Task[None]) -> None:
+        request = running.request
+        if self._running.get(request.message_id) is running:
             del self._running[request.message_id]
-        if not call.started:  # do what a task would have done that was cancelled before that
+        if not running.started:  # do what a task would have done that was cancelled before that
             if not _EAGER:
                 self._not_started -= 1
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()
-            if call.expired:
+            running.drop()
+            if running.expired:
                 _refuse_late(request)
             else:
                 request.refuse("cancelled", "CancelledError: cancelled before it was started")
 
-    async def _serve(self, request: Any, awaitable: Awaitable[Any], call: Call) -> None:
+    async def _serve(self, running: _Running) -> None:
+        request, call = running.request, running.call
         while request.source.holding:
             # Those before us in this turn of the loop have replied more than the peer reads.
             await request.source.drained()
-        call.started = True
+        running.started = True
         if not _EAGER:
             self._not_started -= 1
-        if _is_late(request):
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()
+        if request.deadline is not None and _is_late(request):
+            running.drop()
             _refuse_late(request)
             return
         serving.set(call)
         try:
-            result = await awaitable
+            result = await running.awaitable
         except BaseException as exc:
-            if isinstance(exc, asyncio.CancelledError) and call.expired:
+            if isinstance(exc, asyncio.CancelledError) and running.expired:
                 text = "DeadlineExceeded: it was cancelled when the caller's time was up"
                 request.refuse("deadline", text, Outcome.MAYBE_EXECUTED)
             else:
@@ -217,13 +232,9 @@ class Dispatcher:
             if isinstance(exc, asyncio.CancelledError | _EXITS):
                 raise
         else:
-            request.reply(result)
+            request.answer(result)
         finally:
             call.active = False
-
-
-def _call_of(request: Any) -> Call:
-    return Call(request.content[0], request.source, request.deadline, one_way=request.one_way)
 
 
 def _is_late(request: Any) -> bool:

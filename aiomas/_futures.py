@@ -43,6 +43,29 @@ class Waiting(Coroutine[Any, Any, None]):
             self._steps.close()
 
 
+class _NotWaiting(Coroutine[Any, Any, None]):
+    """Does not wait, however often and by however many it is awaited."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+    def send(self, value: Any) -> Any:
+        """End, as any coroutine does that has nothing to wait for."""
+        raise StopIteration
+
+    def throw(self, *error: Any) -> Any:
+        """Raise *error*, as any coroutine does that has ended."""
+        return self.__await__().throw(*error)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+NOT_WAITING = _NotWaiting()
+"""For those who need not wait: there is one for all of them."""
+
+
 def fail_all(futures: Iterable[asyncio.Future[Any]], error: BaseException) -> None:
     """Set an exception like *error* to all futures that are not done."""
     for future in list(futures):

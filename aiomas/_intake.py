@@ -54,10 +54,10 @@ class Request:
     """
 
     __slots__ = (
-        "_intake",
         "again",
         "content",
         "deadline",
+        "intake",
         "message_id",
         "one_way",
         "size",
@@ -89,7 +89,8 @@ class Request:
         """Whether the caller repeats a request that may have run already."""
         self.size = size
         """How much it counts for the limits, in bytes."""
-        self._intake: Intake | None = None
+        self.intake: Intake | None = None
+        """For whose limits it counts, until :meth:`release`."""
 
     def __repr__(self) -> str:
         return f"<Request {self.message_id} {self.content!r:.100}>"
@@ -100,9 +101,7 @@ class Request:
         A result that cannot be encoded becomes a :class:`~aiomas.RemoteException` over there.  If
         the connection is gone, nothing happens: nobody is left who waits for it.
         """
-        self.release()
-        if not self.one_way:
-            self.source.reply(RESULT, self.message_id, result)
+        self.answer(result)
         return self.source.drained()
 
     def fail(self, exception: BaseException | str | list[Any]) -> Awaitable[None]:
@@ -116,6 +115,16 @@ class Request:
             self.source.reply(EXCEPTION, self.message_id, self.source.failure_content(exception))
         return self.source.drained()
 
+    def answer(self, result: Any) -> None:
+        """Do the same as :meth:`reply`, for those who wait for nothing."""
+        intake = self.intake
+        if intake is not None:  # as in release(), which would cost a call for each request
+            self.intake = None
+            intake.requests -= 1
+            intake.bytes -= self.size
+        if not self.one_way:
+            self.source.reply(RESULT, self.message_id, result)
+
     def refuse(self, kind: str, text: str, outcome: Outcome = Outcome.NOT_EXECUTED) -> None:
         """Say that this request has not run, or not to its end.
 
@@ -128,17 +137,11 @@ class Request:
         if not self.one_way:
             self.source.failure(self.message_id, kind, text, outcome)
 
-    def hold(self, intake: Intake) -> None:
-        """Count for the limits of *intake* until :meth:`release`."""
-        self._intake = intake
-        intake.requests += 1
-        intake.bytes += self.size
-
     def release(self) -> None:
         """Count for no limit any more."""
-        intake = self._intake
+        intake = self.intake
         if intake is not None:
-            self._intake = None
+            self.intake = None
             intake.requests -= 1
             intake.bytes -= self.size
 
@@ -178,17 +181,20 @@ class Intake:
 
     def limit_hit(self, size: int) -> str | None:
         """Return the name of the limit that a further request of *size* bytes breaks, if any."""
+        if not self.requests:  # how large a single one may be is a matter of max_frame
+            return None
         limits = self._limits
         if self.requests >= limits.max_requests:
             return "max_requests"
-        # How large a single one may be is a matter of max_frame.
-        if self.bytes and self.bytes + size > limits.max_request_bytes:
+        if self.bytes + size > limits.max_request_bytes:
             return "max_request_bytes"
         return None
 
     def put(self, request: Request, *, paused: bool) -> None:
         """Take a request; it waits if *paused*."""
-        request.hold(self)
+        request.intake = self
+        self.requests += 1
+        self.bytes += request.size
         if self._handler is not None and not self._waiting and not paused:
             self._handler(request)
             return

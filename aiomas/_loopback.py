@@ -20,7 +20,7 @@ from aiomas._current import (
     mark_call_of_handler,
 )
 from aiomas._dispatch import Dispatcher
-from aiomas._futures import Waiting, copy_error
+from aiomas._futures import NOT_WAITING, copy_error
 from aiomas._intake import describe_failure
 from aiomas._outgoing import typed_failure
 from aiomas._retries import Retries
@@ -82,7 +82,7 @@ class Loopback:
 
     def drained(self) -> Awaitable[None]:
         """Return an awaitable that does not wait."""
-        return Waiting(None)
+        return NOT_WAITING
 
     def send(self, content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; see :meth:`.Channel.send`."""
@@ -206,7 +206,7 @@ class _Request:
         self.one_way = one_way
         self.again = again
 
-    def reply(self, result: Any) -> None:
+    def answer(self, result: Any) -> None:
         if self.one_way:
             return
         codec = self.source.codec

@@ -17,6 +17,8 @@ from typing import Any
 import msgpack
 from msgpack.exceptions import StackError
 
+_unpackb = msgpack.unpackb
+
 _KEY_TYPES = frozenset({str, int, float, bool, bytes, type(None)})
 _SALTED = frozenset({str, bytes})
 
@@ -30,7 +32,7 @@ _SMALLEST_TABLE = 8
 _PERTURB_SHIFT = 5
 
 
-def unpack(packed: bytes) -> Any:
+def unpack(packed: bytes | memoryview) -> Any:
     """Return the plain value that *packed* stands for, with tuples for arrays.
 
     Raises:
@@ -38,7 +40,7 @@ def unpack(packed: bytes) -> Any:
         Exception: what msgpack raises: *packed* is no MessagePack, or nothing that Python can hold.
     """
     try:
-        return msgpack.unpackb(packed, use_list=False)  # takes no keys but text and bytes
+        return _unpackb(packed, use_list=False)  # takes no keys but text and bytes
     except ValueError as exc:
         if "strict_map_key" not in str(exc):
             raise
@@ -87,7 +89,7 @@ def _fill(table: int, keys: list[Any]) -> None:
         taken[place] = True
 
 
-def levels_exceed(limit: int, packed: bytes, value: Any) -> bool:
+def levels_exceed(limit: int, packed: bytes | memoryview, value: Any) -> bool:
     """Return whether there are more than *limit* levels of lists and maps in *value*.
 
     Args:
@@ -112,6 +114,38 @@ def levels_exceed(limit: int, packed: bytes, value: Any) -> bool:
     return False
 
 
+def may_hold_key(key: bytes, packed: bytes | memoryview, value: Any) -> bool:
+    """Return whether a map in *value* can have *key*, which is text; if in doubt, it can.
+
+    Args:
+        key: the key, encoded.
+        packed: what `unpack` made *value* of.
+        value: tuples, dictionaries and scalars.
+    """
+    if len(packed) <= _LARGE:
+        return key in packed
+    # Looking through a large scalar takes longer than it took to decode it.
+    containers = _containers(value, _FEW_ITEMS)
+    if containers is None:
+        return key in bytes(packed)
+    name = key.decode()
+    return any(type(container) is dict and name in container for container in containers)
+
+
+def _containers(value: Any, most: int) -> list[Any] | None:
+    """Return the lists and maps in *value*; ``None`` if there are more than *most* items to see."""
+    containers = [value] if type(value) in _CONTAINERS else []
+    seen = 0
+    for container in containers:
+        seen += len(container)
+        if seen > most:
+            return None
+        items = container.values() if type(container) is dict else container
+        containers += [item for item in items if type(item) in _CONTAINERS]
+    return containers
+
+
+_FEW_ITEMS = 256
 _LARGE = 4096
 _NO_OPENERS = bytes({*range(256)} - {*range(0x80, 0xA0)} - {*range(0xDC, 0xE0)})
 

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from aiomas._futures import Waiting
+from aiomas._futures import NOT_WAITING, Waiting
 from aiomas._limits import Limits
 from aiomas._sockets import bytes_acknowledged
 from aiomas._stats import Counters
@@ -52,6 +52,10 @@ class Outbox:
         self._written = 0  # bytes
         self._write_through = False
         self._closed = False
+        self._high_water = limits.write_high_water
+        self._at_once = False  # whether the next frame waits for no others
+        self._sent_in_turn = 0  # frames since something was heard of the peer
+        self._planned = False  # whether what is in the batch leaves at the end of this turn
         self._batch: list[bytes] = []
         self._batch_first: int | None = None  # the first request in there
         self._lost_first: float | None = None  # the first one that was never written
@@ -65,7 +69,7 @@ class Outbox:
         """Write to *transport* from now on, each frame at once if *write_through*."""
         self._counters = counters
         self._transport = transport
-        self._write_through = write_through
+        self._write_through = self._at_once = write_through
         transport.set_write_buffer_limits(high=self._limits.write_high_water)
 
     @property
@@ -87,23 +91,35 @@ class Outbox:
         """
         if self._closed:
             return  # nobody is left who waits for it
-        if self.holding:
+        if self.paused or self._held:
             self._held.append((data, request_id))
             self.held_bytes += len(data)
             return
         batch = self._batch
+        self._sent_in_turn += 1
+        if self._at_once and not batch and not self._transport.is_closing():
+            self._at_once = self._write_through
+            self._write(data)
+            return
         batch.append(data)
         if request_id is not None and self._batch_first is None:
             self._batch_first = request_id
-        if (
-            self._write_through
-            or len(batch) >= _BATCH
-            # Or nobody would notice in time that the peer does not read.
-            or len(data) >= self._limits.write_high_water
-        ):
+        # A large one leaves now, or nobody would notice in time that the peer does not read.
+        if len(batch) >= _BATCH or len(data) >= self._high_water:
             self.flush()
-        elif len(batch) == 1:
-            self._loop.call_soon(self.flush)
+        elif not self._planned:
+            self._planned = True
+            self._loop.call_soon(self._end_turn)
+
+    def heard(self) -> None:
+        """Note that something has come from the peer: a new turn begins.
+
+        If we have said one thing only since the last time, the two seem to take turns, and the next
+        one leaves at once: waiting for more would cost a round through the event loop.
+        """
+        if self._sent_in_turn:
+            self._at_once = self._sent_in_turn == 1 or self._write_through
+            self._sent_in_turn = 0
 
     def flush(self) -> None:
         """Write what this turn of the loop has brought."""
@@ -113,6 +129,10 @@ class Outbox:
             batch.clear()
             self._batch_first = None
             self._write(data)
+
+    def _end_turn(self) -> None:
+        self._planned = False
+        self.flush()
 
     def first_unsent(self) -> float:
         """Return the lowest id of a request that was not written yet; infinity if there is none.
@@ -153,10 +173,11 @@ class Outbox:
 
     def drained(self) -> Awaitable[None]:
         """Return an awaitable that waits while the transport is over its high-water mark."""
-        holding = self.holding
-        if holding and self._drain_waiter is None:
+        if not self.holding:
+            return NOT_WAITING
+        if self._drain_waiter is None:
             self._drain_waiter = self._loop.create_future()
-        return Waiting(self._drain_waiter if holding else None)
+        return Waiting(self._drain_waiter)
 
     def on_room(self, callback: Callable[[], None]) -> None:
         """Call ``callback()`` when all that is held back has left, or is lost."""

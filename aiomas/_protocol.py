@@ -12,10 +12,11 @@ import dataclasses
 import inspect
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 from aiomas import _hello, _sockets
+from aiomas._buffers import Buffers
 from aiomas._channel import Channel
 from aiomas._delay import Delay
 from aiomas._heartbeat import Heartbeat
@@ -37,12 +38,13 @@ from aiomas._session import (
     REQUEST,
     RESULT,
     STRANGER,
+    Event,
     Session,
     State,
 )
 from aiomas._terms import Terms
 from aiomas._wire import TlsRecordError, frame
-from aiomas.codecs import Codec
+from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc
 from aiomas.exceptions import (
     ConnectionLost,
     HandshakeError,
@@ -66,7 +68,7 @@ LINGER_TIMEOUT = 1.0
 """Seconds in which a peer that has taken all may end a connection by itself that we have closed."""
 
 
-class ChannelProtocol(asyncio.Protocol):
+class ChannelProtocol(asyncio.BufferedProtocol):
     """Connects a transport with a :class:`Channel`.
 
     Args:
@@ -94,13 +96,18 @@ class ChannelProtocol(asyncio.Protocol):
         codec.max_size = self.terms.limits.max_frame
         codec.max_nesting = self.terms.limits.max_nesting
         expects = self.terms.expects
+        buffers = Buffers.of(loop)
         self.session: Session[asyncio.Future[Any]] = Session(
             codec,
             self.terms.limits,
             accepting=accepting,
             expects=expects,
             plain=None if expects is None or not accepting else _plain(codec),
+            spare=buffers.spare,
         )
+        self._buffers = buffers
+        self._takes_views = type(codec) in _TAKE_VIEWS
+        self._in_large = False  # whether a large frame is being received
         self.outbox = Outbox(loop, self.terms.limits, self._stalled, self._writable)
         self.intake = Intake(self.terms.limits, loop, self._is_open)
         self.peer_url: str | None = None
@@ -197,20 +204,38 @@ class ChannelProtocol(asyncio.Protocol):
         self.intake.close(error)
         self.channel.connection_lost(error, by_peer=by_peer)
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the transport puts what it receives next."""
+        del sizehint  # how much there is room for is not its business
+        room = self.session.reader.room() if self._takes_views else None
+        self._in_large = room is not None
+        return self._buffers.small if room is None else room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was received; nothing that the peer sends raises anything here."""
+        if self._in_large:
+            self._received(nbytes, self.session.events(self.session.reader.fill(nbytes)))
+        else:
+            self.data_received(bytes(self._buffers.small[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
-        """Take bytes from the transport; what is no message closes this connection only."""
-        self._counters.bytes_in += len(data)
+        """Take what was received; nothing that the peer sends raises anything here."""
+        self._received(len(data), self.session.events(self.session.reader.feed(data)))
+
+    def _received(self, size: int, events: Iterator[Event]) -> None:
+        self._counters.bytes_in += size
         if self._heartbeat is not None:
             self._heartbeat.heard()
+        self.outbox.heard()
         try:
-            for kind, ref, content, size in self.session.feed(data):
+            for kind, ref, content, size in events:  # noqa: PLW2901 - now that of a message
                 if kind == REQUEST:
                     self._requested(Request(content, ref, self, size))
                 elif kind == RESULT:
                     if not ref.done():  # else its caller has given up
                         ref.set_result(content)
                 else:
-                    self._received(kind, ref, content, size)
+                    self._special(kind, ref, content, size)
         except ProtocolError as exc:
             self._violated(exc)
         except SerializationError as exc:  # not even the shortest answer fits
@@ -381,7 +406,7 @@ class ChannelProtocol(asyncio.Protocol):
             value = getattr(self.terms.limits, limit)
             request.refuse("overloaded", f"Overloaded: the limit {limit}={value} was reached")
 
-    def _received(self, kind: int | str, ref: Any, content: Any, size: int) -> None:
+    def _special(self, kind: int | str, ref: Any, content: Any, size: int) -> None:
         if kind == CALL:
             self._called(ref, content, size)
         elif kind == CANCEL:
@@ -531,6 +556,10 @@ class ChannelProtocol(asyncio.Protocol):
             self._error = error
             self.outbox.send(self.session.last_words)
             self.close()
+
+
+_TAKE_VIEWS = frozenset({JSON, MsgPack, MsgPackBlosc})
+"""Codecs that decode whatever has bytes; that of a user may want :class:`bytes`."""
 
 
 def _plain(codec: Codec) -> Codec:

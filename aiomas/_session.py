@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from aiomas import _hello
 from aiomas._hello import LARGEST_FIRST, Hello
 from aiomas._limits import Limits
-from aiomas._wire import FrameReader, TlsRecordError, frame
+from aiomas._wire import FrameReader, Spare, TlsRecordError, frame, pack_header
 from aiomas.codecs import Codec
 from aiomas.exceptions import (
     ConnectionLost,
@@ -73,6 +73,7 @@ class Session(Generic[W]):
         accepting: whether this is the end that was dialled, which the other one may greet.
         expects: the proof that the peer has to show before it is served.
         plain: the codec without any serializers; what a stranger sends is read with it.
+        spare: where buffers for large frames come from.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Session(Generic[W]):
         accepting: bool = True,
         expects: str | None = None,
         plain: Codec | None = None,
+        spare: Spare | None = None,
     ) -> None:
         self.state = State.OPEN
         self.extended = False
@@ -91,19 +93,23 @@ class Session(Generic[W]):
         """The id of the next request; all lower ones have been given away."""
         self.last_words: bytes | None = None
         """A frame that tells the peer why it is given up, after a :class:`ProtocolError`."""
-        self.expects = expects
+        self.expects: str | None = expects
         """The proof that the peer has to show, until it has shown it."""
         self.accepting = accepting
         """Whether this is the end that was dialled."""
         self._codec = codec
+        self._encode = codec.encode
         # A serializer is code of the user, which runs for nobody who is a stranger.
         self._reading_codec = plain or codec
         self._max_frame = limits.max_frame
         # A stranger has nothing larger to say than its hello.
         largest = limits.max_frame if plain is None else min(limits.max_frame, LARGEST_FIRST)
-        self._reader = FrameReader(largest)
+        self.reader = FrameReader(largest, spare)
+        """Cuts what is received into messages."""
         self._pending: dict[int, W] = {}
         self._hello_id: int | None = None  # of our own hello, while it has no answer
+        # Whether nobody has to introduce himself (any more).
+        self._settled = expects is None
         self._heard = False  # whether a message has arrived
         self._next_of_peer: int | None = None  # the id of its next request, after the first one
 
@@ -150,14 +156,16 @@ class Session(Generic[W]):
     def hello(self, hello: Hello, waiter: W) -> bytes:
         """Return the frame of the hello, which has to be the first request; raises as `request`."""
         self._hello_id = self.next_id
+        self._settled = False
         return self.request(_hello.question(hello), waiter)
 
     def welcome(self, message_id: int, hello: Hello, *, extended: bool) -> bytes:
         """Return the frame that accepts the peer's hello, and with it the peer."""
         self.extended = extended
         self.expects = None
+        self._settled = True
         self._reading_codec = self._codec
-        self._reader.set_max_frame(self._max_frame)
+        self.reader.set_max_frame(self._max_frame)
         return self._frame(RESULT, message_id, hello.content())
 
     def cancel(self, message_id: int) -> bytes:
@@ -199,9 +207,36 @@ class Session(Generic[W]):
         Raises:
             ProtocolError: the bytes are no message; the connection is of no use any more.
         """
+        return self.events(self.reader.feed(data))
+
+    def events(self, payloads: Iterator[bytes] | Iterator[memoryview]) -> Iterator[Event]:
+        """Yield what the messages in *payloads* mean; see :meth:`feed`."""
         try:
-            for payload in self._reader.feed(data):
-                event = self._event(payload)
+            for payload in payloads:
+                try:
+                    message, bad_content = self._reading_codec.decode_message(payload)
+                except DecodeError as exc:
+                    raise self._unreadable(payload, exc) from exc
+                self._heard = True
+                try:
+                    kind, message_id, content = message
+                except (TypeError, ValueError):
+                    raise _no_message(message) from None
+                if type(message_id) is not int or type(kind) is not int:
+                    raise _no_message(message)
+                size = len(payload)
+                # Nearly all messages are of these two kinds, and need no closer look.
+                if bad_content is None and self._settled:
+                    if kind == RESULT:
+                        waiter = self._pending.pop(message_id, None)
+                        if waiter is not None:
+                            yield RESULT, waiter, content, size
+                            continue
+                    elif kind == REQUEST and message_id == self._next_of_peer:
+                        self._next_of_peer = message_id + 1
+                        yield REQUEST, message_id, content, size
+                        continue
+                event = self._event(kind, message_id, content, size, bad_content)
                 if event is not None:
                     yield event
         except TlsRecordError as exc:
@@ -246,43 +281,35 @@ class Session(Generic[W]):
 
     def _frame(self, kind: int, message_id: int, content: Any) -> bytes:
         try:
-            payload = self._codec.encode([kind, message_id, content])
+            payload = self._encode([kind, message_id, content])
         except SerializationError as exc:
             exc.of_call(Outcome.NOT_SENT)
             raise
         except Exception as exc:  # a codec of a user, which may raise anything
             msg = f"{self._codec!r} cannot encode a message: {exc!r}"
             raise SerializationError(msg).of_call(Outcome.NOT_SENT) from exc
-        if len(payload) > self._max_frame:
-            msg = f"A message of {len(payload)} bytes is over the limit max_frame={self._max_frame}"
-            raise SerializationError(msg).of_call(Outcome.NOT_SENT)
-        return frame(payload)
-
-    def _event(self, payload: bytes) -> Event | None:
-        first, self._heard = not self._heard, True
-        try:
-            message, bad_content = self._reading_codec.decode_message(payload)
-        except DecodeError as exc:
-            if first:
-                answer = _hello.foreign_answer(payload, self._codec)
-                self.last_words = None if answer is None else frame(answer)
-            msg = f"an unreadable frame of {len(payload)} bytes: {exc}"
-            raise ProtocolError(msg) from exc
-        try:
-            kind, message_id, content = message
-        except (TypeError, ValueError):
-            kind = message_id = content = None
-        if type(message_id) is not int or type(kind) is not int:
-            raise _no_message(message)
-
         size = len(payload)
+        if size > self._max_frame:
+            msg = f"A message of {size} bytes is over the limit max_frame={self._max_frame}"
+            raise SerializationError(msg).of_call(Outcome.NOT_SENT)
+        return pack_header(size) + payload
+
+    def _unreadable(self, payload: bytes | memoryview, exc: DecodeError) -> ProtocolError:
+        if not self._heard:
+            answer = _hello.foreign_answer(bytes(payload), self._codec)
+            self.last_words = None if answer is None else frame(answer)
+        return ProtocolError(f"an unreadable frame of {len(payload)} bytes: {exc}")
+
+    def _event(
+        self, kind: int, message_id: int, content: Any, size: int, bad_content: DecodeError | None
+    ) -> Event | None:
         may_be_hello = self.accepting and self._next_of_peer is None
         if kind in {REQUEST, CALL}:
             self._check_number(message_id)
         if kind in {RESULT, EXCEPTION} or (kind == FAILURE and self.extended):
             return self._reply_event(kind, message_id, content, size, bad_content)
         if kind != REQUEST and not (self.extended and kind in _EXTENDED):
-            raise _no_message(message)
+            raise _no_message((kind, message_id, content))
         if may_be_hello and kind == REQUEST and (hello := _hello.asked(content)) is not None:
             return HELLO, message_id, hello, size
         if self.expects is not None or bad_content is not None:
@@ -322,6 +349,7 @@ class Session(Generic[W]):
             self.extended = theirs is not None and Hello().fits(theirs)
             if theirs is not None and self.expects is not None and theirs.shows(self.expects):
                 self.expects = None
+            self._settled = self.expects is None
         if bad_content is not None:
             return BAD_REPLY, waiter, bad_content, size
         return kind, waiter, content, size

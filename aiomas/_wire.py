@@ -13,8 +13,12 @@ from aiomas.exceptions import ProtocolError
 
 _HEADER = struct.Struct("!L")
 HEADER_SIZE = _HEADER.size
+pack_header = _HEADER.pack
+_unpack_header = _HEADER.unpack_from
 
 _MANY = 1024  # parts of a frame
+_LARGE = 128 * 1024  # bytes of a frame that is received into a buffer of its own
+_KEPT = 16 * 1024 * 1024  # bytes of such a buffer that is kept for the next frame
 # The first byte of a record of TLS, which the version follows: 3, and a number of at most 4.
 _ALERT, _HANDSHAKE = 0x15, 0x16
 _TLS_VERSIONS = range(0x0300, 0x0305)
@@ -22,7 +26,7 @@ _TLS_VERSIONS = range(0x0300, 0x0305)
 
 def frame(payload: bytes) -> bytes:
     """Return *payload* as a frame."""
-    return _HEADER.pack(len(payload)) + payload
+    return pack_header(len(payload)) + payload
 
 
 class TlsRecordError(ProtocolError):
@@ -41,14 +45,32 @@ class TlsRecordError(ProtocolError):
         )
 
 
+class Spare:
+    """A buffer for large frames that no connection uses now: a new one costs as much as a copy."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def take(self) -> bytearray:
+        """Return the buffer, or a new one without any bytes."""
+        buffer, self._buffer = self._buffer, bytearray()
+        return buffer
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Keep *buffer* for the next one who needs one, unless it is huge."""
+        if len(self._buffer) < len(buffer) <= _KEPT:
+            self._buffer = buffer
+
+
 class FrameReader:
     """Cuts the bytes of one connection into payloads.
 
     Args:
         max_frame: the largest payload that is accepted, in bytes.
+        spare: where buffers for large frames come from.
     """
 
-    def __init__(self, max_frame: int) -> None:
+    def __init__(self, max_frame: int, spare: Spare | None = None) -> None:
         self._max_frame = self._unquestioned = 0
         self.set_max_frame(max_frame)
         self._begun = False  # whether a frame has come
@@ -56,6 +78,8 @@ class FrameReader:
         self._compacted = 0  # so many of them stand for many small ones
         self._have = 0  # bytes in these parts
         self._need = HEADER_SIZE  # bytes after which they can be looked at again
+        self._spare = spare or Spare()
+        self._large: bytearray | None = None  # where a large frame goes that is not complete yet
 
     def set_max_frame(self, max_frame: int) -> None:
         """Accept payloads of up to *max_frame* bytes from the next header on."""
@@ -82,21 +106,59 @@ class FrameReader:
             self._compacted = 0
         position, size = 0, len(data)
         self._need = HEADER_SIZE
-        while size - position >= HEADER_SIZE:
-            (length,) = _HEADER.unpack_from(data, position)
+        start = HEADER_SIZE
+        while start <= size:
+            (length,) = _unpack_header(data, position)
             if length > self._unquestioned:
                 self._check(length, first=not (position or self._begun))
-            end = position + HEADER_SIZE + length
+            end = start + length
             if end > size:
                 self._need = HEADER_SIZE + length
                 break
-            yield data[position + HEADER_SIZE : end]
+            yield data[start:end]
             position = end
+            start = end + HEADER_SIZE
         if position:
             self._begun = True
         if position < size:
             self._parts.append(data[position:] if position else data)
             self._have = size - position
+
+    def room(self) -> memoryview | None:
+        """Return where to put the next bytes, if they belong to a large frame.
+
+        They need not be copied again then.  Release what this returns, and call :meth:`fill`.
+        """
+        if self._need < _LARGE:
+            return None
+        if self._large is None:
+            begun = b"".join(self._parts)
+            self._parts.clear()
+            self._compacted = 0
+            self._large = self._spare.take()
+            if len(self._large) < len(begun):
+                self._large.extend(bytes(len(begun) - len(self._large)))
+            self._large[: len(begun)] = begun
+        if len(self._large) == self._have:
+            # Not more than has come already: a header alone may announce anything.
+            self._large.extend(bytes(min(self._need - self._have, max(self._have, _LARGE))))
+        return memoryview(self._large)[self._have : self._need]
+
+    def fill(self, size: int) -> Iterator[memoryview]:
+        """Take *size* bytes that are in what :meth:`room` has returned; else like :meth:`feed`.
+
+        What is yielded can be used until the next payload is asked for.
+        """
+        self._have += size
+        if self._have < self._need or self._large is None:
+            return
+        buffer, self._large = self._large, None
+        with memoryview(buffer) as view, view[HEADER_SIZE : self._need] as payload:
+            self._need = HEADER_SIZE
+            self._have = 0
+            self._begun = True
+            yield payload
+        self._spare.give_back(buffer)
 
     def _compact(self) -> None:
         """Join small parts now and then, as each of them takes more memory than its bytes."""

@@ -330,21 +330,21 @@ class MsgPack(Codec):
             self._serializing = nested
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
-        packed = data if type(data) is bytes else bytes(data)
         # First the plain value: no deserializer sees anything before all of it was looked at.
         try:
-            value = _msgpack.unpack(packed)
+            value = _msgpack.unpack(data)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
             deep = isinstance(exc, StackError | RecursionError)
             error = self._too_deep() if deep else _undecodable(self, exc)
             error.__cause__ = exc
-            return _without_content(_msgpack.head_of(packed), error)
-        if _msgpack.levels_exceed(self.max_nesting + 1, packed, value):
+            return _without_content(_msgpack.head_of(data), error)
+        limit = self.max_nesting + 1
+        if len(data) > limit and _msgpack.levels_exceed(limit, data, value):
             return _without_content(value, self._too_deep())
-        if _TYPE_KEY_BYTES not in packed:
+        if not _msgpack.may_hold_key(_TYPE_KEY_BYTES, data, value):
             return value, None
         del value  # or a large message would be in memory twice
-        return self._with_failure(self._unpack_objects, packed)
+        return self._with_failure(self._unpack_objects, data)
 
     def _unpack_objects(self, packed: bytes) -> Any:
         return msgpack.unpackb(

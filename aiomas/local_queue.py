@@ -317,7 +317,7 @@ class LocalQueueTransport(asyncio.Transport):
     def _receive(self, data: bytes | None) -> None:
         if data is None:
             self._lost()
-        elif not self._closing and isinstance(self._protocol, asyncio.Protocol):
+        elif not self._closing and hasattr(self._protocol, "data_received"):
             self._protocol.data_received(data)
 
     def _end(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 __all__ = ["Router", "RoutingDict", "Service", "ServiceDict", "expose"]
 
@@ -86,7 +86,10 @@ class Router:
         obj: an instance, a class, a module or a dictionary.
     """
 
-    __slots__ = ("__weakref__", "_sub_routers", "name", "obj", "parent")
+    __slots__ = ("__weakref__", "_sub_routers", "name", "obj", "parent", "paths")
+
+    changes: ClassVar[int] = 0
+    """How often a router was taken from its place in any hierarchy."""
 
     def __init__(self, obj: Any) -> None:
         self.obj = obj
@@ -95,6 +98,8 @@ class Router:
         """The name of the router; empty for a root router."""
         self.parent: Router | None = None
         """The parent router, or ``None`` for a root router."""
+        self.paths: Any = None
+        """What is remembered of the paths from here; see ``aiomas._paths``."""
         self._sub_routers: dict[str, Router] | None = None
 
     def __repr__(self) -> str:
@@ -124,6 +129,14 @@ class Router:
         Raises:
             LookupError: there is no such function, or it is not exposed, or it is private.
         """
+        return self.find(path)[1]
+
+    def find(self, path: str) -> tuple[Router, Callable[..., Any]]:
+        """Return the exposed function at *path*, and the router of the object that it belongs to.
+
+        Raises:
+            LookupError: there is no such function, or it is not exposed, or it is private.
+        """
         if len(path) > _LONGEST_PATH:
             raise LookupError(not_found(path))
         router: Router | None = self
@@ -133,9 +146,9 @@ class Router:
                 private = name.startswith("_")
                 router = None if private else router._sub_router(name)  # noqa: SLF001
         function = None if router is None else router._function(function_name)  # noqa: SLF001
-        if function is None:
+        if router is None or function is None:
             raise LookupError(not_found(path))
-        return function
+        return router, function
 
     expose = staticmethod(expose)
     """Alias for :func:`expose`."""
@@ -176,10 +189,13 @@ class Router:
         router.parent = self
         if self._sub_routers is None:
             self._sub_routers = {}
+        elif self._sub_routers.get(name, router) is not router:
+            Router.changes += 1
         self._sub_routers[name] = router
 
     def clear(self) -> None:
         """Forget all children."""
+        Router.changes += 1
         for router in (self._sub_routers or {}).values():
             router.parent = None
             router.name = ""
