@@ -59,7 +59,8 @@ class Channel:
         self._protocol = protocol
         self._session = protocol.session
         self._intake = protocol.intake
-        self._outgoing = protocol.outgoing
+        self.outgoing = protocol.outgoing
+        """The requests that were made at this end."""
         self._loop = loop
         self._cancel: Callable[[int], Any] | None = None
         self._error: ConnectionLost | None = None
@@ -130,18 +131,22 @@ class Channel:
                 the reply cannot be decoded (raised by the future).
             RemoteException: the other side failed (raised by the future).
         """
-        if options is not None and options.retries:
+        if options is None:
+            sent = self.outgoing.send(content)
+            if sent is not None:
+                return sent
+        elif options.retries:
             msg = "retries= needs the proxy of a container: a bare connection does not dial again"
             raise ValueError(msg)
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._outgoing.send_for(future, content, options)
+        self.outgoing.send_for(future, content, options)
         return future
 
     def send_for(
         self, future: asyncio.Future[Any], content: Any, options: CallOptions | None = None
     ) -> None:
         """Like :meth:`send`, for a future that exists already."""
-        self._outgoing.send_for(future, content, options)
+        self.outgoing.send_for(future, content, options)
 
     async def recv(self) -> Request:
         """Wait for the next request and return it.
@@ -197,11 +202,11 @@ class Channel:
 
     def fail_own_calls(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, but those that are part of serving a request."""
-        self._outgoing.fail_own(error)
+        self.outgoing.fail_own(error)
 
     def fail_all_calls(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply."""
-        self._outgoing.fail_all(error)
+        self.outgoing.fail_all(error)
 
     def cancelled(self, message_id: int) -> None:
         """Take from the protocol that the caller of a request has given up."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import dataclasses
-import weakref
 from typing import Any, Protocol
 
 from aiomas.tls import PeerIdentity
@@ -100,8 +99,6 @@ serving: contextvars.ContextVar[Call | None] = contextvars.ContextVar(
 )
 """The call that the current task serves."""
 
-_calls_of_handlers: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
-
 
 def current_call() -> Call:
     """Return the call that the current task serves: who is calling, and how long it may take.
@@ -144,12 +141,3 @@ def deadline_of(
     deadline = loop.time() + timeout
     return deadline if inherited is None else min(deadline, inherited)
 
-
-def mark_call_of_handler(call: asyncio.Future[Any]) -> None:
-    """Note that *call* is part of serving a request."""
-    _calls_of_handlers.add(call)
-
-
-def is_call_of_handler(call: asyncio.Future[Any]) -> bool:
-    """Whether *call* is part of serving a request."""
-    return call in _calls_of_handlers

@@ -181,12 +181,11 @@ class Intake:
 
     def limit_hit(self, size: int) -> str | None:
         """Return the name of the limit that a further request of *size* bytes breaks, if any."""
-        if not self.requests:  # how large a single one may be is a matter of max_frame
-            return None
         limits = self._limits
         if self.requests >= limits.max_requests:
             return "max_requests"
-        if self.bytes + size > limits.max_request_bytes:
+        # How large a single one may be is a matter of max_frame.
+        if self.bytes and self.bytes + size > limits.max_request_bytes:
             return "max_request_bytes"
         return None
 

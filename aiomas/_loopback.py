@@ -15,9 +15,7 @@ from typing import Any
 from aiomas._current import (
     CallOptions,
     deadline_of,
-    is_call_of_handler,
-    is_serving,
-    mark_call_of_handler,
+    serving,
 )
 from aiomas._dispatch import Dispatcher
 from aiomas._futures import NOT_WAITING, copy_error
@@ -68,7 +66,8 @@ class Loopback:
         self.dispatcher = dispatcher
         self._loop = loop
         self._terms = terms
-        self._pending: dict[asyncio.Future[Any], int] = {}
+        self._timed = terms.call_timeout is not None
+        self._pending: dict[asyncio.Future[Any], bool] = {}  # whether a handler has made them
         self._next_id = 0
         self._context = contextvars.Context()  # for timers, as in Outgoing
         self._open = True
@@ -92,9 +91,14 @@ class Loopback:
         return self._send_once(content, options)
 
     def _send_once(self, content: Any, options: CallOptions | None) -> asyncio.Future[Any]:
-        if self._closing is not None and not (is_serving() and self._open):
+        call = serving.get()
+        if call is not None and not call.active:
+            call = None
+        if self._closing is not None and (call is None or not self._open):
             raise copy_error(self._closing).of_call(Outcome.NOT_SENT)
-        deadline = deadline_of(self._loop, options, self._terms.call_timeout)
+        deadline = None
+        if options is not None or self._timed or call is not None:
+            deadline = deadline_of(self._loop, options, self._terms.call_timeout)
         try:
             data = self.codec.encode(content)
         except SerializationError as exc:
@@ -106,15 +110,15 @@ class Loopback:
         counters = self._terms.counters
         counters.calls_out += 1
         counters.calls_in += 1
-        one_way = options is not None and options.one_way
-        again = options is not None and options.again
-        request = _Request(message_id, future, self, deadline, one_way=one_way, again=again)
-        if one_way:
+        request = _Request(message_id, future, self, deadline)
+        if options is not None:
+            request.one_way = options.one_way
+            request.again = options.again
+        if request.one_way:
             self._loop.call_soon(_finish, future)
         else:
-            self._pending[future] = message_id
-            if is_serving():
-                mark_call_of_handler(future)
+            # What is part of serving a request may end while we shut down.
+            self._pending[future] = call is not None
             if deadline is not None:
                 timer = self._loop.call_at(deadline, self._expire, future, context=self._context)
                 future.add_done_callback(lambda _: timer.cancel())
@@ -125,7 +129,7 @@ class Loopback:
     def fail_own_calls(self, error: ConnectionLost) -> None:
         """Fail all calls, but those that are part of serving a request, from now on."""
         self._closing = error
-        self._fail([call for call in self._pending if not is_call_of_handler(call)], error)
+        self._fail([call for call, of_handler in self._pending.items() if not of_handler], error)
 
     def close(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, and all that are made from now on, with *error*."""
@@ -194,17 +198,14 @@ class _Request:
         future: asyncio.Future[Any],
         source: Loopback,
         deadline: float | None,
-        *,
-        one_way: bool,
-        again: bool,
     ) -> None:
         self.content: Any = None
         self.message_id = message_id
         self.future = future
         self.source = source
         self.deadline = deadline
-        self.one_way = one_way
-        self.again = again
+        self.one_way = False
+        self.again = False
 
     def answer(self, result: Any) -> None:
         if self.one_way:

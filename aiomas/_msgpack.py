@@ -17,8 +17,6 @@ from typing import Any
 import msgpack
 from msgpack.exceptions import StackError
 
-_unpackb = msgpack.unpackb
-
 _KEY_TYPES = frozenset({str, int, float, bool, bytes, type(None)})
 _SALTED = frozenset({str, bytes})
 
@@ -40,10 +38,18 @@ def unpack(packed: bytes | memoryview) -> Any:
         Exception: what msgpack raises: *packed* is no MessagePack, or nothing that Python can hold.
     """
     try:
-        return _unpackb(packed, use_list=False)  # takes no keys but text and bytes
-    except ValueError as exc:
-        if "strict_map_key" not in str(exc):
-            raise
+        return msgpack.unpackb(packed, use_list=False)
+    except Exception as exc:  # noqa: BLE001 - looked at there
+        return unpack_checked(packed, exc)
+
+
+def unpack_checked(packed: bytes | memoryview, exc: Exception) -> Any:
+    """Do the same as :func:`unpack`, for what the library has refused with *exc* at first.
+
+    It takes no keys but text and bytes unless it is told to.
+    """
+    if not isinstance(exc, ValueError) or "strict_map_key" not in str(exc):
+        raise exc
     return msgpack.unpackb(
         packed, use_list=False, strict_map_key=False, object_pairs_hook=_checked_dict
     )
@@ -122,8 +128,6 @@ def may_hold_key(key: bytes, packed: bytes | memoryview, value: Any) -> bool:
         packed: what `unpack` made *value* of.
         value: tuples, dictionaries and scalars.
     """
-    if len(packed) <= _LARGE:
-        return key in packed
     # Looking through a large scalar takes longer than it took to decode it.
     containers = _containers(value, _FEW_ITEMS)
     if containers is None:

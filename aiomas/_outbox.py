@@ -49,6 +49,8 @@ class Outbox:
         self._writable = writable
         self._transport: asyncio.Transport
         self._counters: Counters
+        self.is_closing: Callable[[], bool]
+        """Whether the transport takes nothing any more."""
         self._written = 0  # bytes
         self._write_through = False
         self._closed = False
@@ -69,6 +71,7 @@ class Outbox:
         """Write to *transport* from now on, each frame at once if *write_through*."""
         self._counters = counters
         self._transport = transport
+        self.is_closing = transport.is_closing
         self._write_through = self._at_once = write_through
         transport.set_write_buffer_limits(high=self._limits.write_high_water)
 
@@ -97,7 +100,7 @@ class Outbox:
             return
         batch = self._batch
         self._sent_in_turn += 1
-        if self._at_once and not batch and not self._transport.is_closing():
+        if self._at_once and not batch and not self.is_closing():
             self._at_once = self._write_through
             self._write(data)
             return
@@ -124,7 +127,7 @@ class Outbox:
     def flush(self) -> None:
         """Write what this turn of the loop has brought."""
         batch = self._batch
-        if batch and not self._is_closing():
+        if batch and not self._is_over():
             data = batch[0] if len(batch) == 1 else b"".join(batch)
             batch.clear()
             self._batch_first = None
@@ -162,10 +165,10 @@ class Outbox:
             self._go_on()
 
     def _go_on(self) -> None:
-        if self.paused or self._is_closing():
+        if self.paused or self._is_over():
             return  # or has ended, so that nothing is here any more
         self.flush()  # a transport may notice only later that it is over its mark
-        while self._held and not (self.paused or self._is_closing()):
+        while self._held and not (self.paused or self._is_over()):
             self._release()
         if not self.paused:
             self._wake()
@@ -188,7 +191,7 @@ class Outbox:
     def close(self) -> None:
         """Hand all that is here to the transport, which is about to be closed."""
         self.flush()
-        if self._held and not self._is_closing():
+        if self._held and not self._is_over():
             self._write(b"".join([data for data, _ in self._held]))
             self._held.clear()
             self.held_bytes = 0
@@ -210,8 +213,8 @@ class Outbox:
         """Whether the peer's system has taken all that was written, as far as ours knows."""
         return self._taken() >= self._written
 
-    def _is_closing(self) -> bool:
-        return self._closed or self._transport.is_closing()
+    def _is_over(self) -> bool:
+        return self._closed or self.is_closing()
 
     def _write(self, data: bytes) -> None:
         self._written += len(data)

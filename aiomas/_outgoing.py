@@ -17,9 +17,8 @@ from typing import Any
 from aiomas._current import (
     CallOptions,
     deadline_of,
-    is_call_of_handler,
     is_serving,
-    mark_call_of_handler,
+    serving,
 )
 from aiomas._futures import copy_error
 from aiomas._outbox import Outbox
@@ -88,11 +87,49 @@ class Outgoing:
         self._is_open = is_open
         self._peer = peer
         self._at_once = at_once
+        # Whether something has to be done for each request beside sending it.
+        self._watched = at_once or terms.call_timeout is not None
+        self._debug = loop.get_debug()
         self._sweeper: asyncio.TimerHandle | None = None
+        # The numbers of those that are part of serving a request; those that have been answered are
+        # dropped with the next sweep.
+        self._of_handlers: set[int] = set()
         # For timers: a cancelled one stays in the loop for a while, and would hold its caller's.
         self._context = contextvars.Context()
         # In asyncio's debug mode: what was sent, and where, for the errors of calls.
         self._sent: dict[asyncio.Future[Any], str] = {}
+
+    def send(self, content: Any) -> asyncio.Future[Any] | None:
+        """Send a request, if it is an ordinary one, and return the future of its reply.
+
+        It is ordinary if there are no deadlines or anything else that has to be looked after, and
+        nobody is in the way; otherwise this does nothing and returns ``None``: use
+        :meth:`send_for`.  Nearly all requests are, and this takes half the time.
+
+        Raises:
+            SerializationError: *content* cannot be encoded.
+        """
+        call = serving.get()
+        session, outbox = self._session, self._outbox
+        if (
+            self._watched
+            or self._debug
+            or outbox.paused
+            or outbox.held_bytes
+            or session.state is not State.OPEN
+            or outbox.is_closing()
+            or (call is not None and call.deadline is not None)
+        ):
+            return None
+        future: asyncio.Future[Any] = self._loop.create_future()
+        message_id = session.next_id
+        outbox.send(session.request(content, future), message_id)
+        self._counters.calls_out += 1
+        if call is not None and call.active:
+            self._of_handlers.add(message_id)
+        if self._sweeper is None:
+            self._plan_sweep()
+        return future
 
     def send_for(
         self, future: asyncio.Future[Any], content: Any, options: CallOptions | None = None
@@ -131,8 +168,8 @@ class Outgoing:
         if not self._submit(future, message_id, data, deadline):
             return
         if is_serving():
-            mark_call_of_handler(future)
-        if self._loop.get_debug():
+            self._of_handlers.add(message_id)
+        if self._debug:
             self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
             future.add_done_callback(self._sent.pop)
         if deadline is not None:
@@ -141,7 +178,7 @@ class Outgoing:
         if self._at_once:
             future.add_done_callback(partial(self._given_up, message_id))
         elif self._sweeper is None:
-            self._sweeper = self._loop.call_later(_SWEEP, self._sweep, context=self._context)
+            self._plan_sweep()
 
     def ended(self, kind: int, future: asyncio.Future[Any], content: Any) -> None:
         """Take a reply that is no result: raise it where *future* is awaited."""
@@ -177,8 +214,8 @@ class Outgoing:
 
     def fail_own(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, but those that are part of serving a request."""
-        calls = self._session.waiters().values()
-        self._abandon([call for call in calls if not is_call_of_handler(call)], error)
+        calls = self._session.waiters()
+        self._abandon([calls[number] for number in calls.keys() - self._of_handlers], error)
 
     def fail_all(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply."""
@@ -274,8 +311,14 @@ class Outgoing:
     def _sweep(self) -> None:
         self._sweeper = None
         self._tell(self._session.forget(asyncio.Future.done))
+        if self._of_handlers:
+            self._of_handlers &= self._session.waiters().keys()
         if self._session.pending:
-            self._sweeper = self._loop.call_later(_SWEEP, self._sweep, context=self._context)
+            self._plan_sweep()
+
+    def _plan_sweep(self) -> None:
+        self._debug = self._loop.get_debug()
+        self._sweeper = self._loop.call_later(_SWEEP, self._sweep, context=self._context)
 
     def _tell(self, given_up: Iterable[int]) -> None:
         if self._session.extended and self._is_open():

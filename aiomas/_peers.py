@@ -162,7 +162,14 @@ class Peer:
 
     def send(self, content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; connect first if need be."""
-        if options is not None and options.retries:
+        if options is None:
+            connection = self.connection
+            # The usual case, with the fewest steps.
+            if connection is not None and self._pool.closing is None:
+                sent = connection.channel.outgoing.send(content)
+                if sent is not None:
+                    return sent
+        elif options.retries:
             deadline = deadline_of(self._loop, options, self._pool.call_timeout)
             return self._retries.send(content, options, deadline)
         return self._send_once(content, options)

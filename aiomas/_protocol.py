@@ -308,19 +308,23 @@ class ChannelProtocol(asyncio.BufferedProtocol):
 
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         """Answer a request; what cannot be sent is replaced by an error."""
-        if not self._is_open():
+        session, outbox = self.session, self.outbox
+        if session.state is not State.OPEN or outbox.is_closing():
             return  # nobody is left who waits for it
         if kind == EXCEPTION:
             self._counters.errors += 1
         try:
-            data = self.session.reply(kind, message_id, content)
+            data = session.frame(kind, message_id, content)
         except SerializationError as exc:
             if kind != EXCEPTION:
                 self._counters.errors += 1
             # Where in here it was raised is of no interest to the peer, nor is all of its text.
             text = f"{type(exc).__name__}: {exc}"[: self._longest_text]
-            data = self.session.reply(EXCEPTION, message_id, text)
-        self._send_reply(data)
+            data = session.frame(EXCEPTION, message_id, text)
+        if outbox.paused or outbox.held_bytes:
+            self._send_reply(data)
+        else:
+            outbox.send(data)
 
     def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> None:
         """Answer a request that has not run, or not to its end."""
@@ -398,9 +402,11 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         if self.session.state is not State.OPEN:  # a handler may have closed it just now
             return
         self._counters.calls_in += 1
-        limit = self.intake.limit_hit(request.size)
+        intake, outbox = self.intake, self.outbox
+        # A single one is over no limit.
+        limit = intake.limit_hit(request.size) if intake.requests else None
         if limit is None:
-            self.intake.put(request, paused=self.outbox.holding)
+            intake.put(request, paused=outbox.paused or outbox.held_bytes > 0)
         else:
             self._counters.limits_hit[limit] += 1
             value = getattr(self.terms.limits, limit)
@@ -480,7 +486,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         else:
             bad_peers.warning("Refusing the connection of %s: %s", self.peer, objection)
             self._error = HandshakeError(f"{self.peer} was refused: {objection}")
-            self.outbox.send(self.session.reply(RESULT, message_id, _hello.refusal(objection)))
+            self.outbox.send(self.session.frame(RESULT, message_id, _hello.refusal(objection)))
             self.close()
 
     def _refuse_stranger(self, message_id: int) -> None:
@@ -497,7 +503,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         bad_peers.warning("Refusing the connection of %s: %s", self.peer, _hello.STRANGER)
         self._error = HandshakeError(f"{self.peer} was refused: {_hello.STRANGER}")
         text = f"HandshakeError: {_hello.STRANGER}"
-        self.outbox.send(self.session.reply(EXCEPTION, message_id, text))
+        self.outbox.send(self.session.frame(EXCEPTION, message_id, text))
         self.close()
 
     def _unproven(self, reason: str) -> None:

@@ -131,7 +131,11 @@ class Session(Generic[W]):
             ConnectionLost: this end was closed.
         """
         message_id = self.next_id
-        data = self.one_way(content, options)
+        if options is None and self.state is State.OPEN:
+            data = self.frame(REQUEST, message_id, content)
+            self.next_id = message_id + 1
+        else:
+            data = self.one_way(content, options)
         self._pending[message_id] = waiter
         return data
 
@@ -142,9 +146,9 @@ class Session(Generic[W]):
             raise ConnectionLost(msg).of_call(Outcome.NOT_SENT)
         message_id = self.next_id
         if options is None:
-            data = self._frame(REQUEST, message_id, content)
+            data = self.frame(REQUEST, message_id, content)
         else:
-            data = self._frame(CALL, message_id, (options, content))
+            data = self.frame(CALL, message_id, (options, content))
         self.next_id = message_id + 1
         return data
 
@@ -166,33 +170,45 @@ class Session(Generic[W]):
         self._settled = True
         self._reading_codec = self._codec
         self.reader.set_max_frame(self._max_frame)
-        return self._frame(RESULT, message_id, hello.content())
+        return self.frame(RESULT, message_id, hello.content())
 
     def cancel(self, message_id: int) -> bytes:
         """Return the frame that tells the peer that nobody waits for a reply any more."""
-        return self._frame(CANCEL, message_id, None)
+        return self.frame(CANCEL, message_id, None)
 
     def ping(self, now: float) -> bytes:
         """Return the frame that asks for a sign of life at *now* seconds."""
-        return self._frame(PING, round(now * 1000), None)
+        return self.frame(PING, round(now * 1000), None)
 
     def pong(self, ping_id: int, now: float) -> bytes:
         """Return the frame that answers a ping at *now* seconds."""
-        return self._frame(PONG, ping_id, round(now * 1000))
+        return self.frame(PONG, ping_id, round(now * 1000))
 
-    def reply(self, kind: int, message_id: int, content: Any) -> bytes:
-        """Return the frame that answers request *message_id*; *kind* is RESULT or EXCEPTION.
+    def frame(self, kind: int, message_id: int, content: Any) -> bytes:
+        """Return the frame of a message, such as the reply to a request: RESULT or EXCEPTION.
 
         Raises:
             SerializationError: *content* cannot be encoded, or is too large.
         """
-        return self._frame(kind, message_id, content)
+        try:
+            payload = self._encode([kind, message_id, content])
+        except SerializationError as exc:
+            exc.of_call(Outcome.NOT_SENT)
+            raise
+        except Exception as exc:  # a codec of a user, which may raise anything
+            msg = f"{self._codec!r} cannot encode a message: {exc!r}"
+            raise SerializationError(msg).of_call(Outcome.NOT_SENT) from exc
+        size = len(payload)
+        if size > self._max_frame:
+            msg = f"A message of {size} bytes is over the limit max_frame={self._max_frame}"
+            raise SerializationError(msg).of_call(Outcome.NOT_SENT)
+        return pack_header(size) + payload
 
     def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> bytes:
         """Return the frame that says why there is no result, as precisely as the peer can take."""
         if self.extended:
-            return self._frame(FAILURE, message_id, (kind, text, str(outcome)))
-        return self._frame(EXCEPTION, message_id, text)
+            return self.frame(FAILURE, message_id, (kind, text, str(outcome)))
+        return self.frame(EXCEPTION, message_id, text)
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """Take what was received and yield what it means, one event for each message.
@@ -241,12 +257,12 @@ class Session(Generic[W]):
                     yield event
         except TlsRecordError as exc:
             if not exc.alert:  # what is no TLS tells a client more than a connection that just ends
-                self.last_words = self._frame(EXCEPTION, 0, "HandshakeError: there is no TLS here")
+                self.last_words = self.frame(EXCEPTION, 0, "HandshakeError: there is no TLS here")
             raise
         except ProtocolError:
             if self.accepting and self.expects is not None and self.last_words is None:
                 text = f"HandshakeError: {_hello.STRANGER}"
-                self.last_words = self._frame(EXCEPTION, 0, text)
+                self.last_words = self.frame(EXCEPTION, 0, text)
             raise
 
     def forget(self, given_up: Callable[[W], bool]) -> list[int]:
@@ -278,21 +294,6 @@ class Session(Generic[W]):
     def _abandon(self) -> dict[int, W]:
         waiters, self._pending = self._pending, {}
         return waiters
-
-    def _frame(self, kind: int, message_id: int, content: Any) -> bytes:
-        try:
-            payload = self._encode([kind, message_id, content])
-        except SerializationError as exc:
-            exc.of_call(Outcome.NOT_SENT)
-            raise
-        except Exception as exc:  # a codec of a user, which may raise anything
-            msg = f"{self._codec!r} cannot encode a message: {exc!r}"
-            raise SerializationError(msg).of_call(Outcome.NOT_SENT) from exc
-        size = len(payload)
-        if size > self._max_frame:
-            msg = f"A message of {size} bytes is over the limit max_frame={self._max_frame}"
-            raise SerializationError(msg).of_call(Outcome.NOT_SENT)
-        return pack_header(size) + payload
 
     def _unreadable(self, payload: bytes | memoryview, exc: DecodeError) -> ProtocolError:
         if not self._heard:

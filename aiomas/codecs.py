@@ -54,6 +54,8 @@ Serializer = tuple[type, Serialize, Callable[[Any], Any]]
 
 TYPE_KEY = "__type__"
 _TYPE_KEY_BYTES = TYPE_KEY.encode()
+_SMALL = 4096  # bytes of a message in which a search takes no time worth mentioning
+_unpackb = msgpack.unpackb
 
 
 class Codec(ABC):
@@ -332,19 +334,32 @@ class MsgPack(Codec):
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
         # First the plain value: no deserializer sees anything before all of it was looked at.
         try:
-            value = _msgpack.unpack(data)
-        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
-            deep = isinstance(exc, StackError | RecursionError)
-            error = self._too_deep() if deep else _undecodable(self, exc)
-            error.__cause__ = exc
-            return _without_content(_msgpack.head_of(data), error)
-        limit = self.max_nesting + 1
-        if len(data) > limit and _msgpack.levels_exceed(limit, data, value):
+            value = _unpackb(data, use_list=False)
+        except Exception as exc:  # noqa: BLE001 - looked at there
+            value, error = self._unpack_odd(data, exc)
+            if error is not None:
+                return _without_content(_msgpack.head_of(data), error)
+        size, limit = len(data), self.max_nesting + 1
+        if size > limit and _msgpack.levels_exceed(limit, data, value):
             return _without_content(value, self._too_deep())
-        if not _msgpack.may_hold_key(_TYPE_KEY_BYTES, data, value):
+        if size > _SMALL:
+            may_hold_objects = _msgpack.may_hold_key(_TYPE_KEY_BYTES, data, value)
+        else:  # most are, so this is not left to a function
+            may_hold_objects = _TYPE_KEY_BYTES in data
+        if not may_hold_objects:
             return value, None
         del value  # or a large message would be in memory twice
         return self._with_failure(self._unpack_objects, data)
+
+    def _unpack_odd(self, data: bytes, exc: Exception) -> tuple[Any, DecodeError | None]:
+        """Return the value of a message that has unusual keys, or why there is none."""
+        try:
+            return _msgpack.unpack_checked(data, exc), None
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as failure:
+            deep = isinstance(failure, StackError | RecursionError)
+            error = self._too_deep() if deep else _undecodable(self, failure)
+            error.__cause__ = failure
+            return None, error
 
     def _unpack_objects(self, packed: bytes) -> Any:
         return msgpack.unpackb(

@@ -146,7 +146,7 @@ class End:
 
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         call = self.to_serve.pop(message_id, None)
-        data = self.session.reply(kind, message_id, content)
+        data = self.session.frame(kind, message_id, content)
         if call is not None:
             self.served[message_id] = call
             call.answer = kind, content
@@ -321,7 +321,7 @@ class Conversation(RuleBasedStateMachine):
     @rule(end=ends, kind=replies, content=unsendable)
     def reply_what_cannot_be_sent(self, end, kind, content):
         with pytest.raises(SerializationError):
-            self.pair[end].session.reply(kind, 0, content)
+            self.pair[end].session.frame(kind, 0, content)
 
     @rule(end=ends, data=st.data())
     def give_up(self, end, data):
