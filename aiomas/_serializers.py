@@ -11,6 +11,7 @@ import datetime
 import decimal
 import enum
 import inspect
+import sys
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -21,6 +22,33 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 E = TypeVar("E", bound=enum.Enum)
 SerializerOf = tuple[type[T], Callable[[T], Any], Callable[[Any], T]]
+
+
+class DeferredSerializer:
+    """A serializer whose type need not be imported before there is a value of it.
+
+    As long as a type's module was not imported, nobody can have an instance to encode.  Until then
+    this stands in for the type: it names itself as the type does.
+
+    Args:
+        serializer: what returns the serializer, and imports the module.
+        module: where the type is defined.
+        name: the name of the type.
+    """
+
+    def __init__(self, serializer: Callable[[], SerializerOf[Any]], module: str, name: str) -> None:
+        self._serializer = serializer
+        self.__module__ = module
+        self.__name__ = self.__qualname__ = name
+
+    def __call__(self) -> SerializerOf[Any]:
+        """Import the type, and return what :meth:`aiomas.codecs.Codec.add_serializer` takes."""
+        return self._serializer()
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether there may be instances of the type."""
+        return self.__module__ in sys.modules
 
 
 def datetime_serializer() -> SerializerOf[datetime.datetime]:

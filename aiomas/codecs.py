@@ -24,6 +24,7 @@ from msgpack.exceptions import StackError
 
 from aiomas import _msgpack
 from aiomas._serializers import (
+    DeferredSerializer,
     dataclass_serializer,
     datetime_serializer,
     decimal_serializer,
@@ -79,7 +80,8 @@ class Codec(ABC):
 
     def __init__(self) -> None:
         self._serializers: dict[type, tuple[int, Serialize]] = {}
-        self._deserializers: list[tuple[type, Callable[[Any], Any]]] = []
+        self._deserializers: list[tuple[type | DeferredSerializer, Callable[[Any], Any]]] = []
+        self._deferred: dict[int, DeferredSerializer] = {}  # by typeid; those not yet imported
         self._failures: list[DecodeError] | None = None  # a list while a message is decoded
 
     def __repr__(self) -> str:
@@ -146,11 +148,39 @@ class Codec(ABC):
         Raises:
             ValueError: *type* has a serializer already.
         """
+        self._load_deferred()
         if type in self._serializers:
             msg = f"{self!r} has a serializer for {type!r} already"
             raise ValueError(msg)
         self._serializers[type] = len(self._deserializers), serialize
         self._deserializers.append((type, deserialize))
+
+    def _defer_serializer(self, deferred: DeferredSerializer) -> None:
+        """Add a serializer, but load it only when there is a value of its type."""
+        if type(self).add_serializer is not Codec.add_serializer:  # it wants to see the type
+            self.add_serializer(*deferred())
+            return
+        typeid = len(self._deserializers)
+
+        def deserialize(representation: Any) -> Any:
+            if typeid in self._deferred:
+                self._load(typeid)
+            return self._deserializers[typeid][1](representation)
+
+        self._deferred[typeid] = deferred
+        self._deserializers.append((deferred, deserialize))
+
+    def _load_deferred(self) -> None:
+        """Load the deferred serializers of which there may be values by now."""
+        for typeid, deferred in list(self._deferred.items()):
+            if deferred.is_imported:
+                self._load(typeid)
+
+    def _load(self, typeid: int) -> None:
+        cls, serialize, deserialize = self._deferred[typeid]()
+        del self._deferred[typeid]
+        self._serializers[cls] = typeid, serialize
+        self._deserializers[typeid] = cls, deserialize
 
     def serialize_obj(self, obj: Any) -> dict[str, Any]:
         """Return something that the codec can encode in the place of *obj*.
@@ -159,6 +189,8 @@ class Codec(ABC):
             SerializationError: there is no serializer for the type of *obj*, or it failed.
         """
         cls = type(obj)
+        if self._deferred and cls not in self._serializers:
+            self._load_deferred()
         try:
             typeid, serialize = self._serializers.get(cls) or self._serializers[object]
         except KeyError:
@@ -457,7 +489,10 @@ def make_codec(
     """Return an instance of *codec* that knows all of *extra_serializers*, in their order."""
     instance = codec()
     for serializer in checked_serializers(extra_serializers):
-        instance.add_serializer(*serializer())
+        if isinstance(serializer, DeferredSerializer):
+            instance._defer_serializer(serializer)  # noqa: SLF001 - for containers alone
+        else:
+            instance.add_serializer(*serializer())
     return instance
 
 
