@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import decimal
 import enum
 import inspect
 import sys
-import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
+    import decimal
+    import uuid
+
     import numpy as np
 
 T = TypeVar("T")
@@ -58,11 +59,15 @@ def datetime_serializer() -> SerializerOf[datetime.datetime]:
 
 def decimal_serializer() -> SerializerOf[decimal.Decimal]:
     """Return the serializer for :class:`decimal.Decimal`, which travels as a string."""
+    import decimal  # noqa: PLC0415 - 1 ms that programs without such numbers need not spend
+
     return decimal.Decimal, str, decimal.Decimal
 
 
 def uuid_serializer() -> SerializerOf[uuid.UUID]:
     """Return the serializer for :class:`uuid.UUID`, which travels as 32 hexadecimal digits."""
+    import uuid  # noqa: PLC0415 - 3 ms, as it looks what system this is
+
     return uuid.UUID, lambda value: value.hex, uuid.UUID
 
 
