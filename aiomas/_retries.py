@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -62,8 +63,6 @@ class Retries:
     async def _repeat(
         self, attempt: asyncio.Future[Any] | None, content: Any, options: CallOptions
     ) -> Any:
-        import random  # noqa: PLC0415 - 1 ms that only repeated calls should spend
-
         again = dataclasses.replace(options, retries=0, again=True)
         pause = _FIRST_PAUSE
         failure: AiomasError | None = None  # the first one that leaves open what has happened

@@ -28,7 +28,6 @@ HEAVY = {
     "hmac",
     "ipaddress",
     "pathlib",
-    "random",
     "shutil",
     "tempfile",
     "urllib",
@@ -135,8 +134,8 @@ def test_a_cluster(tmp_path):
     file = tmp_path / "witness.py"
     file.write_text(f"{PRELUDE}\nHEAVY = {HEAVY!r}\n{CLUSTER}")
     worker, driver = run(str(file))
-    # Tokens, the directory of the run, and random numbers that follow from a seed.
-    needed = {"hashlib", "hmac", "pathlib", "random", "shutil", "tempfile"}
+    # For tokens, and for the directory of the run.
+    needed = {"hashlib", "hmac", "pathlib", "shutil", "tempfile"}
     with_pathlib = {"ipaddress", "urllib"}  # until Python 3.13
     assert needed <= worker <= needed | with_pathlib
     assert needed <= driver <= needed | with_pathlib
