@@ -36,7 +36,7 @@ def pinned(*, to_one_core: bool) -> Iterator[None]:
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
+    os.sched_setaffinity(0, {max(before)})  # the first one serves interrupts, as a rule
     try:
         yield
     finally:

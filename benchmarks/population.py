@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiomas
+from benchmarks.plan import Plan
 from benchmarks.results import Aim, Result
 from benchmarks.subjects import Echo
 
@@ -61,10 +62,12 @@ def _plain(measure: Callable[[Callable[[], Any], int], float], count: int) -> fl
     return measure(lambda: PlainAgent(registry), count)
 
 
-def measure_agents(rounds: int, count: int) -> list[Result]:
-    """Return the rows for agents made per second, and for bytes of each, with *count* of them."""
+def measure_agents(plan: Plan) -> list[Result]:
+    """Return the rows for agents made per second, and for bytes of each."""
+    plan.tell("B5")
+    count = 2_000 if plan.quick else 100_000
     rates: dict[str, list[float]] = {"aiomas": [], PLAIN: []}
-    for _ in range(rounds):
+    for _ in range(plan.rounds):
         rates["aiomas"].append(asyncio.run(_ours(_rate, count)))
         rates[PLAIN].append(_plain(_rate, count))
     sizes = {"aiomas": [asyncio.run(_ours(_size, count))], PLAIN: [_plain(_size, count)]}

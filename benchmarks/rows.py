@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Callable, Iterable, Iterator
 
 from benchmarks.loops import LOOPS, pinned, run
 from benchmarks.measure import MIB, Measure, echoed, pipelined, sequential
+from benchmarks.plan import Plan
 from benchmarks.results import Aim, Result
-from benchmarks.subjects import IN_CONTAINER, Call, subject
-
-Tell = Callable[[str], None]
-"""Shows how far it is."""
+from benchmarks.subjects import IN_CONTAINER, Subjects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,29 +111,7 @@ ROWS = (
 )
 
 
-def chosen(name: str, only: Iterable[str] | None) -> bool:
-    """Return whether "B2-64" is asked for: by its name, or by the first parts of it."""
-    return only is None or any(name == part or name.startswith(f"{part}-") for part in only)
-
-
-class Subjects:
-    """Those that are running, on one event loop and on one core or not; started when needed."""
-
-    def __init__(self, loop_name: str, certificates: str, stack: contextlib.AsyncExitStack) -> None:
-        self._loop_name = loop_name
-        self._certificates = certificates
-        self._stack = stack
-        self._running: dict[str, Callable[[str], Call]] = {}
-
-    async def call(self, name: str, method: str) -> Call:
-        """Return what calls this method of the subject."""
-        if name not in self._running:
-            manager = subject(name, self._loop_name, self._certificates)
-            self._running[name] = await self._stack.enter_async_context(manager)
-        return self._running[name](method)
-
-
-async def measure(row: Row, loop_name: str, subjects: Subjects, plan: tuple[int, float]) -> Result:
+async def measure(row: Row, loop_name: str, subjects: Subjects, plan: Plan) -> Result:
     """Let aiomas and its baselines take turns, and return what each has reached.
 
     Args:
@@ -145,7 +120,6 @@ async def measure(row: Row, loop_name: str, subjects: Subjects, plan: tuple[int,
         subjects: those that are running.
         plan: how many rounds, and how many seconds each.
     """
-    rounds, seconds = plan
     names = (row.ours, *row.against)
     calls = {name: await subjects.call(name, row.method) for name in names}
     result = Result(
@@ -160,38 +134,30 @@ async def measure(row: Row, loop_name: str, subjects: Subjects, plan: tuple[int,
     )
     gc.collect()
     for call in calls.values():
-        await row.measure(call, seconds / 3)  # to warm up
-    for _ in range(rounds):
+        await row.measure(call, plan.seconds / 3)  # to warm up
+    for _ in range(plan.rounds):
         for name, call in calls.items():
-            result.rounds[name].append(await row.measure(call, seconds))
+            result.rounds[name].append(await row.measure(call, plan.seconds))
     return result
 
 
-def measure_rows(
-    only: Iterable[str] | None, plan: tuple[int, float], certificates: str, tell: Tell
-) -> Iterator[list[Result]]:
-    """Measure all rows that are asked for, and yield results as they come.
-
-    Args:
-        only: names of rows, or None for all of them.
-        plan: how many rounds, and how many seconds each.
-        certificates: the folder with those for TLS.
-        tell: is told what is measured.
-    """
+def measure_rows(plan: Plan) -> list[Result]:
+    """Measure all rows that are asked for, and return results in their order."""
+    results: list[Result] = []
     for loop_name in LOOPS:
         for on_one in (True, False):
-            rows = [row for row in ROWS if row.pinned is on_one and chosen(row.id, only)]
+            rows = [row for row in ROWS if row.pinned is on_one and plan.wants(row.id)]
             with pinned(to_one_core=on_one):
-                yield run(loop_name, _measure_all(rows, loop_name, plan, certificates, tell))
+                results += run(loop_name, _measure_all(rows, loop_name, plan))
+    order = [row.id for row in ROWS]
+    return sorted(results, key=lambda result: order.index(result.id))
 
 
-async def _measure_all(
-    rows: list[Row], loop_name: str, plan: tuple[int, float], certificates: str, tell: Tell
-) -> list[Result]:
+async def _measure_all(rows: list[Row], loop_name: str, plan: Plan) -> list[Result]:
     results = []
     async with contextlib.AsyncExitStack() as stack:
-        subjects = Subjects(loop_name, certificates, stack)
+        subjects = Subjects(loop_name, plan.folder, stack)
         for row in rows:
-            tell(f"{row.id}, {loop_name}")
+            plan.tell(f"{row.id}, {loop_name}")
             results.append(await measure(row, loop_name, subjects, plan))
     return results

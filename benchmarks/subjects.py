@@ -11,14 +11,13 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import aiomas
 from benchmarks import baselines
-
-Call = Callable[[Any], Awaitable[Any]]
+from benchmarks.measure import Call
 
 IN_CONTAINER = "aiomas in one container"
 
@@ -125,3 +124,20 @@ async def subject(
         async with aiomas.Container.open(own, **settings(name, certificates)) as container:
             proxy = await container.connect(told["address"])
             yield lambda method: getattr(proxy, method)
+
+
+class Subjects:
+    """Those that are running, on one event loop and on one core or not; started when needed."""
+
+    def __init__(self, loop_name: str, certificates: str, stack: contextlib.AsyncExitStack) -> None:
+        self._loop_name = loop_name
+        self._certificates = certificates
+        self._stack = stack
+        self._running: dict[str, Callable[[str], Call]] = {}
+
+    async def call(self, name: str, method: str) -> Call:
+        """Return what calls this method of the subject."""
+        if name not in self._running:
+            manager = subject(name, self._loop_name, self._certificates)
+            self._running[name] = await self._stack.enter_async_context(manager)
+        return self._running[name](method)
