@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="few and short rounds, to try it out")
     parser.add_argument("--rounds", type=int, help="rounds of each comparison (default: 5)")
-    parser.add_argument("--seconds", type=float, help="of each round (default: 0.3)")
+    parser.add_argument("--seconds", type=float, help="of each round (default: 0.25)")
     parser.add_argument(
         "--output", type=Path, default=Path("build/bench"), help="a folder (default: build/bench)"
     )
@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.only = options.only.split(",") if options.only else None
     options.rounds = options.rounds or (1 if options.quick else 5)
-    options.seconds = options.seconds or (0.02 if options.quick else 0.3)
+    options.seconds = options.seconds or (0.02 if options.quick else 0.25)
     for part in options.only or ():
         if not any(Plan(only=[part]).wants(name) for name in names()):
             parser.error(f"there is no {part!r}; there are {', '.join(names())}")

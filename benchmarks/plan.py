@@ -16,7 +16,7 @@ class Plan:
     only: Sequence[str] | None = None
     """What is asked for; None for everything."""
     rounds: int = 5
-    seconds: float = 0.3
+    seconds: float = 0.25
     """Of each round."""
     quick: bool = False
     """To see that everything works; the figures are worth nothing."""

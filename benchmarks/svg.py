@@ -181,10 +181,11 @@ def _grid(curve: Curve, x_axis: Axis, y_axis: Axis, xs: list[float]) -> list[str
 
 def _labels(curve: Curve) -> list[str]:
     x, y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    x_label, y_label = escape(curve.x_label), escape(curve.y_label)
+    upwards = f'transform="translate(22 {y}) rotate(-90)"'
     return [
-        f'<text x="{x}" y="{HEIGHT - 14}" text-anchor="middle">{escape(curve.x_label)}</text>',
-        f'<text transform="translate(22 {y}) rotate(-90)" text-anchor="middle">'
-        f"{escape(curve.y_label)}</text>",
+        f'<text x="{x}" y="{HEIGHT - 14}" text-anchor="middle">{x_label}</text>',
+        f'<text {upwards} text-anchor="middle">{y_label}</text>',
     ]
 
 
