@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import statistics
 import time
-from collections.abc import Awaitable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import psutil
 
-import aiomas
 from aiomas.cluster import Cluster
 from benchmarks import clusters
+from benchmarks.gossip import Village
 from benchmarks.loops import LOOPS
 from benchmarks.plan import Plan
 from benchmarks.results import Result
@@ -26,82 +24,11 @@ CALLED = (1, 2, 4, 8, 16)
 """How many containers are called in the curve."""
 
 
-class Gossip(aiomas.Agent):
-    """Knows a few others, and tells them the latest rumour that it has heard."""
-
-    def __init__(self, container: aiomas.Container) -> None:
-        super().__init__(container)
-        self.neighbours: list[Any] = []
-        self.rumour = 0
-
-    @aiomas.expose
-    def hear(self, rumour: int) -> None:
-        """Take a rumour that is newer than one's own."""
-        self.rumour = max(rumour, self.rumour)
-
-    async def tell(self) -> None:
-        """Tell one's rumour to a neighbour."""
-        await random.choice(self.neighbours).hear(self.rumour)
-
-
-async def _meet(agent: Gossip, *connecting: Awaitable[Any]) -> None:
-    agent.neighbours = await asyncio.gather(*connecting)
-
-
-class Village(aiomas.Agent):
-    """Speaks for the agents of its container."""
-
-    def __init__(self, container: aiomas.Container, agents: int) -> None:
-        super().__init__(container)
-        self._agents = [Gossip(container) for _ in range(agents)]
-
-    @aiomas.expose
-    def addresses(self) -> list[str]:
-        """Return where the agents are."""
-        return [agent.addr for agent in self._agents]
-
-    @aiomas.expose
-    async def meet(self, others: list[list[str]]) -> None:
-        """Let each agent know two others: one in the next container, and a random one.
-
-        Somebody knows each agent, since it is the next one of exactly one other; and each
-        container is connected to all others, since they take turns with the random ones.
-        """
-        dice = random.Random(1)
-        following, connect = others[0], self.container.connect
-        meetings = [
-            _meet(
-                agent,
-                connect(following[(number + 1) % len(following)]),
-                connect(dice.choice(others[number % len(others)])),
-            )
-            for number, agent in enumerate(self._agents)
-        ]
-        await asyncio.gather(*meetings)
-
-    @aiomas.expose
-    async def gossip(self, seconds: float, rumour: int) -> int:
-        """Let all agents talk for so long, one of them with news; return how often they did."""
-        self._agents[0].rumour = rumour
-        count, end = 0, time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            for start in range(0, len(self._agents), clusters.IN_FLIGHT):
-                some = self._agents[start : start + clusters.IN_FLIGHT]
-                await asyncio.gather(*[agent.tell() for agent in some])
-                count += len(some)
-        return count
-
-    @aiomas.expose
-    def heard(self, rumour: int) -> int:
-        """Return how many agents know the rumour."""
-        return sum(agent.rumour == rumour for agent in self._agents)
-
-
 async def gossip(loop_name: str, plan: Plan) -> dict[str, float]:
     """Run the mesh and return messages/s, memory in bytes, and how many know the last rumour."""
     containers, agents = (3, 20) if plan.quick else (CONTAINERS, AGENTS)
     seconds = 10 * plan.seconds
-    async with Cluster(containers, loop=loop_name) as cluster:
+    async with Cluster(containers, loop=loop_name, preload=["benchmarks.gossip"]) as cluster:
         villages = await cluster.spawn_many(Village, [(agents,)] * containers)
         addresses = await asyncio.gather(*[village.addresses() for village in villages])
         await asyncio.gather(
@@ -172,7 +99,8 @@ async def over_containers(
 ) -> list[tuple[float, float]]:
     """Return calls/s in all, by containers that are called, each one by another container."""
     figures: dict[int, list[float]] = {count: [] for count in called}
-    async with Cluster(2 * max(called), loop=loop_name) as cluster:
+    preload = ["benchmarks.clusters"]
+    async with Cluster(2 * max(called), loop=loop_name, preload=preload) as cluster:
         agents = await cluster.spawn_many(clusters.Caller, 2 * max(called))
         pairs = list(zip(agents[::2], agents[1::2], strict=True))
         for number in range(plan.rounds + 1):
