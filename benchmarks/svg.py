@@ -13,7 +13,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 680, 420
-LEFT, RIGHT, TOP, BOTTOM = 84, 24, 78, 60
+LEFT, RIGHT, TOP, BOTTOM = 84, 24, 92, 60
 """The margins around the axes."""
 STEPS = (1, 2, 5)
 """The marks within a decade."""
@@ -191,12 +191,12 @@ def _labels(curve: Curve) -> list[str]:
 
 def _legend(curve: Curve) -> list[str]:
     lines = []
-    width = (WIDTH - LEFT - RIGHT) / max(len(curve.series), 2)
     for number, name in enumerate(curve.series):
-        x = LEFT + number * width
+        row, column = divmod(number, 2)
+        x, y = LEFT + column * (WIDTH - LEFT - RIGHT) // 2, 50 + 20 * row
         lines += [
-            f'<path class="s{number}" d="M{x:.0f} 52h28" stroke-dasharray="{DASHES[number]}"/>',
-            f'<text x="{x + 34:.0f}" y="56">{escape(name)}</text>',
+            f'<path class="s{number}" d="M{x} {y}h28" stroke-dasharray="{DASHES[number]}"/>',
+            f'<text x="{x + 34}" y="{y + 4}">{escape(name)}</text>',
         ]
     return lines
 
