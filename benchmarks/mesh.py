@@ -50,7 +50,7 @@ async def gossip(loop_name: str, plan: Plan) -> dict[str, float]:
         "rate": rate,
         "memory": each * containers,
         "each": each,
-        "informed": sum(knowing) / (containers * agents),
+        "informed": sum(knowing),
     }
 
 
@@ -61,7 +61,7 @@ def measure_mesh(plan: Plan) -> list[Result]:
         plan.tell(f"mesh, {loop_name}")
         found = asyncio.run(gossip(loop_name, plan))
         what = f"a mesh of {found['containers']} containers x {found['agents']:,} agents"
-        note = f"{found['informed']:.0%} of the agents heard the last rumour"
+        note = f"{found['informed']:,} agents heard the last rumour"
         for name, part, unit in (
             ("rate", what, "messages/s"),
             ("memory", "memory (PSS) of all containers", "B"),
