@@ -1,7 +1,7 @@
 # make demo     set up .venv and run the example, a virtual power plant, over mutual TLS
 # make test     set up .venv and run all tests           (ARGS="-k codec" for some of them)
 # make check    all that CI checks, with one interpreter
-# make bench    measure                                  (ARGS: see benchmarks/)
+# make bench    measure, in 5 minutes                    (ARGS="--only B1,B2" for some rows)
 # make bench-clusters  measure clusters                  (ARGS: see benchmarks/clusters.py)
 # make fuzz     look for inputs that do harm, on Linux   (ARGS="--seconds 60" for a minute, not ten)
 # make soak     random load and faults, for ten minutes    (ARGS="--seconds 60" for one)
