@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,13 @@ def peer(tmp_path):
     return make
 
 
+@pytest.fixture
+def alone(monkeypatch):
+    """Measure without this aiomas, and once: its part has a test of its own."""
+    monkeypatch.setattr(command, "OURS", {})
+    monkeypatch.setattr(machine, "can_pin", lambda: False)
+
+
 def measured(peer, folder):
     return asyncio.run(command.measure_peer(peer, Path(sys.executable), folder, PLAN))
 
@@ -52,12 +60,24 @@ def test_libraries_are_known_by_name(capsys):
     assert "no such library: nobody" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("needs", ["B1", "B4", "B7-B1"])
-def test_an_agent_is_measured_over_tcp_tls_and_in_one_process(needs, tmp_path):
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("needs", ["B1", "B7-B1"])
+def test_an_agent_is_measured_over_tcp_and_tls(needs, tmp_path):
     machine.make_certificates(tmp_path)
     rows = measured(Peer("theirs", "peer_aiomas.py", (needs,), None), tmp_path)
 
-    assert {row.measure for row in rows} == {needs}
+    assert [(row.measure, row.pinned, row.reason) for row in rows] == [(needs, False, None)]
+    assert rows[0].peer_rounds[0] > 0
+
+
+def test_a_library_and_aiomas_take_turns_on_one_core(tmp_path):
+    if not machine.can_pin():
+        pytest.skip("processes cannot be kept on one core here")
+    before = os.sched_getaffinity(0)
+    rows = measured(Peer("theirs", "peer_aiomas.py", ("B4",), None), tmp_path)
+
+    assert os.sched_getaffinity(0) == before
+    assert [row.pinned for row in rows] == [True]
     for found in rows:
         assert found.reason is None
         assert len(found.peer_rounds) == PLAN[0]
@@ -65,6 +85,7 @@ def test_an_agent_is_measured_over_tcp_tls_and_in_one_process(needs, tmp_path):
         assert all(found.ratio(loop) > 0 for loop in OURS)
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_program_that_fails_is_a_row_with_the_reason(peer, tmp_path):
     rows = measured(peer("raise RuntimeError('no such thing')"), tmp_path)
 
@@ -72,6 +93,7 @@ def test_a_program_that_fails_is_a_row_with_the_reason(peer, tmp_path):
     assert {row.reason for row in rows} == {"RuntimeError: no such thing"}
 
 
+@pytest.mark.usefixtures("alone")
 def test_what_was_measured_before_a_failure_is_kept(peer, tmp_path):
     text = """
 print("null", flush=True)  # the address of the server, or that the caller is ready
