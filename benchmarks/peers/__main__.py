@@ -161,7 +161,9 @@ async def measure_all(installed: Sequence[tuple[Peer, Path]], plan: tuple[int, f
 def main() -> None:
     """Install, measure, print the table and write the file."""
     options = parse(sys.argv[1:])
-    # Everything that was started ends, too, as with Ctrl-C.
+    # Whatever asks this to end, everything that was started ends, too, as with Ctrl-C (which is
+    # ignored, at first, in what a shell runs in the background).
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         installed, rows = install_all(options.only)

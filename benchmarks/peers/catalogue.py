@@ -59,6 +59,7 @@ class Peer:
         environment: what is installed for it; ``None`` for what runs this.
         base: returns the interpreter that the environment is made from.
         loop: the event loop, for programs that have a choice.
+        has_server: whether the program is also run as a server; some start theirs themselves.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Peer:
     environment: Environment | None
     base: Callable[[], Path] = this_python
     loop: str = "asyncio"
+    has_server: bool = True
 
     def python(self) -> Path:
         """Return the interpreter for the program; making its environment may take minutes.
@@ -123,6 +125,7 @@ PEERS = (
         "peer_ray.py",
         _TCP,
         Environment("ray", ("ray",), "import ray.actor"),
+        has_server=False,
     ),
     Peer(
         "xoscar",
@@ -132,5 +135,3 @@ PEERS = (
     ),
 )
 """All others.  Ray comes late, since what it leaves running for a moment would disturb."""
-SELF_SERVING = frozenset({"peer_ray.py"})
-"""Programs that start their server processes themselves."""

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import psutil
 
-from benchmarks.peers.catalogue import SELF_SERVING, Peer
+from benchmarks.peers.catalogue import Peer
 from tests.interop.environments import clean_environment, last_error
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ async def session(peer: Peer, python: Path, needs: str, certs: Path) -> AsyncIte
     tls = str(certs) if needs == "tls" else None
     async with contextlib.AsyncExitStack() as stack:
         address = None
-        if needs != "local" and peer.program not in SELF_SERVING:
+        if needs != "local" and peer.has_server:
             server = await stack.enter_async_context(program(peer, python, "serve", tls=tls))
             address = await server.answer(START_TIMEOUT)
         caller = await stack.enter_async_context(

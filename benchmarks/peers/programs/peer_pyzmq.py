@@ -68,6 +68,9 @@ class Caller:
 def call(address: str) -> None:
     """Call until standard input ends."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        # A server that is gone leaves nobody waiting for it.
+        socket.set(zmq.RCVTIMEO, 15_000)
+        socket.set(zmq.LINGER, 0)
         socket.connect(address)
         caller = Caller(socket)
         measures = measuring.measures_of(lambda value: caller.call_many(value, 1))

@@ -55,6 +55,7 @@ class Caller:
 
 async def call(socket: Any, address: str) -> None:
     """Call until standard input ends."""
+    socket.set(zmq.LINGER, 0)  # a server that is gone leaves nobody waiting for it
     socket.connect(address)
     caller = Caller(socket)
     task = asyncio.create_task(caller.receive())
