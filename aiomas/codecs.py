@@ -390,9 +390,10 @@ class MsgPackBlosc(MsgPack):
             msg = f"{size} bytes are compressed in it, over the limit max_frame={self.max_size}"
             raise _undecodable(self, ValueError(msg))
         try:
-            packed = self._blosc.decompress(bytes(data))
+            packed = self._blosc.decompress(data)
         except (self._blosc.blosc_extension.error, ValueError, TypeError) as exc:
             raise _undecodable(self, exc) from exc
+        del data  # as in JSON
         return super().decode_message(packed)
 
 
