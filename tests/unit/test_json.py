@@ -111,8 +111,8 @@ class TestWriter:
         codec = JSON()
         shared = [1, 2]
         value = [shared, 1j]
-        codec.add_serializer(complex, lambda _: codec.encode({"in": shared}).decode(), str)
-        codec.add_serializer(bytes, lambda _: codec.encode(value[:1]).decode(), str)
+        codec.add_serializer(complex, lambda _: codec.encode({"in": shared}).decode(), complex)
+        codec.add_serializer(bytes, lambda _: codec.encode(value[:1]).decode(), bytes)
 
         for _ in range(2):
             assert json.loads(codec.encode(value))[1] == {"__type__": [0, '{"in": [1, 2]}']}
@@ -170,7 +170,7 @@ class TestBuffers:
         if kind == "unreadable":
             del buffer[-4:]
         codec.max_nesting = 3 if kind == "too deep" else 64
-        view = memoryview(buffer)
+        view: Any = memoryview(buffer)
         kept: Any = None
         try:
             kept = codec.decode_message(view)
