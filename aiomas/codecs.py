@@ -22,7 +22,7 @@ from typing import Any, ClassVar, TypeVar
 import msgpack
 from msgpack.exceptions import StackError
 
-from aiomas import _msgpack
+from aiomas import _json, _msgpack
 from aiomas._serializers import (
     DeferredSerializer,
     dataclass_serializer,
@@ -273,17 +273,24 @@ class JSON(Codec):
 
     def __init__(self) -> None:
         super().__init__()
-        self._encode = json.JSONEncoder(default=self.serialize_obj).encode
-        self._decode = json.JSONDecoder(object_hook=self.deserialize_obj).decode
-        self._decode_plain = json.JSONDecoder().decode
+        self._idle_writer: _json.Writer | None = None
+        self._read = _json.make_reader(self.deserialize_obj)
+        self._read_plain = _json.make_reader()
 
     def encode(self, data: Any) -> bytes:
+        # Taken away while it writes: a serializer that encodes something itself needs another
+        # one.  And so does the next message after an error, as this one stopped half-way.
+        write, self._idle_writer = self._idle_writer, None
+        if write is None:
+            write = _json.make_writer(self.serialize_obj)
         try:
-            return self._encode(data).encode()
+            text = "".join(write(data, 0))
         except SerializationError:
             raise  # with the cause that it has
         except (TypeError, ValueError, RecursionError) as exc:
             raise _unencodable(self, exc) from exc
+        self._idle_writer = write
+        return text.encode()
 
     def decode(self, data: bytes) -> Any:
         value, failure = self.decode_message(data)
@@ -293,9 +300,11 @@ class JSON(Codec):
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
         try:
-            text = str(data, "utf-8")
+            text = data.decode() if type(data) is bytes else str(data, "utf-8")
         except ValueError as exc:
             raise _undecodable(self, exc) from exc
+        finally:
+            del data  # an error keeps this call's names, and must not keep a view of a buffer
         # A hook is a call for each dictionary, which is not needed in the usual case.
         has_objects = TYPE_KEY in text or _ESCAPED_ASCII in text
         # Each level takes an opening and a closing character; the message itself is one more.
@@ -305,11 +314,11 @@ class JSON(Codec):
         )
         try:
             if has_objects and not may_be_deep:
-                return self._with_failure(self._decode, text)
-            value = self._decode_plain(text)
+                return self._with_failure(self._read, text)
+            value = self._read_plain(text)
             if may_be_deep and _json_levels_exceed(self.max_nesting + 1, value):
                 return _without_content(value, self._too_deep())
-            return self._with_failure(self._decode, text) if has_objects else (value, None)
+            return self._with_failure(self._read, text) if has_objects else (value, None)
         except json.JSONDecodeError as exc:
             raise _undecodable(self, exc) from exc
         except (ValueError, RecursionError) as exc:  # JSON, but nothing that Python can hold
@@ -413,9 +422,10 @@ class MsgPackBlosc(MsgPack):
             msg = f"{size} bytes are compressed in it, over the limit max_frame={self.max_size}"
             raise _undecodable(self, ValueError(msg))
         try:
-            packed = self._blosc.decompress(bytes(data))
+            packed = self._blosc.decompress(data)
         except (self._blosc.blosc_extension.error, ValueError, TypeError) as exc:
             raise _undecodable(self, exc) from exc
+        del data  # as in JSON
         return super().decode_message(packed)
 
 
