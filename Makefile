@@ -1,8 +1,9 @@
 # make demo     set up .venv and run the example, a virtual power plant, over mutual TLS
 # make test     set up .venv and run all tests           (ARGS="-k codec" for some of them)
 # make check    all that CI checks, with one interpreter
-# make bench    measure                                  (ARGS: see benchmarks/)
+# make bench    measure, in 5 minutes                    (ARGS="--only B1,B2" for some rows)
 # make bench-clusters  measure clusters                  (ARGS: see benchmarks/clusters.py)
+# make bench-peers     measure other libraries, too      (ARGS: see benchmarks/peers/__main__.py)
 # make fuzz     look for inputs that do harm, on Linux   (ARGS="--seconds 60" for a minute, not ten)
 # make soak     random load and faults, for ten minutes    (ARGS="--seconds 60" for one)
 # make docs     build the documentation into docs/_build/html
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check lint types imports coverage coverage-report docs bench bench-clusters fuzz soak fmt clean
+.PHONY: help setup setup-dev demo test check lint types imports coverage coverage-report docs bench bench-clusters bench-peers fuzz soak fmt clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -120,6 +121,9 @@ bench: setup
 
 bench-clusters: setup
 	@$(BIN)/python -m benchmarks.clusters $(ARGS)
+
+bench-peers: setup
+	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 fuzz: $(BIN)/.installed-fuzz
 	@$(BIN)/python -m fuzz $(ARGS)

@@ -24,6 +24,7 @@ from aiomas._loopback import Loopback
 from aiomas._objects import AgentObjects, add_url_serializer
 from aiomas._peers import Pool
 from aiomas._population import Population
+from aiomas._serializers import DeferredSerializer
 from aiomas._terms import Terms
 from aiomas.channel import DEFAULT_CODEC, Channel
 from aiomas.codecs import Codec, make_codec
@@ -182,6 +183,10 @@ class Connections:
             await self._server.wait_closed()
 
 
+# Its import takes 27 ms, which programs without dates need not spend.
+_ARROW = DeferredSerializer(util.arrow_serializer, "arrow.arrow", "Arrow")
+
+
 def with_arrow(connect_kwargs: dict[str, Any]) -> tuple[Callable[[], Any], ...]:
     """Return the serializers that a container adds to its codec."""
-    return util.arrow_serializer, *(connect_kwargs.get("extra_serializers") or ())
+    return _ARROW, *(connect_kwargs.get("extra_serializers") or ())

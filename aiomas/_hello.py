@@ -11,7 +11,6 @@ which is of no use to anybody but the two ends.
 from __future__ import annotations
 
 import dataclasses
-import hmac
 import math
 from typing import Any
 
@@ -106,6 +105,8 @@ class Hello:
 
     def shows(self, expected: str) -> bool:
         """Whether the proof that was sent is the *expected* one."""
+        import hmac  # noqa: PLC0415 - 1 ms that only those who have a token should spend
+
         return hmac.compare_digest(_bytes_of(expected), _bytes_of(self.token or ""))
 
     def fits(self, peer: Hello) -> bool:
@@ -118,6 +119,8 @@ def proof(token: str, url: str) -> str:
 
     It is of use there only, so that a stranger who was dialled cannot pass it on to others.
     """
+    import hmac  # noqa: PLC0415 - as above
+
     return hmac.new(_bytes_of(token), _bytes_of(url), "sha256").hexdigest()
 
 

@@ -12,6 +12,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import msgpack
@@ -96,19 +98,19 @@ def _fill(table: int, keys: list[Any]) -> None:
 
 
 def levels_exceed(limit: int, packed: bytes | memoryview, value: Any) -> bool:
-    """Return whether there are more than *limit* levels of lists and maps in *value*.
+    """Return whether there are more than *limit* levels of lists and maps in *packed*.
 
     Args:
         limit: the number of levels.
-        packed: what `unpack` made *value* of.
-        value: tuples, dictionaries and scalars.
+        packed: what is looked at in the end, if nothing else tells.
+        value: what `unpack` made of it: tuples, dictionaries and scalars.
     """
-    if len(packed) <= limit:
+    size = len(packed)
+    if size <= limit or (size <= _SHORT and _count_openers(packed) <= limit):
         return False
-    if len(packed) <= _LARGE:
-        if _count_openers(packed) <= limit:
-            return False
-    elif _has_few_containers(limit, value):  # and large scalars: do not copy them
+    if _is_shallow(limit, size, value):
+        return False
+    if _SHORT < size <= _LARGE and _count_openers(packed) <= limit:
         return False
     # Looking at each value takes longer than it took to decode it, but the library can count: it
     # has a limit of its own, which is no parameter.  So it is given lists around the message, as
@@ -149,7 +151,64 @@ def _containers(value: Any, most: int) -> list[Any] | None:
     return containers
 
 
-_FEW_ITEMS = 256
+_FEW_ITEMS = 256  # of which all can be looked at
+
+
+def _is_shallow(limit: int, size: int, value: Any) -> bool:
+    """Return whether a message has at most *limit* lists and maps, unless it takes long to see.
+
+    Most messages are few values, or many numbers, or large text or bytes, which this neither goes
+    through nor copies.
+    """
+    rest = size - limit  # in bytes; if so many are no list or map, *limit* are left for those
+    looks = _LOOKS + size // _BYTES_PER_LOOK
+    containers = [value] if type(value) in _CONTAINERS else []
+    all_seen = True
+    for container in containers:
+        parts: Iterable[Any] = container
+        looks -= len(container)
+        if type(container) is dict:
+            if looks < 0:
+                return False
+            parts = chain(container, container.values())
+            # If a key came twice, only its last value is here.
+            all_seen = all_seen and not container
+        elif looks < 0:
+            if not _are_numbers(container):
+                return False
+            parts = ()
+            looks += len(container)
+            rest -= len(container)
+        for part in parts:
+            kind = type(part)
+            if kind is str or kind is bytes:
+                rest -= len(part)
+            elif kind is tuple or kind is dict:
+                containers.append(part)
+        if rest <= 0:
+            return True
+    return all_seen and len(containers) <= limit
+
+
+_CONTAINERS = frozenset({tuple, dict})
+_NUMBERS = frozenset({int, float})
+# To look at a value takes as long as to let the library go through some hundred bytes.
+_LOOKS = 16
+_BYTES_PER_LOOK = 256
+
+
+def _are_numbers(values: tuple[Any, ...]) -> bool:
+    if type(values[0]) not in _NUMBERS:
+        return False
+    try:
+        sum(values)  # takes a fifth of the time of asking each one for its type
+    except TypeError:
+        return False
+    return True
+
+
+# In bytes: up to where counting is faster than a look at the values, and where it always is slow.
+_SHORT = 256
 _LARGE = 4096
 _NO_OPENERS = bytes({*range(256)} - {*range(0x80, 0xA0)} - {*range(0xDC, 0xE0)})
 
@@ -157,23 +216,6 @@ _NO_OPENERS = bytes({*range(256)} - {*range(0x80, 0xA0)} - {*range(0xDC, 0xE0)})
 def _count_openers(packed: bytes) -> int:
     """Return how many bytes there are with which a list or map could begin."""
     return len(packed.translate(None, _NO_OPENERS))
-
-
-def _has_few_containers(limit: int, value: Any) -> bool:
-    """Return whether there are at most *limit* lists and maps, unless it takes long to see."""
-    containers = [value]
-    seen = 0
-    for container in containers:
-        if type(container) not in _CONTAINERS:
-            continue
-        seen += len(container)
-        if seen > 4 * limit:
-            return False
-        containers += container.values() if type(container) is dict else container
-    return sum(type(container) in _CONTAINERS for container in containers) <= limit
-
-
-_CONTAINERS = frozenset({tuple, dict})
 
 
 @functools.cache

@@ -8,19 +8,48 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import decimal
 import enum
 import inspect
-import uuid
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
+    import decimal
+    import uuid
+
     import numpy as np
 
 T = TypeVar("T")
 E = TypeVar("E", bound=enum.Enum)
 SerializerOf = tuple[type[T], Callable[[T], Any], Callable[[Any], T]]
+
+
+class DeferredSerializer:
+    """A serializer whose type need not be imported before there is a value of it.
+
+    As long as a type's module was not imported, nobody can have an instance to encode.  Until then
+    this stands in for the type: it names itself as the type does.
+
+    Args:
+        serializer: what returns the serializer, and imports the module.
+        module: where the type is defined.
+        name: the name of the type.
+    """
+
+    def __init__(self, serializer: Callable[[], SerializerOf[Any]], module: str, name: str) -> None:
+        self._serializer = serializer
+        self.__module__ = module
+        self.__name__ = self.__qualname__ = name
+
+    def __call__(self) -> SerializerOf[Any]:
+        """Import the type, and return what :meth:`aiomas.codecs.Codec.add_serializer` takes."""
+        return self._serializer()
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether there may be instances of the type."""
+        return self.__module__ in sys.modules
 
 
 def datetime_serializer() -> SerializerOf[datetime.datetime]:
@@ -30,11 +59,15 @@ def datetime_serializer() -> SerializerOf[datetime.datetime]:
 
 def decimal_serializer() -> SerializerOf[decimal.Decimal]:
     """Return the serializer for :class:`decimal.Decimal`, which travels as a string."""
+    import decimal  # noqa: PLC0415 - 1 ms that programs without such numbers need not spend
+
     return decimal.Decimal, str, decimal.Decimal
 
 
 def uuid_serializer() -> SerializerOf[uuid.UUID]:
     """Return the serializer for :class:`uuid.UUID`, which travels as 32 hexadecimal digits."""
+    import uuid  # noqa: PLC0415 - 3 ms, as it looks what system this is
+
     return uuid.UUID, lambda value: value.hex, uuid.UUID
 
 

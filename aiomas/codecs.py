@@ -22,8 +22,9 @@ from typing import Any, ClassVar, TypeVar
 import msgpack
 from msgpack.exceptions import StackError
 
-from aiomas import _msgpack
+from aiomas import _json, _msgpack
 from aiomas._serializers import (
+    DeferredSerializer,
     dataclass_serializer,
     datetime_serializer,
     decimal_serializer,
@@ -81,7 +82,8 @@ class Codec(ABC):
 
     def __init__(self) -> None:
         self._serializers: dict[type, tuple[int, Serialize]] = {}
-        self._deserializers: list[tuple[type, Callable[[Any], Any]]] = []
+        self._deserializers: list[tuple[type | DeferredSerializer, Callable[[Any], Any]]] = []
+        self._deferred: dict[int, DeferredSerializer] = {}  # by typeid; those not yet imported
         self._failures: list[DecodeError] | None = None  # a list while a message is decoded
 
     def __repr__(self) -> str:
@@ -148,11 +150,39 @@ class Codec(ABC):
         Raises:
             ValueError: *type* has a serializer already.
         """
+        self._load_deferred()
         if type in self._serializers:
             msg = f"{self!r} has a serializer for {type!r} already"
             raise ValueError(msg)
         self._serializers[type] = len(self._deserializers), serialize
         self._deserializers.append((type, deserialize))
+
+    def _defer_serializer(self, deferred: DeferredSerializer) -> None:
+        """Add a serializer, but load it only when there is a value of its type."""
+        if type(self).add_serializer is not Codec.add_serializer:  # it wants to see the type
+            self.add_serializer(*deferred())
+            return
+        typeid = len(self._deserializers)
+
+        def deserialize(representation: Any) -> Any:
+            if typeid in self._deferred:
+                self._load(typeid)
+            return self._deserializers[typeid][1](representation)
+
+        self._deferred[typeid] = deferred
+        self._deserializers.append((deferred, deserialize))
+
+    def _load_deferred(self) -> None:
+        """Load the deferred serializers of which there may be values by now."""
+        for typeid, deferred in list(self._deferred.items()):
+            if deferred.is_imported:
+                self._load(typeid)
+
+    def _load(self, typeid: int) -> None:
+        cls, serialize, deserialize = self._deferred[typeid]()
+        del self._deferred[typeid]
+        self._serializers[cls] = typeid, serialize
+        self._deserializers[typeid] = cls, deserialize
 
     def serialize_obj(self, obj: Any) -> dict[str, Any]:
         """Return something that the codec can encode in the place of *obj*.
@@ -161,6 +191,8 @@ class Codec(ABC):
             SerializationError: there is no serializer for the type of *obj*, or it failed.
         """
         cls = type(obj)
+        if self._deferred and cls not in self._serializers:
+            self._load_deferred()
         try:
             typeid, serialize = self._serializers.get(cls) or self._serializers[object]
         except KeyError:
@@ -243,17 +275,24 @@ class JSON(Codec):
 
     def __init__(self) -> None:
         super().__init__()
-        self._encode = json.JSONEncoder(default=self.serialize_obj).encode
-        self._decode = json.JSONDecoder(object_hook=self.deserialize_obj).decode
-        self._decode_plain = json.JSONDecoder().decode
+        self._idle_writer: _json.Writer | None = None
+        self._read = _json.make_reader(self.deserialize_obj)
+        self._read_plain = _json.make_reader()
 
     def encode(self, data: Any) -> bytes:
+        # Taken away while it writes: a serializer that encodes something itself needs another
+        # one.  And so does the next message after an error, as this one stopped half-way.
+        write, self._idle_writer = self._idle_writer, None
+        if write is None:
+            write = _json.make_writer(self.serialize_obj)
         try:
-            return self._encode(data).encode()
+            text = "".join(write(data, 0))
         except SerializationError:
             raise  # with the cause that it has
         except (TypeError, ValueError, RecursionError) as exc:
             raise _unencodable(self, exc) from exc
+        self._idle_writer = write
+        return text.encode()
 
     def decode(self, data: bytes) -> Any:
         value, failure = self.decode_message(data)
@@ -263,9 +302,11 @@ class JSON(Codec):
 
     def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
         try:
-            text = str(data, "utf-8")
+            text = data.decode() if type(data) is bytes else str(data, "utf-8")
         except ValueError as exc:
             raise _undecodable(self, exc) from exc
+        finally:
+            del data  # an error keeps this call's names, and must not keep a view of a buffer
         # A hook is a call for each dictionary, which is not needed in the usual case.
         has_objects = TYPE_KEY in text or _ESCAPED_ASCII in text
         # Each level takes an opening and a closing character; the message itself is one more.
@@ -275,11 +316,11 @@ class JSON(Codec):
         )
         try:
             if has_objects and not may_be_deep:
-                return self._with_failure(self._decode, text)
-            value = self._decode_plain(text)
+                return self._with_failure(self._read, text)
+            value = self._read_plain(text)
             if may_be_deep and _json_levels_exceed(self.max_nesting + 1, value):
                 return _without_content(value, self._too_deep())
-            return self._with_failure(self._decode, text) if has_objects else (value, None)
+            return self._with_failure(self._read, text) if has_objects else (value, None)
         except json.JSONDecodeError as exc:
             raise _undecodable(self, exc) from exc
         except (ValueError, RecursionError) as exc:  # JSON, but nothing that Python can hold
@@ -396,9 +437,10 @@ class MsgPackBlosc(MsgPack):
             msg = f"{size} bytes are compressed in it, over the limit max_frame={self.max_size}"
             raise _undecodable(self, ValueError(msg))
         try:
-            packed = self._blosc.decompress(bytes(data))
+            packed = self._blosc.decompress(data)
         except (self._blosc.blosc_extension.error, ValueError, TypeError) as exc:
             raise _undecodable(self, exc) from exc
+        del data  # as in JSON
         return super().decode_message(packed)
 
 
@@ -472,7 +514,10 @@ def make_codec(
     """Return an instance of *codec* that knows all of *extra_serializers*, in their order."""
     instance = codec()
     for serializer in checked_serializers(extra_serializers):
-        instance.add_serializer(*serializer())
+        if isinstance(serializer, DeferredSerializer):
+            instance._defer_serializer(serializer)  # noqa: SLF001 - for containers alone
+        else:
+            instance.add_serializer(*serializer())
     return instance
 
 

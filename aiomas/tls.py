@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import ipaddress
 import os
 import ssl
 from collections.abc import Iterable, Iterator
@@ -115,6 +113,10 @@ class PeerIdentity:
     @classmethod
     def of(cls, ssl_object: ssl.SSLObject) -> PeerIdentity | None:
         """Return who is at the other end, or ``None`` if it has shown nothing that was verified."""
+        # Only TLS pays for them: 2 ms.
+        import hashlib  # noqa: PLC0415
+        import ipaddress  # noqa: PLC0415
+
         certificate: Any = ssl_object.getpeercert()
         encoded = ssl_object.getpeercert(binary_form=True)
         if not certificate or encoded is None:

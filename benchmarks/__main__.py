@@ -1,183 +1,114 @@
-"""Runs all benchmarks and prints a table.
+"""Measures aiomas against raw baselines, prints a table, and writes figures and drawings to files.
 
-Each pair of figures comes from the same run: baseline and aiomas take turns, several rounds each,
-and the median counts.  Both ends are processes pinned to one core, so that a figure is the total
-cost of a call, not what a second core can hide.
+All figures of a row come from the same run: aiomas and its baselines take turns, several rounds
+each, and the medians count.  "One core" means that both ends share it, so that a figure is the
+total cost of a call; "all cores" is what a user sees.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import gc
-import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-import aiomas
-from benchmarks import raw
-from benchmarks.server import Echo
+from benchmarks import certificates, curves, facts, mesh, population, report, rows
+from benchmarks.plan import Plan
+from benchmarks.results import Result
+from benchmarks.svg import Curve
 
-Call = Callable[[Any], Awaitable[Any]]
+ROWS: dict[str, Callable[[Plan], list[Result]]] = {
+    "B5": population.measure_agents,
+    "B6": mesh.measure_start,
+    "mesh": mesh.measure_mesh,
+}
+"""What measures the rows that do not compare calls, by their name."""
 
-IN_FLIGHT = 64
-PAYLOAD = "x" * 16
-
-
-@contextlib.contextmanager
-def server(kind: str, loop_name: str, addr: Any) -> Iterator[Any]:
-    """Run a server process and yield its address."""
-    command = [sys.executable, "-m", "benchmarks.server", kind, loop_name, json.dumps(addr)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        process.communicate(timeout=10)
+CURVES: dict[str, Callable[[Plan], list[Curve]]] = {
+    "containers": mesh.draw_containers,
+    "agents": curves.draw_agents,
+    "connections": curves.draw_connections,
+    "payload": curves.draw_payloads,
+}
+"""What measures and draws, by name."""
 
 
-@contextlib.asynccontextmanager
-async def raw_client(addr: Any) -> AsyncIterator[Call]:
-    """Connect to the baseline's server and yield a function that calls it."""
-    loop = asyncio.get_running_loop()
-    if isinstance(addr, str):
-        transport, protocol = await loop.create_unix_connection(raw.Client, addr)
-    else:
-        transport, protocol = await loop.create_connection(raw.Client, *addr)
-    try:
-        yield protocol.call
-    finally:
-        transport.close()
+def names() -> list[str]:
+    """Return all that can be asked for."""
+    return [*(row.id for row in rows.ROWS), *ROWS, *CURVES]
 
 
-@contextlib.asynccontextmanager
-async def aiomas_client(url: str) -> AsyncIterator[Call]:
-    """Connect to the agent at *url* and yield a function that calls it."""
-    async with aiomas.Container.open(aiomas.get_queue("bench"), codec=aiomas.MsgPack) as container:
-        yield (await container.connect(url)).echo
+def parse() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--only", help=f"some of these, or their first parts (B2): {','.join(names())}"
+    )
+    parser.add_argument("--quick", action="store_true", help="few and short rounds, to try it out")
+    parser.add_argument("--rounds", type=int, help="rounds of each comparison (default: 5)")
+    parser.add_argument("--seconds", type=float, help="of each round (default: 0.25)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/bench"), help="a folder (default: build/bench)"
+    )
+    parser.add_argument(
+        "--docs", type=Path, help="a folder of the documentation, for the table and the drawings"
+    )
+    options = parser.parse_args()
+    options.only = options.only.split(",") if options.only else None
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.seconds = options.seconds or (0.02 if options.quick else 0.25)
+    for part in options.only or ():
+        if not any(Plan(only=[part]).wants(name) for name in names()):
+            parser.error(f"there is no {part!r}; there are {', '.join(names())}")
+    return options
 
 
-async def sequential(call: Call, seconds: float) -> float:
-    """Return calls per second, one after the other."""
-    count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        for _ in range(100):
-            await call(PAYLOAD)
-        count += 100
-    return count / elapsed
+def progress() -> Callable[[str], None]:
+    """Return what shows on the error stream what is measured, and when."""
+    begin = time.perf_counter()
+
+    def tell(what: str) -> None:
+        print(f"{time.perf_counter() - begin:4.0f} s  {what}", file=sys.stderr, flush=True)
+
+    return tell
 
 
-async def pipelined(call: Call, seconds: float) -> float:
-    """Return calls per second with :data:`IN_FLIGHT` of them under way."""
-    count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        for _ in range(10):
-            await asyncio.gather(*[call(PAYLOAD) for _ in range(IN_FLIGHT)])
-        count += 10 * IN_FLIGHT
-    return count / elapsed
-
-
-async def compare(loop_name: str, addr: Any, rounds: int, seconds: float) -> list[list[float]]:
-    """Return the medians ``[[raw, aiomas] of sequential, [raw, aiomas] of pipelined]``."""
-    if isinstance(addr, str):
-        raw_addr, our_addr = f"{addr}-{loop_name}-raw", f"{addr}-{loop_name}"
-    else:
-        raw_addr, our_addr = addr, addr
-    with server("raw", loop_name, raw_addr) as first, server("aiomas", loop_name, our_addr) as url:
-        async with raw_client(first) as raw_call, aiomas_client(url) as our_call:
-            figures: list[list[float]] = []
-            for measure in (sequential, pipelined):
-                await measure(raw_call, seconds / 4)  # to warm up
-                await measure(our_call, seconds / 4)
-                results = [
-                    (await measure(raw_call, seconds), await measure(our_call, seconds))
-                    for _ in range(rounds)
-                ]
-                figures.append([statistics.median(column) for column in zip(*results, strict=True)])
-            return figures
-
-
-async def in_container(rounds: int, seconds: float) -> tuple[float, float]:
-    """Return calls per second between two agents of one container, sequential and pipelined."""
-    async with aiomas.Container.open(aiomas.get_queue("bench"), codec=aiomas.MsgPack) as container:
-        call = (await container.connect(Echo(container).addr)).echo
-        await sequential(call, seconds / 4)
-        return (
-            statistics.median([await sequential(call, seconds) for _ in range(rounds)]),
-            statistics.median([await pipelined(call, seconds) for _ in range(rounds)]),
-        )
-
-
-async def agents(count: int) -> tuple[float, float]:
-    """Return how many agents are made per second, and the bytes that each takes."""
-    async with aiomas.Container.open(aiomas.get_queue("bench")) as container:
-        gc.collect()
-        start = time.perf_counter()
-        made = [Echo(container) for _ in range(count)]
-        rate = count / (time.perf_counter() - start)
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        made += [Echo(container) for _ in range(count)]
-        size = (tracemalloc.get_traced_memory()[0] - before) / count
-        tracemalloc.stop()
-        return rate, size
-
-
-def run(loop_name: str, main: Any) -> Any:
-    """Run a coroutine on the event loop that is to be measured."""
-    factory = None
-    if loop_name == "uvloop":
-        import uvloop  # noqa: PLC0415 - not there on every system
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main)
+def measure(plan: Plan) -> tuple[list[Result], list[Curve]]:
+    """Measure all that is asked for."""
+    results = rows.measure_rows(plan)
+    for name, measure_some in ROWS.items():
+        if plan.wants(name):
+            results += measure_some(plan)
+    found: list[Curve] = []
+    for name, draw_some in CURVES.items():
+        if plan.wants(name):
+            found += draw_some(plan.for_curves())
+    return results, found
 
 
 def main() -> None:
-    """Measure everything and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each pair (default: 5)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each round (default: 0.5)")
-    options = parser.parse_args()
-
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # children inherit it
-    table = Table(title=f"aiomas {aiomas.__version__}, Python {sys.version.split()[0]}, one core")
-    for column in ("", "raw asyncio", "aiomas", "ratio"):
-        table.add_column(column, justify="left" if not column else "right")
-    with tempfile.TemporaryDirectory() as directory:
-        addresses = {"TCP": ("127.0.0.1", 0), "Unix": str(Path(directory) / "socket")}
-        for loop_name in ("asyncio", "uvloop"):
-            for transport, addr in addresses.items():
-                pairs = run(loop_name, compare(loop_name, addr, options.rounds, options.seconds))
-                names = ("sequential", f"{IN_FLIGHT} in flight")
-                for name, (baseline, ours) in zip(names, pairs, strict=True):
-                    table.add_row(
-                        f"{loop_name}, {transport}, {name}",
-                        f"{baseline:,.0f}/s",
-                        f"{ours:,.0f}/s",
-                        f"{ours / baseline:.2f}",
-                    )
-            one, many = run(loop_name, in_container(options.rounds, options.seconds))
-            table.add_row(f"{loop_name}, in one container, sequential", "", f"{one:,.0f}/s", "")
-            table.add_row(f"{loop_name}, in one container, {IN_FLIGHT}", "", f"{many:,.0f}/s", "")
-    rate, size = run("asyncio", agents(100_000))
-    table.add_row("agents made", "", f"{rate:,.0f}/s", "")
-    table.add_row("bytes for each agent", "", f"{size:,.0f}", "")
-    Console(width=88).print(table)
+    """Measure everything, print the table and write it to files."""
+    options = parse()
+    known = facts.collect(sys.argv[1:])
+    tell = progress()
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        certificates.make(Path(folder))
+        plan = Plan(options.only, options.rounds, options.seconds, options.quick, folder, tell)
+        results, found = measure(plan)
+    known["seconds"] = round(time.perf_counter() - begin)
+    tell("done")
+    if results:
+        Console(width=None if sys.stdout.isatty() else 160).print(report.table(results, known))
+    for path in report.write(options.output, results, found, known):
+        print(path)
+    if options.docs is not None:
+        for path in report.write_docs(options.docs, results, found, known):
+            print(path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The server process of a benchmark: prints its address as JSON, ends when its input does."""
+"""A server process of a benchmark: tells its address as JSON, ends when its input does.
+
+Its argument is JSON: *kind* and *loop* as in :mod:`benchmarks.subjects`, *certificates*, and how
+many *agents* there are (one by default).
+"""
 
 from __future__ import annotations
 
@@ -8,53 +12,38 @@ import sys
 from typing import Any
 
 import aiomas
-from benchmarks import raw
+from benchmarks import baselines
+from benchmarks.loops import run
+from benchmarks.subjects import Echo, settings
 
 
-class Echo(aiomas.Agent):
-    """Returns what it gets."""
-
-    @aiomas.expose
-    def echo(self, value: Any) -> Any:
-        """Return *value*."""
-        return value
-
-    @aiomas.expose
-    async def echo_async(self, value: Any) -> Any:
-        """Return *value*, from a coroutine."""
-        return value
-
-
-async def serve_raw(addr: Any) -> tuple[Any, Any]:
-    """Start the baseline's server and return it with its address."""
+async def serve_baseline(kind: str) -> tuple[Any, Any]:
+    """Start a baseline's server and return it with its address."""
     loop = asyncio.get_running_loop()
-    if isinstance(addr, str):
-        return await loop.create_unix_server(raw.Server, addr), addr
-    server = await loop.create_server(raw.Server, *addr)
+    server = await loop.create_server(baselines.PAIRS[kind][0], "127.0.0.1", 0)
     return server, server.sockets[0].getsockname()[:2]
 
 
-async def serve_aiomas(addr: Any) -> tuple[Any, str]:
-    """Start a container with an agent and return the agent with its address."""
-    agent = Echo(await aiomas.Container.create(addr, codec=aiomas.MsgPack, as_coro=True))
-    return agent, agent.addr
+async def serve_aiomas(kind: str, certificates: str | None, agents: int) -> tuple[Any, str]:
+    """Start a container with agents and return them with the address of the first one."""
+    container = await aiomas.Container.create(
+        ("127.0.0.1", 0), **settings(kind, certificates), as_coro=True
+    )
+    made = [Echo(container) for _ in range(agents)]
+    return made, made[0].addr
 
 
-async def main(kind: str, addr: Any) -> None:
+async def main(kind: str, certificates: str | None = None, agents: int = 1) -> None:
     """Serve until standard input is closed."""
-    serve = serve_raw if kind == "raw" else serve_aiomas
-    server, address = await serve(addr)  # held, since not all event loops hold their servers
-    print(json.dumps(address), flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    del server
+    if kind in baselines.PAIRS:
+        server, address = await serve_baseline(kind)
+    else:
+        server, address = await serve_aiomas(kind, certificates, agents)
+    print(json.dumps({"address": address}), flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    del server  # held until here, since not all event loops hold their servers
 
 
 if __name__ == "__main__":
-    _, kind, loop_name, addr = sys.argv
-    factory = None
-    if loop_name == "uvloop":
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main(kind, json.loads(addr)))
+    request = json.loads(sys.argv[1])
+    run(request.pop("loop"), main(**request))

@@ -17,6 +17,7 @@ from typing import Any
 
 from aiomas import rpc
 from aiomas._address import TcpAddress
+from aiomas.cluster.environment import STACK_DUMP
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.intensity import Intensity
 from aiomas.cluster.life import Life, StillThereError
@@ -25,7 +26,6 @@ from aiomas.cluster.records import Records
 from aiomas.cluster.restoring import restore
 from aiomas.cluster.summary import LOG
 from aiomas.cluster.surroundings import Surroundings
-from aiomas.cluster.worker import STACK_DUMP
 from aiomas.exceptions import ClusterError, ContainerDied
 
 _log = logging.getLogger("aiomas.cluster")

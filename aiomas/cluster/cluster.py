@@ -62,7 +62,8 @@ class Cluster:
         clock: ``None`` for real time; a date for an :class:`~aiomas.ExternalClock` that starts
             there in each container, see :meth:`set_time`.
         preload: the name, or names, of modules that all containers share, as they are imported
-            before these are forked.  They must not start threads.
+            before these are forked; ``"arrow"``, say, if agents send each other dates.  They must
+            not start threads.
         name: to find it with ``aiomas cluster ls``; by default one is made up.
         seed: for each container, its random numbers (those of :mod:`random`, and of numpy's legacy
             functions if that was preloaded, or comes with the module of an agent) follow from this,

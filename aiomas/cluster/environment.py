@@ -29,6 +29,9 @@ _COMM_SIZE = 15  # bytes that the kernel keeps of a process's short name
 _LEAST_FILES = 16  # its event loop, modules that are imported, and a few connections
 _ARG_START, _ARG_END = 45, 46  # in /proc/self/stat, counted from the state (see proc(5))
 
+STACK_DUMP = signal.SIGUSR1
+"""Makes a container process write the stacks of all its threads into its log."""
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:

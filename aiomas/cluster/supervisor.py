@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import os
 import shutil
-import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -23,13 +21,13 @@ from aiomas import rpc
 from aiomas.cluster import streams, watch
 from aiomas.cluster.child import Child
 from aiomas.cluster.echo import Echo
-from aiomas.cluster.environment import ignore, set_title
+from aiomas.cluster.environment import set_title
 from aiomas.cluster.events import ClusterEvent, EventKind, error_content
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.rundir import RunDirectory
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.surroundings import Surroundings
-from aiomas.cluster.zygote import ForkServer, Program, fork_program
+from aiomas.cluster.zygote import ForkServer, Program
 from aiomas.exceptions import AiomasError, ClusterError, ContainerDied
 
 Credentials = tuple[bytes, bytes, bytes | None]
@@ -37,13 +35,12 @@ Credentials = tuple[bytes, bytes, bytes | None]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_SHARED = ("arrow",)  # what each container imports when it starts
+_SHARED = ("hmac",)  # what each container imports when it starts
 _HURRY = 1.0  # seconds that containers have to end when the driver is gone
 _ALL_TIMEOUT = 3.0  # seconds after which all that is left is killed then, all at once
 _FORK_TIMEOUT = 0.5  # seconds that the fork server has to end when its children have ended
 _LOAD_WINDOW = 0.5  # seconds over which loads are taken: the system counts in hundredths
 _STATUS_TIMEOUT = 2.0  # seconds that a container has to say how it is
-_LAST_STANDARD_STREAM = 2
 _PARENT_PAUSE = 1.0  # seconds between two looks whether the driver still lives
 
 
@@ -125,7 +122,9 @@ class Supervisor:
         self._run.publish(self._facts)
         set_title(f"aiomas {self._run.name}/supervisor")
         await self._fork.tidy_up(self._run.path)
-        modules = [*_SHARED, *(["uvloop"] * self._spec.uses_uvloop), *self._spec.preload]
+        spec = self._spec
+        dates = ["arrow"] * (spec.clock is not None)  # else it is imported by who has a date
+        modules = [*_SHARED, *dates, *(["uvloop"] * spec.uses_uvloop), *spec.preload]
         # It imports while the driver does what it has to do.
         self._prepared = asyncio.ensure_future(self._fork.preload(modules))
         self._prepared.add_done_callback(_take_note)  # begin() may never be called
@@ -412,31 +411,3 @@ async def _all_or_first_error(coros: Sequence[Awaitable[Any]]) -> None:
             task.cancel()
         await asyncio.wait(tasks)
         raise
-
-
-def _open_standard_streams() -> None:
-    """Let nothing else get the numbers of standard streams that the driver has closed."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD_STREAM:
-        os.set_inheritable(fd, True)
-    os.close(fd)
-
-
-def main(control_fd: int) -> None:
-    """Run a supervisor.
-
-    Args:
-        control_fd: an inherited socket, over which the driver controls it.
-    """
-    _open_standard_streams()
-    # What a driver has blocked or ignored is inherited.
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # Ctrl-C in a terminal goes to all processes there; the driver alone decides what it means.
-    signal.signal(signal.SIGINT, ignore)
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit of file sizes is an error of write()
-    os.set_inheritable(control_fd, False)
-    guard, _ = os.pipe()  # nobody else gets the other end, so this one ends with us
-    program = fork_program(guard, "aiomas.cluster.worker:main")
-    os.close(guard)
-    gc.enable()
-    asyncio.run(Supervisor(program).serve(socket.socket(fileno=control_fd)))

@@ -28,7 +28,7 @@ from aiomas.agent import Agent
 from aiomas.clocks import ExternalClock
 from aiomas.cluster import state, streams
 from aiomas.cluster.container import ClusterContainer
-from aiomas.cluster.environment import Environment, ignore
+from aiomas.cluster.environment import STACK_DUMP, Environment, ignore
 from aiomas.cluster.loading import load
 from aiomas.cluster.rundir import remove_tree
 from aiomas.codecs import Codec
@@ -38,9 +38,6 @@ from aiomas.tls import SSLCerts, make_ssl_client_context, make_ssl_server_contex
 _contexts: list[ssl.SSLContext] = []  # for our server socket, and for client sockets
 _SAVED_AT_ONCE = 64  # states that are on their way to the supervisor
 _LAST_TIMEOUT = 0.5  # seconds that remain when the process has been told to end
-
-STACK_DUMP = signal.SIGUSR1
-"""Makes a worker write the stacks of all its threads into its log."""
 
 
 def load_tls(tls: Sequence[Any]) -> None:

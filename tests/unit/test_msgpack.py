@@ -172,10 +172,33 @@ class TestLevels:
         assert _msgpack.levels_exceed(64, packed, _msgpack.unpack(packed))
         assert not _msgpack.levels_exceed(65, packed, _msgpack.unpack(packed))
 
-    def test_many_values_are_left_to_the_library(self):
-        assert _msgpack._has_few_containers(64, (0, 7, ("x", (b"y" * 5000,), {"z": (1, 2)})))
-        assert not _msgpack._has_few_containers(64, (0, 7, (0,) * 1000))
-        assert not _msgpack._has_few_containers(64, ((),) * 65)
+    @pytest.mark.parametrize(
+        ("value", "shallow"),
+        [
+            ((0, 7, ("x", (b"y" * 5000,), {"z": (1, 2)})), True),  # large bytes
+            ((0, 7, ("x", ((1.5, 2, True) * 1000,), {})), True),  # many numbers
+            ((0, 7, ("x", ((1.5,) * 1000 + (None,),), {})), False),
+            ((0, 7, ("x", ((1.5,) * 1000 + ((1,),),), {})), False),
+            ((0, 7, (("abc",) * 1000,)), False),  # many values
+            (((1, 2),) * 65, False),
+            ((0, 7, ("x", (), {"a": 1, "b": None})), False),  # whose keys may have come twice
+            (5, True),
+        ],
+    )
+    def test_few_and_large_values_and_numbers_are_looked_at(self, value, shallow):
+        packed = msgpack.packb(value)
+        size = max(len(packed), 100)
+
+        assert _msgpack._is_shallow(64, size, _msgpack.unpack(packed)) is shallow
+
+    @pytest.mark.parametrize("text", [0, 300, 5000, 100_000])
+    def test_levels_in_a_value_that_a_later_one_replaced_are_counted(self, text):
+        deep = b"\x91" * 70 + b"\xc0"
+        packed = b"\x92" + msgpack.packb("x" * text) + b"\x82\xa1a" + deep + b"\xa1a\x01"
+        value = _msgpack.unpack(packed)
+
+        assert value == ("x" * text, {"a": 1})
+        assert _msgpack.levels_exceed(64, packed, value)
 
     def test_more_levels_than_the_library_takes_are_no_limit(self):
         packed = msgpack.packb([[1]] * 5000)
@@ -185,6 +208,14 @@ class TestLevels:
     def test_a_large_scalar_is_not_copied(self, monkeypatch):
         monkeypatch.setattr(_msgpack, "_skip", None)
         packed = msgpack.packb([0, 1, ["x", [b"\x91" * 100_000], {}]])
+
+        assert not _msgpack.levels_exceed(64, packed, _msgpack.unpack(packed))
+
+    @pytest.mark.parametrize("size", [300, 3000, 100_000])
+    def test_what_large_bytes_hold_is_neither_counted_nor_gone_through(self, size, monkeypatch):
+        monkeypatch.setattr(_msgpack, "_skip", None)
+        monkeypatch.setattr(_msgpack, "_count_openers", None)
+        packed = msgpack.packb([0, 1, ["x", [b"\x91" * size], {"also": b"\xdc" * size}]])
 
         assert not _msgpack.levels_exceed(64, packed, _msgpack.unpack(packed))
 

@@ -18,7 +18,7 @@ _BOOT = """\
 import gc, json, sys
 gc.disable()  # while there is nothing to be collected
 control, sys.path[:], sys.argv[:] = json.loads(sys.argv.pop())
-from aiomas.cluster.supervisor import main
+from aiomas.cluster.boot import main
 main(control)
 """
 # Those of sys.flags that an option stands for; it is given as often as the flag says.

@@ -15,10 +15,10 @@ import pytest
 from aiomas import Limits
 from aiomas.cluster import life, streams
 from aiomas.cluster.child import Child
+from aiomas.cluster.environment import STACK_DUMP
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.spec import PATIENT, ClusterSpec, RestartPolicy
 from aiomas.cluster.surroundings import Surroundings
-from aiomas.cluster.worker import STACK_DUMP
 from aiomas.exceptions import ClusterError, ContainerDied
 from tests.unit.cluster.fakes import BOUND, FakeFork, fails, never, until
 

@@ -7,7 +7,6 @@ import dataclasses
 import gc
 import json
 import os
-import signal
 import socket
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import pytest
 from aiomas.cluster import certificates, rundir, watch
 from aiomas.cluster import supervisor as supervisor_module
 from aiomas.cluster.control import Host
-from aiomas.cluster.environment import ignore
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy
 from aiomas.cluster.zygote import ForkServer
@@ -361,44 +359,3 @@ class TestEnd:
         await supervisor._echo.flush(BOUND)
         supervisor._emit(None)
         supervisor._fork_server_lost()  # it had ended before
-
-
-def test_the_program_does_not_see_ctrl_c_and_serves_its_socket(monkeypatch):
-    served = []
-    ignored = []
-    monkeypatch.setattr(signal, "signal", lambda *args: ignored.append(args))
-
-    class Fake:
-        def __init__(self, program):
-            served.append(program)
-
-        async def serve(self, control):
-            served.append(control.family)
-            control.close()
-
-    monkeypatch.setattr(supervisor_module, "Supervisor", Fake)
-    guards = []
-
-    def done(coro):
-        with pytest.raises(StopIteration):
-            coro.send(None)
-
-    def fork_program(guard, target):
-        guards.append(os.dup(guard))
-        return target
-
-    monkeypatch.setattr(supervisor_module, "fork_program", fork_program)
-    pipe = os.pipe()
-    ours, theirs = socket.socketpair()
-    with ours:
-        os.set_inheritable(theirs.fileno(), True)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "pipe", lambda: pipe)
-            patch.setattr(asyncio, "run", done)
-            supervisor_module.main(theirs.detach())
-    os.close(pipe[1])
-    assert os.read(guards[0], 1) == b""  # it ends with us
-    os.close(guards[0])
-    assert served == ["aiomas.cluster.worker:main", socket.AF_UNIX]
-    assert ignored[0] == (signal.SIGCHLD, signal.SIG_DFL)  # whatever the driver does with it
-    assert ignored[1:3] == [(signal.SIGINT, ignore), (signal.SIGXFSZ, signal.SIG_IGN)]

@@ -1,0 +1,137 @@
+"""Who is measured, and in what."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.interop.environments import AIOMAS_2, Environment, find_python_3_8, this_python
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing that is measured.
+
+    Args:
+        title: for the table.
+        program_measure: what the peer's program is told to measure.
+        ours: what that of aiomas is told, to compare with.
+        pinned: on which cores: one (``True``) or all (``False``).
+        needs: ``"server"`` for two processes, ``"tls"`` for two with mutual TLS, ``"local"`` for
+            one process.
+        unit: of the figure.
+    """
+
+    title: str
+    program_measure: str
+    ours: str
+    pinned: tuple[bool, ...] = (True, False)
+    needs: str = "server"
+    unit: str = "calls/s"
+
+
+MEASURES = {
+    "B1": Measure("B1 sequential", "sequential", "sequential"),
+    "B2-64": Measure("B2 64 in flight", "in_flight_64", "in_flight_64"),
+    "B2-batch": Measure("B2 64 in one batch", "batch_64", "in_flight_64"),
+    "B2-1000": Measure("B2 1000 in flight", "in_flight_1000", "in_flight_1000", (False,)),
+    "B3": Measure("B3 1 MiB echo", "mebibyte", "mebibyte", unit="GB/s"),
+    "B4": Measure("B4 in one process", "sequential", "sequential", (True,), "local"),
+    "B7-B1": Measure("B7 TLS, sequential", "sequential", "sequential", needs="tls"),
+    "B7-B2": Measure("B7 TLS, 64 in flight", "in_flight_64", "in_flight_64", needs="tls"),
+}
+"""By the names that are used in the catalogue and in the JSON file."""
+
+AIMS = {("B2-1000", "asyncio"): 1.5, ("B2-1000", "uvloop"): 2.0}
+"""How many times as fast as pyzmq this aiomas is to be, by measure and by its event loop."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A library that aiomas is compared with.
+
+    Args:
+        name: for the table, and for ``--only``.
+        program: the file in ``programs``.
+        measures: names from :data:`MEASURES`.
+        environment: what is installed for it; ``None`` for what runs this.
+        base: returns the interpreter that the environment is made from.
+        loop: the event loop, for programs that have a choice.
+        has_server: whether the program is also run as a server; some start theirs themselves.
+    """
+
+    name: str
+    program: str
+    measures: tuple[str, ...]
+    environment: Environment | None
+    base: Callable[[], Path] = this_python
+    loop: str = "asyncio"
+    has_server: bool = True
+
+    def python(self) -> Path:
+        """Return the interpreter for the program; making its environment may take minutes.
+
+        Raises:
+            UnavailableError: there is none, and why.
+        """
+        if self.environment is None:
+            return Path(sys.executable)
+        return self.environment.python(self.base())
+
+
+OURS = {
+    loop: Peer(f"aiomas ({loop})", "peer_aiomas.py", tuple(MEASURES), None, loop=loop)
+    for loop in ("asyncio", "uvloop")
+}
+"""This aiomas, by event loop."""
+
+_PYZMQ = Environment("pyzmq", ("pyzmq", "msgpack", "uvloop"), "import msgpack, uvloop, zmq.asyncio")
+_TCP = ("B1", "B2-64")
+_TLS = ("B7-B1", "B7-B2")
+
+PEERS = (
+    Peer("aiomas 2.0.1", "peer_aiomas.py", (*_TCP, "B3", "B4", *_TLS), AIOMAS_2, find_python_3_8),
+    Peer(
+        "mango-agents",
+        "peer_mango.py",
+        (*_TCP, "B4"),
+        Environment("mango-agents", ("mango-agents",), "import mango"),
+    ),
+    Peer(
+        "Pyro5",
+        "peer_pyro5.py",
+        (*_TCP, "B2-batch", "B3", *_TLS),
+        Environment("pyro5", ("Pyro5", "msgpack"), "import msgpack, Pyro5.api"),
+    ),
+    Peer(
+        "rpyc",
+        "peer_rpyc.py",
+        (*_TCP, "B3", *_TLS),
+        Environment("rpyc", ("rpyc",), "import rpyc.utils.authenticators"),
+    ),
+    Peer("pyzmq", "peer_pyzmq.py", (*_TCP, "B2-1000", "B3"), _PYZMQ),
+    Peer("pyzmq-asyncio", "peer_pyzmq_asyncio.py", (*_TCP, "B2-1000"), _PYZMQ),
+    Peer("pyzmq-uvloop", "peer_pyzmq_asyncio.py", (*_TCP, "B2-1000"), _PYZMQ, loop="uvloop"),
+    Peer(
+        "grpcio",
+        "peer_grpcio.py",
+        (*_TCP, "B3"),
+        Environment("grpcio", ("grpcio", "msgpack"), "import grpc.aio, msgpack"),
+    ),
+    Peer(
+        "ray",
+        "peer_ray.py",
+        _TCP,
+        Environment("ray", ("ray",), "import ray.actor"),
+        has_server=False,
+    ),
+    Peer(
+        "xoscar",
+        "peer_xoscar.py",
+        ("B4",),
+        Environment("xoscar", ("xoscar",), "import xoscar"),
+    ),
+)
+"""All others.  Ray comes late, since what it leaves running for a moment would disturb."""
