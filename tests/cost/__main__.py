@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from tests.cost.counting import count_everything, count_here
+from tests.cost.counting import ROUNDS, count_everything, count_here
 from tests.cost.limits import PYTHON, Limits
 
 
@@ -15,22 +15,22 @@ def main() -> None:
     parser.add_argument(
         "--record", action="store_true", help="write limits.toml, for the Python that runs this"
     )
-    parser.add_argument("--count", choices=["work", "allocations"], help=argparse.SUPPRESS)
+    parser.add_argument("--count", choices=list(ROUNDS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.count:
-        print(json.dumps(count_here(args.count)))
+        json.dump(count_here(args.count), sys.stdout)
         return
     counted = count_everything()
     limits = Limits.read()
     for case in counted:
         for line in limits.compare(case, counted[case]):
-            print(line, file=sys.stderr)
+            sys.stderr.write(f"{line}\n")
     limits.record(counted)
     if args.record:
         limits.write()
-        print(f"Recorded for Python {PYTHON}.")
+        sys.stderr.write(f"Recorded for Python {PYTHON}.\n")
     else:
-        print(limits.text())
+        sys.stdout.write(limits.text())
 
 
 main()

@@ -18,9 +18,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-import uvloop
-
-from tests.cost import allocations, work
+from tests.cost import allocations, memory, work
 from tests.cost.cases import CALLS, CASES, Case, Round
 
 Figures = dict[str, float]
@@ -28,21 +26,21 @@ Figures = dict[str, float]
 Count = Callable[[Round], Awaitable[dict[str, int]]]
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = {"work": 5, "allocations": 3}
+ROUNDS = {"work": 3, "memory": 1, "allocations": 2}
+"""Rounds that are counted, by kind of figure."""
 WARM_UP = 5
 """Rounds, after which caches are filled and numbers of calls are no longer of the smallest."""
-TIME_LIMIT = 100.0
-"""Seconds for each interpreter, of which it needs some five."""
+TIME_LIMIT = 240.0
+"""Seconds for each interpreter, of which it needs some five if the machine is not busy."""
 
 
 def count_everything(python: str = sys.executable) -> dict[str, Figures]:
     """Return the figures of each case, as far as they can be had on this system."""
     figures: dict[str, Figures] = {case: {} for case in CASES}
     with tempfile.TemporaryDirectory() as folder:
-        for kind, extra in (
-            ("work", {}),
-            ("allocations", allocations.environment(Path(folder, "log"))),
-        ):
+        tracing = allocations.environment(Path(folder, "log"))
+        for kind in ROUNDS:
+            extra = tracing if kind == "allocations" else {}
             for case, counted in _in_new_interpreter(python, kind, extra).items():
                 figures[case] |= counted
     return figures
@@ -69,20 +67,20 @@ def _in_new_interpreter(python: str, kind: str, extra: dict[str, str]) -> dict[s
 
 def count_here(kind: str) -> dict[str, Figures]:
     """Return the figures of a *kind* in this process, by case; none if it cannot be counted."""
+    count: Count
     if kind == "work":
         work.count_tasks()
-        count: Count = work.count
+        count = work.count
+    elif kind == "memory":
+        count = memory.count
     else:
         try:
             count = allocations.Tracing().count
         except OSError:
             return {}
-    counted = {}
-    for name, case in CASES.items():
-        factory = uvloop.new_event_loop if name.startswith("uvloop") else None
-        with asyncio.Runner(loop_factory=factory) as runner:
-            counted[name] = runner.run(_count_case(case, count, ROUNDS[kind]))
-    return counted
+    return {
+        name: asyncio.run(_count_case(case, count, ROUNDS[kind])) for name, case in CASES.items()
+    }
 
 
 async def _count_case(case: Case, count: Count, rounds: int) -> Figures:
@@ -107,15 +105,17 @@ def clock_that_stands_still() -> Iterator[None]:
     try:
         yield
     finally:
-        del loop.time  # type: ignore[method-assign]
+        del loop.time
 
 
 @contextlib.contextmanager
 def no_collection_of_garbage() -> Iterator[None]:
     """Let the collector of garbage run when it is called, and at no other time."""
     gc.collect()
+    gc.freeze()  # or each call of it would look at all modules
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        gc.unfreeze()

@@ -59,7 +59,7 @@ class Limits:
         for case, table in self.tables.items():
             lines.append(f"[{case}]")
             for figure, limits in table.items():
-                cells = ", ".join(f'"{python}" = {limits[python]!r}' for python in sorted(limits))
+                cells = ", ".join(f'"{name}" = {limits[name]:9.10g}' for name in sorted(limits))
                 lines.append(f"{figure:<11} = {{ {cells} }}")
             lines.append("")
         return "\n".join(lines)

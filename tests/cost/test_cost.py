@@ -5,16 +5,18 @@ import sys
 
 import pytest
 
-from tests.cost import allocations, counting, work
+from tests.cost import allocations, counting, memory, work
 from tests.cost.cases import CALLS, CASES
 from tests.cost.limits import COMMAND, PYTHON, Limits
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="what was recorded was counted on Linux"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(500),
 ]
 LIMITS = Limits.read()
-COUNTED_ON = {python for table in LIMITS.tables.values() for row in table.values() for python in row}
+COUNTED_ON = {
+    python for table in LIMITS.tables.values() for row in table.values() for python in row
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,9 @@ def test_nothing_is_recorded_of_what_is_not_counted():
 
 
 def figures(counted, figure, *names):
-    return {name: figure_of[figure] for name, figure_of in counted.items() if name in names or not names}
+    return {
+        name: figure_of[figure] for name, figure_of in counted.items() if name in names or not names
+    }
 
 
 def test_only_an_async_method_needs_a_task_and_only_one(counted):
@@ -62,8 +66,7 @@ def test_a_call_inside_of_a_container_uses_no_socket(counted):
 
 
 def test_only_a_call_with_a_timeout_sets_a_timer(counted):
-    timers = {name: one["timers"] for name, one in counted.items() if "timers" in one}
-    assert timers == {name: float(name.endswith("timeout")) for name in timers}
+    assert figures(counted, "timers") == {name: float(name.endswith("timeout")) for name in CASES}
 
 
 def test_calls_leave_nothing_behind(counted):
@@ -92,7 +95,7 @@ async def test_what_a_round_leaves_behind_is_counted():
     async def round_() -> None:
         kept.extend(object() for _ in range(CALLS))
 
-    assert await work.survivors(round_) == CALLS
+    assert await memory.count(round_) == {"survivors": CALLS}
 
 
 def test_a_log_of_the_c_library_is_read():

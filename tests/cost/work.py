@@ -1,4 +1,4 @@
-"""Counts what is done: tasks, functions, system calls, callbacks, and memory that is kept.
+"""Counts what is done: tasks, functions, system calls and callbacks.
 
 The interpreter itself tells of each function that begins (:func:`sys.setprofile`).  That neither
 disturbs nor is disturbed by coverage and debuggers, which ask to be told of lines.
@@ -7,24 +7,29 @@ disturbs nor is disturbed by coverage and debuggers, which ask to be told of lin
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import sys
 from collections import Counter
 from types import FrameType
 from typing import Any
 
-from tests.cost.cases import CALLS, Round
+from tests.cost.cases import Round
 
 SENDS = {"send", "sendmsg", "sendto"}
 RECEIVES = {"recv", "recv_into"}
 POLLS = {"poll", "control"}  # of epoll and of kqueue
 CALLBACKS = {asyncio.BaseEventLoop.call_soon.__code__}
 TIMERS = {asyncio.BaseEventLoop.call_at.__code__}
-OF_THE_LOOP = ("sends", "receives", "polls", "callbacks", "timers")
-"""Figures of what a loop does, which nobody sees if it is not written in Python."""
-FIGURES = ("tasks", "functions", "builtins", *OF_THE_LOOP, "survivors")
-ROUNDS_FOR_SURVIVORS = 5
+FIGURES = (
+    "tasks",
+    "functions",
+    "builtins",
+    "sends",
+    "receives",
+    "polls",
+    "callbacks",
+    "timers",
+)
 
 
 class CountedTask(asyncio.Task):
@@ -72,24 +77,7 @@ async def count(round_: Round) -> dict[str, int]:
     finally:
         sys.setprofile(None)
     counts["tasks"] = CountedTask.made - tasks
-    counts["survivors"] = await survivors(round_)
-    hidden = () if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop) else OF_THE_LOOP
-    return {figure: counts[figure] for figure in FIGURES if figure not in hidden}
-
-
-async def survivors(round_: Round) -> int:
-    """Return what the calls of a round leave behind: blocks of memory, as often as all leave one.
-
-    A container that grows now and then, and the loop, which keeps cancelled timers for a while,
-    are nothing that each call leaves behind.
-    """
-    gc.collect()
-    before = sys.getallocatedblocks()
-    for _ in range(ROUNDS_FOR_SURVIVORS):
-        await round_()
-    gc.collect()
-    kept = sys.getallocatedblocks() - before
-    return CALLS * round(kept / (ROUNDS_FOR_SURVIVORS * CALLS))
+    return {figure: counts[figure] for figure in FIGURES}
 
 
 def is_ours(frame: FrameType) -> bool:
