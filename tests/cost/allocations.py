@@ -16,7 +16,6 @@ from tests.cost.cases import Round
 
 LIBRARY = "libc_malloc_debug.so.0"
 VERSIONS = (b"GLIBC_2.2.5", b"GLIBC_2.17")  # of the symbols, on x86-64 and on aarch64
-FIGURES = ("allocations", "bytes")
 
 
 def environment(log: Path) -> dict[str, str]:
@@ -43,7 +42,7 @@ class Tracing:
         self._log.read_bytes()  # it is there, if it works
 
     async def count(self, round_: Round) -> dict[str, int]:
-        """Return what one round comes to, by the names in :data:`FIGURES`."""
+        """Return what one round comes to."""
         self._start()
         try:
             await round_()

@@ -70,14 +70,15 @@ class Limits:
         return {figure: table[figure][python] for figure in table if python in table[figure]}
 
     def record(self, counted: dict[str, dict[str, float]], python: str = PYTHON) -> None:
-        """Make what was *counted* the limits of this Python; cases that are gone, go."""
-        old = self.tables
-        self.tables = {}
+        """Make what was *counted* the limits of this Python, and forget cases that are gone."""
+        old, self.tables = self.tables, {}
         for case, figures in counted.items():
-            table = old.get(case, {})
-            self.tables[case] = {
-                figure: table.get(figure, {}) | {python: value} for figure, value in figures.items()
-            }
+            table = {figure: dict(row) for figure, row in old.get(case, {}).items()}
+            for row in table.values():
+                row.pop(python, None)
+            for figure, value in figures.items():
+                table.setdefault(figure, {})[python] = value
+            self.tables[case] = {figure: row for figure, row in table.items() if row}
 
     def compare(self, case: str, counted: dict[str, float], python: str = PYTHON) -> list[str]:
         """Return what is wrong with the figures of a case, in sentences."""

@@ -23,4 +23,4 @@ async def count(round_: Round) -> dict[str, int]:
         await round_()
     gc.collect()
     kept = sys.getallocatedblocks() - before
-    return {"survivors": CALLS * round(kept / (ROUNDS * CALLS))}
+    return {"survivors": CALLS * max(0, round(kept / (ROUNDS * CALLS)))}

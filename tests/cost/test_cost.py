@@ -130,9 +130,14 @@ def test_a_figure_that_has_changed_is_named():
 
 def test_recording_replaces_the_figures_of_one_python_only(tmp_path):
     file = tmp_path / "limits.toml"
-    limits = Limits({"gone": {}, "case": {"sends": {"3.11": 2, "3.12": 3}}})
+    case = {"sends": {"3.11": 2, "3.12": 3}, "gone": {"3.11": 1}, "going": {"3.11": 1, "3.12": 4}}
+    limits = Limits({"gone": {}, "case": case})
     limits.record({"case": {"sends": 1.016, "bytes": 1234567.891}}, "3.11")
     limits.write(file)
     assert Limits.read(file).tables == {
-        "case": {"sends": {"3.11": 1.016, "3.12": 3}, "bytes": {"3.11": 1234567.891}}
+        "case": {
+            "sends": {"3.11": 1.016, "3.12": 3},
+            "going": {"3.12": 4},
+            "bytes": {"3.11": 1234567.891},
+        }
     }
