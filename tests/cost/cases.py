@@ -95,12 +95,12 @@ async def bare_channel() -> AsyncIterator[Any]:
 
 @contextlib.asynccontextmanager
 async def making_agents() -> AsyncIterator[Round]:
-    """Make agents, and stop them; for a guard, an agent is as good as a call."""
+    """Make agents, which stay; for a guard, an agent is as good as a call."""
     async with Container.open(TCP, codec=MsgPack) as container:
 
         async def agents() -> None:
             for _ in range(CALLS):
-                await Echo(container).stop()
+                Echo(container)
 
         yield agents
 
