@@ -131,7 +131,7 @@ def test_a_figure_that_has_changed_is_named():
 
 def test_recording_replaces_the_figures_of_one_python_only(tmp_path):
     file = tmp_path / "limits.toml"
-    case = {"sends": {"3.11": 2, "3.12": 3}, "gone": {"3.11": 1}, "going": {"3.11": 1, "3.12": 4}}
+    case = {"sends": {"3.11": 2.0, "3.12": 3.0}, "gone": {"3.11": 1.0}, "going": {"3.12": 4.0}}
     limits = Limits({"gone": {}, "case": case})
     limits.record({"case": {"sends": 1.016, "bytes": 1234567.891}}, "3.11")
     limits.write(file)
