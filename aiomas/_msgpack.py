@@ -130,6 +130,8 @@ def may_hold_key(key: bytes, packed: bytes | memoryview, value: Any) -> bool:
         packed: what `unpack` made *value* of.
         value: tuples, dictionaries and scalars.
     """
+    if len(packed) <= _LARGE:
+        return key in bytes(packed)
     # Looking through a large scalar takes longer than it took to decode it.
     containers = _containers(value, _FEW_ITEMS)
     if containers is None:

@@ -214,13 +214,13 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was received; nothing that the peer sends raises anything here."""
         if self._in_large:
-            self._received(nbytes, self.session.events(self.session.reader.fill(nbytes)))
+            self._received(nbytes, self.session.fill(nbytes))
         else:
             self.data_received(bytes(self._buffers.small[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Take what was received; nothing that the peer sends raises anything here."""
-        self._received(len(data), self.session.events(self.session.reader.feed(data)))
+        self._received(len(data), self.session.feed(data))
 
     def _received(self, size: int, events: Iterator[Event]) -> None:
         self._counters.bytes_in += size

@@ -223,14 +223,21 @@ class Session(Generic[W]):
         Raises:
             ProtocolError: the bytes are no message; the connection is of no use any more.
         """
-        return self.events(self.reader.feed(data))
+        chunk = self.reader.join(data)
+        return self._events(self.reader.cut(chunk), chunk)
 
-    def events(self, payloads: Iterator[bytes] | Iterator[memoryview]) -> Iterator[Event]:
-        """Yield what the messages in *payloads* mean; see :meth:`feed`."""
+    def fill(self, size: int) -> Iterator[Event]:
+        """Do the same for *size* bytes that were received into the `room` of our reader."""
+        return self._events(self.reader.fill(size), None)
+
+    def _events(
+        self, payloads: Iterator[bytes] | Iterator[memoryview], chunk: bytes | None
+    ) -> Iterator[Event]:
+        decode = self._reading_codec.decoder(chunk)
         try:
             for payload in payloads:
                 try:
-                    message, bad_content = self._reading_codec.decode_message(payload)
+                    message, bad_content = decode(payload)
                 except DecodeError as exc:
                     raise self._unreadable(payload, exc) from exc
                 self._heard = True
@@ -255,6 +262,7 @@ class Session(Generic[W]):
                 event = self._event(kind, message_id, content, size, bad_content)
                 if event is not None:
                     yield event
+                    decode = self._reading_codec.decoder(chunk)  # which that may have changed
         except TlsRecordError as exc:
             if not exc.alert:  # what is no TLS tells a client more than a connection that just ends
                 self.last_words = self.frame(EXCEPTION, 0, "HandshakeError: there is no TLS here")

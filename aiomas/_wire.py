@@ -94,16 +94,27 @@ class FrameReader:
             ProtocolError: a header announces more than *max_frame* bytes.  It is raised before
                 anything is set aside for them, and after the payloads before it were yielded.
         """
-        if self._parts:
-            self._parts.append(data)
-            self._have += len(data)
-            if self._have < self._need:
-                self._compact()
-                return
-            # Joining only when enough is there keeps a large frame in small pieces linear.
-            data = b"".join(self._parts)
-            self._parts.clear()
-            self._compacted = 0
+        return self.cut(self.join(data))
+
+    def join(self, data: bytes) -> bytes:
+        """Return *data* with what was left before it; nothing, if no frame is complete by now."""
+        if not self._parts:
+            return data
+        self._parts.append(data)
+        self._have += len(data)
+        if self._have < self._need:
+            self._compact()
+            return b""
+        # Joining only when enough is there keeps a large frame in small pieces linear.
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._compacted = 0
+        return data
+
+    def cut(self, data: bytes) -> Iterator[bytes]:
+        """Yield all payloads in what :meth:`join` has returned; see :meth:`feed`."""
+        if not data:
+            return
         position, size = 0, len(data)
         self._need = HEADER_SIZE
         start = HEADER_SIZE

@@ -51,11 +51,12 @@ __all__ = [
 
 T = TypeVar("T")
 Serialize = Callable[[Any], Any]
+Decode = Callable[[Any], tuple[Any, DecodeError | None]]
 Serializer = tuple[type, Serialize, Callable[[Any], Any]]
 
 TYPE_KEY = "__type__"
 _TYPE_KEY_BYTES = TYPE_KEY.encode()
-_SMALL = 4096  # bytes of a message in which a search takes no time worth mentioning
+_SHORT_CHUNK = 65_536  # bytes in which a search takes little time, however few messages they are
 _unpackb = msgpack.unpackb
 
 
@@ -132,6 +133,15 @@ class Codec(ABC):
         if _levels_exceed(self.max_nesting + 1, value):
             return _without_content(value, self._too_deep())
         return value, failure
+
+    def decoder(self, chunk: bytes | None) -> Decode:
+        """Return what does the same as :meth:`decode_message` for the messages in *chunk*.
+
+        A codec may see in the bytes of many messages that something less will do for all of them.
+        ``None`` stands for a large message of its own.
+        """
+        del chunk
+        return self.decode_message
 
     def add_serializer(
         self, type: type[T], serialize: Callable[[T], Any], deserialize: Callable[[Any], T]
@@ -383,14 +393,25 @@ class MsgPack(Codec):
         size, limit = len(data), self.max_nesting + 1
         if size > limit and _msgpack.levels_exceed(limit, data, value):
             return _without_content(value, self._too_deep())
-        if size > _SMALL:
-            may_hold_objects = _msgpack.may_hold_key(_TYPE_KEY_BYTES, data, value)
-        else:  # most are, so this is not left to a function
-            may_hold_objects = _TYPE_KEY_BYTES in data
-        if not may_hold_objects:
+        if not _msgpack.may_hold_key(_TYPE_KEY_BYTES, data, value):
             return value, None
         del value  # or a large message would be in memory twice
         return self._with_failure(self._unpack_objects, data)
+
+    def decoder(self, chunk: bytes | None) -> Decode:
+        # One search in a chunk with many messages, rather than one in each of them.
+        short = chunk is not None and len(chunk) <= _SHORT_CHUNK
+        if type(self) is MsgPack and short and _TYPE_KEY_BYTES not in chunk:
+            return self._decode_without_objects
+        return self.decode_message
+
+    def _decode_without_objects(self, data: bytes) -> tuple[Any, DecodeError | None]:
+        if len(data) > self.max_nesting:
+            return self.decode_message(data)
+        try:
+            return _unpackb(data, use_list=False), None
+        except Exception:  # noqa: BLE001 - looked at there
+            return self.decode_message(data)
 
     def _unpack_odd(self, data: bytes, exc: Exception) -> tuple[Any, DecodeError | None]:
         """Return the value of a message that has unusual keys, or why there is none."""
