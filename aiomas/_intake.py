@@ -23,6 +23,8 @@ from aiomas.exceptions import ConnectionLost, Outcome
 class Replier(Source, Protocol):
     """What a request is answered with; the channel's protocol."""
 
+    intake: Intake
+
     @property
     def extended(self) -> bool:
         """Whether both ends have agreed on the extensions; then ids are numbers without gaps."""
@@ -146,11 +148,9 @@ class Request:
             intake.bytes -= self.size
 
 
-class Handler(Protocol):
-    """What requests are passed to."""
-
-    def __call__(self, request: Request) -> None:
-        """Take a request."""
+ServeNow = Callable[[Replier, int, Any, int], bool]
+"""Serves an ordinary request (whose it is, its number, its content and its size), or returns False
+and does nothing."""
 
 
 class Intake:
@@ -173,8 +173,11 @@ class Intake:
         self._loop = loop
         self._is_open = is_open
         self._paused = False
+        self.serve_now: ServeNow | None = None
+        """Serves ordinary requests with fewer steps, if the handler can do so."""
         self._handler: Callable[[Request], Any] | None = None
-        self._waiting: OrderedDict[int, Request] = OrderedDict()
+        self.waiting: OrderedDict[int, Request] = OrderedDict()
+        """Those that have not been passed on yet."""
         self._keys = itertools.count()
         self._reader: asyncio.Future[None] | None = None
         self._error: ConnectionLost | None = None
@@ -191,22 +194,26 @@ class Intake:
 
     def put(self, request: Request, *, paused: bool) -> None:
         """Take a request; it waits if *paused*."""
-        request.intake = self
-        self.requests += 1
-        self.bytes += request.size
-        if self._handler is not None and not self._waiting and not paused:
+        self.hold(request)
+        if self._handler is not None and not self.waiting and not paused:
             self._handler(request)
             return
         # Elsewhere nothing says that ids are well chosen, and nobody looks for them.
         key = request.message_id if request.source.extended else next(self._keys)
-        self._waiting[key] = request
+        self.waiting[key] = request
         self._paused = paused
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
+    def hold(self, request: Request) -> None:
+        """Let a request count for the limits until it is released."""
+        request.intake = self
+        self.requests += 1
+        self.bytes += request.size
+
     def drop(self, message_id: int) -> bool:
         """Forget a request that waits, and return whether there was one."""
-        request = self._waiting.pop(message_id, None)
+        request = self.waiting.pop(message_id, None)
         if request is not None:
             request.release()
         return request is not None
@@ -218,7 +225,7 @@ class Intake:
     def resume(self) -> None:
         """Go on handing over."""
         self._paused = False
-        if self._waiting and self._handler is not None:
+        if self.waiting and self._handler is not None:
             self._loop.call_soon(self._hand_over)
 
     async def get(self, description: str) -> Request:
@@ -226,7 +233,7 @@ class Intake:
         if self._reader is not None or self._handler is not None:
             msg = f"Somebody else receives the requests of {description}"
             raise RuntimeError(msg)
-        while not self._waiting:  # the caller may give up before we go on
+        while not self.waiting:  # the caller may give up before we go on
             if self._error is not None:
                 raise copy_error(self._error)
             self._reader = self._loop.create_future()
@@ -234,31 +241,32 @@ class Intake:
                 await self._reader
             finally:
                 self._reader = None
-        request = self._waiting.popitem(last=False)[1]
+        request = self.waiting.popitem(last=False)[1]
         request.release()  # from now on it is the business of whoever takes it
         return request
 
     def serve(self, handler: Callable[[Request], Any]) -> None:
         """Pass all requests to *handler* from now on, and those first that wait already."""
         self._handler = handler
-        if self._waiting:
+        self.serve_now = getattr(handler, "serve_now", None)
+        if self.waiting:
             self._loop.call_soon(self._hand_over)
 
     def close(self, error: ConnectionLost) -> None:
         """Hand over no more; who waits for a request gets *error*."""
         self._error = error
         if self._handler is not None:
-            while self._waiting:
-                self._waiting.popitem()[1].release()
+            while self.waiting:
+                self.waiting.popitem()[1].release()
         if self._reader is not None and not self._reader.done():
             self._reader.set_exception(error)
 
     def _hand_over(self) -> None:
         try:
-            while self._waiting and self._handler is not None and self._goes_on():
-                self._handler(self._waiting.popitem(last=False)[1])
+            while self.waiting and self._handler is not None and self._goes_on():
+                self._handler(self.waiting.popitem(last=False)[1])
         finally:
-            if self._waiting and self._goes_on():  # the handler has raised something
+            if self.waiting and self._goes_on():  # the handler has raised something
                 self._loop.call_soon(self._hand_over)
 
     def _goes_on(self) -> bool:

@@ -122,6 +122,11 @@ def levels_exceed(limit: int, packed: bytes | memoryview, value: Any) -> bool:
     return False
 
 
+def is_short_and_shallow(limit: int, packed: bytes) -> bool:
+    """Return whether it takes no time to see that there are at most *limit* lists and maps."""
+    return len(packed) <= _SHORT and _count_openers(packed) <= limit
+
+
 def may_hold_key(key: bytes, packed: bytes | memoryview, value: Any) -> bool:
     """Return whether a map in *value* can have *key*, which is text; if in doubt, it can.
 

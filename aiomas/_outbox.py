@@ -56,7 +56,7 @@ class Outbox:
         self._closed = False
         self._high_water = limits.write_high_water
         self._at_once = False  # whether the next frame waits for no others
-        self._sent_in_turn = 0  # frames since something was heard of the peer
+        self._said = 0  # frames since something was heard of the peer
         self._planned = False  # whether what is in the batch leaves at the end of this turn
         self._batch: list[bytes] = []
         self._batch_first: int | None = None  # the first request in there
@@ -99,35 +99,37 @@ class Outbox:
             self.held_bytes += len(data)
             return
         batch = self._batch
-        self._sent_in_turn += 1
-        if self._at_once and not batch and not self.is_closing():
-            self._at_once = self._write_through
-            self._write(data)
-            return
+        if not batch:
+            if self._at_once and not self.is_closing():
+                self._at_once = self._write_through
+                self._said += 1
+                self._write(data)
+                return
+            if not self._planned:
+                self._planned = True
+                self._loop.call_soon(self._end_turn)
         batch.append(data)
-        if request_id is not None and self._batch_first is None:
+        if self._batch_first is None:
             self._batch_first = request_id
         # A large one leaves now, or nobody would notice in time that the peer does not read.
         if len(batch) >= _BATCH or len(data) >= self._high_water:
             self.flush()
-        elif not self._planned:
-            self._planned = True
-            self._loop.call_soon(self._end_turn)
 
     def heard(self) -> None:
-        """Note that something has come from the peer: a new turn begins.
+        """Note that something has come from the peer: it is our turn.
 
         If we have said one thing only since the last time, the two seem to take turns, and the next
         one leaves at once: waiting for more would cost a round through the event loop.
         """
-        if self._sent_in_turn:
-            self._at_once = self._sent_in_turn == 1 or self._write_through
-            self._sent_in_turn = 0
+        if self._said:
+            self._at_once = self._said == 1 or self._write_through
+            self._said = 0
 
     def flush(self) -> None:
         """Write what this turn of the loop has brought."""
         batch = self._batch
         if batch and not self._is_over():
+            self._said += len(batch)
             data = batch[0] if len(batch) == 1 else b"".join(batch)
             batch.clear()
             self._batch_first = None

@@ -16,13 +16,14 @@ from typing import Any
 
 from aiomas._current import (
     CallOptions,
+    Now,
     deadline_of,
     is_serving,
     serving,
 )
 from aiomas._futures import copy_error
 from aiomas._outbox import Outbox
-from aiomas._session import EXCEPTION, Session, State
+from aiomas._session import EXCEPTION, REQUEST, Session, State
 from aiomas._terms import Terms
 from aiomas.exceptions import (
     AiomasError,
@@ -42,6 +43,7 @@ class NotIdempotent(RemoteException):
     """The other side does not let us repeat a call."""
 
 
+_OPEN = State.OPEN  # it takes long to find a member of an enumeration
 _SWEEP = 0.25  # seconds after which it is noticed that a caller has given up
 
 _OUTCOMES = frozenset(Outcome)
@@ -84,12 +86,14 @@ class Outgoing:
         self._terms = terms
         self._counters = terms.counters
         self._loop = loop
+        self._now = Now.of(loop)
         self._is_open = is_open
         self._peer = peer
         self._at_once = at_once
         # Whether something has to be done for each request beside sending it.
-        self._watched = at_once or terms.call_timeout is not None
+        self._watches = at_once or terms.call_timeout is not None
         self._debug = loop.get_debug()
+        self._watched = self._watches or self._debug
         self._sweeper: asyncio.TimerHandle | None = None
         # The numbers of those that are part of serving a request; those that have been answered are
         # dropped with the next sweep.
@@ -113,19 +117,22 @@ class Outgoing:
         session, outbox = self._session, self._outbox
         if (
             self._watched
-            or self._debug
             or outbox.paused
             or outbox.held_bytes
-            or session.state is not State.OPEN
+            or session.state is not _OPEN
             or outbox.is_closing()
             or (call is not None and call.deadline is not None)
         ):
             return None
         future: asyncio.Future[Any] = self._loop.create_future()
+        # What Session.request() does, which would be one step more.
         message_id = session.next_id
-        outbox.send(session.request(content, future), message_id)
+        data = session.frame(REQUEST, message_id, content)
+        session.next_id = message_id + 1
+        session.waiting[message_id] = future
+        outbox.send(data, message_id)
         self._counters.calls_out += 1
-        if call is not None and call.active:
+        if self._now.server is not None or (call is not None and call.active):
             self._of_handlers.add(message_id)
         if self._sweeper is None:
             self._plan_sweep()
@@ -318,6 +325,7 @@ class Outgoing:
 
     def _plan_sweep(self) -> None:
         self._debug = self._loop.get_debug()
+        self._watched = self._watches or self._debug
         self._sweeper = self._loop.call_later(_SWEEP, self._sweep, context=self._context)
 
     def _tell(self, given_up: Iterable[int]) -> None:

@@ -144,6 +144,7 @@ class Peer:
         self.connection: RpcClient | None = None
         """The connection, if there is one now."""
         self.peer = address.url
+        self._direct: Callable[[Any], asyncio.Future[Any] | None] | None = None  # to send on it
         self._address = address
         self._pool = pool
         self._dial = dial
@@ -163,10 +164,10 @@ class Peer:
     def send(self, content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; connect first if need be."""
         if options is None:
-            connection = self.connection
             # The usual case, with the fewest steps.
-            if connection is not None and self._pool.closing is None:
-                sent = connection.channel.outgoing.send(content)
+            direct = self._direct
+            if direct is not None and self._pool.closing is None:
+                sent = direct(content)
                 if sent is not None:
                     return sent
         elif options.retries:
@@ -269,6 +270,7 @@ class Peer:
         connection = await self._dial(self._address)
         # In one step with what follows, so that no later call overtakes those that wait.
         self.connection = connection
+        self._direct = connection.channel.outgoing.send
         connection.channel.on_closed(lambda: self._disconnected(connection))
         while self._waiting:
             future, call = self._waiting.popitem(last=False)
@@ -306,5 +308,5 @@ class Peer:
 
     def _disconnected(self, connection: RpcClient) -> None:
         if self.connection is connection:
-            self.connection = None
+            self.connection = self._direct = None
             self._pool.keep(self, active=self._attempt is not None)

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
-from aiomas._current import Call, Source, serving
+from aiomas._current import Call, Source, served, serving
 from aiomas._handlers import Handlers
 from aiomas.exceptions import ConnectionLost
 from aiomas.routing import GoneError, NotYetError, RoutingDict
@@ -44,12 +44,12 @@ class _Assignment:
     former: set[str]  # those that nobody has got yet
     numbers: deque[str]  # of these, and of those that somebody has asked for, in their order
     made: list[str]
-    call: Call | None  # that is being served; what other calls make is no part of it
+    call: object  # that is being served; what other calls make is no part of it
     active: bool = True  # tasks that outlive the context go on without it
 
     def counts_for(self, population: Population) -> bool:
         """Whether an agent that is made now in *population* is made by what the ids are for."""
-        return self.active and self.population is population and serving.get() is self.call
+        return self.active and self.population is population and served() is self.call
 
     def next_number(self) -> str | None:
         """Take the next one for an agent that asks for none.
@@ -142,7 +142,7 @@ class Population:
             The ids of all agents that are made in it, as they are made.
         """
         numbers = deque(filter(_is_number, former))
-        assignment = _Assignment(self, set(former), numbers, [], serving.get())
+        assignment = _Assignment(self, set(former), numbers, [], served())
         token = _assignment.set(assignment)
         try:
             yield assignment.made

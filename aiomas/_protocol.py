@@ -61,6 +61,8 @@ from aiomas.util import create_task
 logger = logging.getLogger("aiomas.channel")
 bad_peers = LimitedLog(logger)
 
+_OPEN = State.OPEN  # it takes long to find a member of an enumeration
+
 CLOSE_TIMEOUT = 10.0
 """Seconds that a closing connection may take to send what it still holds."""
 
@@ -230,7 +232,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         try:
             for kind, ref, content, size in events:  # noqa: PLW2901 - now that of a message
                 if kind == REQUEST:
-                    self._requested(Request(content, ref, self, size))
+                    self._requested(ref, content, size)
                 elif kind == RESULT:
                     if not ref.done():  # else its caller has given up
                         ref.set_result(content)
@@ -309,7 +311,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         """Answer a request; what cannot be sent is replaced by an error."""
         session, outbox = self.session, self.outbox
-        if session.state is not State.OPEN or outbox.is_closing():
+        if session.state is not _OPEN or outbox.is_closing():
             return  # nobody is left who waits for it
         if kind == EXCEPTION:
             self._counters.errors += 1
@@ -398,15 +400,28 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def _writable(self) -> None:
         self.intake.resume()
 
-    def _requested(self, request: Request) -> None:
+    def _requested(self, message_id: int, content: Any, size: int) -> None:
+        intake, outbox = self.intake, self.outbox
+        serve_now = intake.serve_now
+        if (
+            serve_now is None
+            or intake.requests  # of which some wait, perhaps; and there are limits
+            or outbox.paused
+            or outbox.held_bytes
+            or self.session.state is not _OPEN
+            or not serve_now(self, message_id, content, size)
+        ):
+            self._take(Request(content, message_id, self, size))
+        else:
+            self._counters.calls_in += 1
+
+    def _take(self, request: Request) -> None:
         if self.session.state is not State.OPEN:  # a handler may have closed it just now
             return
         self._counters.calls_in += 1
-        intake, outbox = self.intake, self.outbox
-        # A single one is over no limit.
-        limit = intake.limit_hit(request.size) if intake.requests else None
+        limit = self.intake.limit_hit(request.size)
         if limit is None:
-            intake.put(request, paused=outbox.paused or outbox.held_bytes > 0)
+            self.intake.put(request, paused=self.outbox.holding)
         else:
             self._counters.limits_hit[limit] += 1
             value = getattr(self.terms.limits, limit)
@@ -469,7 +484,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             if self._delay.in_doubt and not self._asking:
                 self._ask()
         one_way, again = options.get("one_way") is True, options.get("again") is True
-        self._requested(
+        self._take(
             Request(content, message_id, self, size, deadline, one_way=one_way, again=again)
         )
 

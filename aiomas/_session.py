@@ -19,7 +19,7 @@ from aiomas import _hello
 from aiomas._hello import LARGEST_FIRST, Hello
 from aiomas._limits import Limits
 from aiomas._wire import FrameReader, Spare, TlsRecordError, frame, pack_header
-from aiomas.codecs import Codec
+from aiomas.codecs import Codec, Unpack
 from aiomas.exceptions import (
     ConnectionLost,
     DecodeError,
@@ -59,6 +59,9 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+# As names of this module: it takes long to find a member of an enumeration (in Python 3.11).
+_OPEN, _CLOSING, _CLOSED = State.OPEN, State.CLOSING, State.CLOSED
+
 Event = tuple[int | str, Any, Any, int]
 
 
@@ -86,7 +89,7 @@ class Session(Generic[W]):
         plain: Codec | None = None,
         spare: Spare | None = None,
     ) -> None:
-        self.state = State.OPEN
+        self.state = _OPEN
         self.extended = False
         """Whether both ends have agreed on the extensions."""
         self.next_id = 0
@@ -106,7 +109,8 @@ class Session(Generic[W]):
         largest = limits.max_frame if plain is None else min(limits.max_frame, LARGEST_FIRST)
         self.reader = FrameReader(largest, spare)
         """Cuts what is received into messages."""
-        self._pending: dict[int, W] = {}
+        self.waiting: dict[int, W] = {}
+        """The waiters of all requests that have no reply yet, by their ids."""
         self._hello_id: int | None = None  # of our own hello, while it has no answer
         # Whether nobody has to introduce himself (any more).
         self._settled = expects is None
@@ -116,7 +120,7 @@ class Session(Generic[W]):
     @property
     def pending(self) -> Collection[W]:
         """The waiters of all requests that have no reply yet."""
-        return self._pending.values()
+        return self.waiting.values()
 
     def request(self, content: Any, waiter: W, options: dict[str, Any] | None = None) -> bytes:
         """Return the frame of a new request, whose reply will come with *waiter*.
@@ -131,17 +135,13 @@ class Session(Generic[W]):
             ConnectionLost: this end was closed.
         """
         message_id = self.next_id
-        if options is None and self.state is State.OPEN:
-            data = self.frame(REQUEST, message_id, content)
-            self.next_id = message_id + 1
-        else:
-            data = self.one_way(content, options)
-        self._pending[message_id] = waiter
+        data = self.one_way(content, options)
+        self.waiting[message_id] = waiter
         return data
 
     def one_way(self, content: Any, options: dict[str, Any] | None = None) -> bytes:
         """Return the frame of a new request that nobody waits for; raises as :meth:`request`."""
-        if self.state is not State.OPEN:
+        if self.state is not _OPEN:
             msg = f"The connection is {self.state.value}; the request was not sent"
             raise ConnectionLost(msg).of_call(Outcome.NOT_SENT)
         message_id = self.next_id
@@ -154,7 +154,7 @@ class Session(Generic[W]):
 
     def take_back(self, message_id: int) -> None:
         """Forget the last request, which was not sent: the next one has its id."""
-        self._pending.pop(message_id, None)
+        self.waiting.pop(message_id, None)
         self.next_id = message_id
 
     def hello(self, hello: Hello, waiter: W) -> bytes:
@@ -224,22 +224,28 @@ class Session(Generic[W]):
             ProtocolError: the bytes are no message; the connection is of no use any more.
         """
         chunk = self.reader.join(data)
-        return self._events(self.reader.cut(chunk), chunk)
+        return self._events(self.reader.cut(chunk), self._reading_codec.shortcut(chunk))
 
     def fill(self, size: int) -> Iterator[Event]:
         """Do the same for *size* bytes that were received into the `room` of our reader."""
         return self._events(self.reader.fill(size), None)
 
     def _events(
-        self, payloads: Iterator[bytes] | Iterator[memoryview], chunk: bytes | None
+        self, payloads: Iterator[bytes] | Iterator[memoryview], shortcut: Unpack | None
     ) -> Iterator[Event]:
-        decode = self._reading_codec.decoder(chunk)
+        codec = self._codec
+        shallow = codec.max_nesting  # bytes that cannot be nested too deeply
         try:
             for payload in payloads:
-                try:
-                    message, bad_content = decode(payload)
-                except DecodeError as exc:
-                    raise self._unreadable(payload, exc) from exc
+                size = len(payload)
+                message = bad_content = None
+                if shortcut is not None and (size <= shallow or codec.is_shallow(payload)):
+                    try:
+                        message = shortcut(payload)
+                    except Exception:  # noqa: BLE001, S110 - it gets a closer look then
+                        pass
+                if message is None:
+                    message, bad_content = self._decode(payload)
                 self._heard = True
                 try:
                     kind, message_id, content = message
@@ -247,11 +253,10 @@ class Session(Generic[W]):
                     raise _no_message(message) from None
                 if type(message_id) is not int or type(kind) is not int:
                     raise _no_message(message)
-                size = len(payload)
                 # Nearly all messages are of these two kinds, and need no closer look.
                 if bad_content is None and self._settled:
                     if kind == RESULT:
-                        waiter = self._pending.pop(message_id, None)
+                        waiter = self.waiting.pop(message_id, None)
                         if waiter is not None:
                             yield RESULT, waiter, content, size
                             continue
@@ -262,7 +267,6 @@ class Session(Generic[W]):
                 event = self._event(kind, message_id, content, size, bad_content)
                 if event is not None:
                     yield event
-                    decode = self._reading_codec.decoder(chunk)  # which that may have changed
         except TlsRecordError as exc:
             if not exc.alert:  # what is no TLS tells a client more than a connection that just ends
                 self.last_words = self.frame(EXCEPTION, 0, "HandshakeError: there is no TLS here")
@@ -275,39 +279,44 @@ class Session(Generic[W]):
 
     def forget(self, given_up: Callable[[W], bool]) -> list[int]:
         """Forget all requests whose waiter has *given_up*; return their ids."""
-        ids = [message_id for message_id, waiter in self._pending.items() if given_up(waiter)]
+        ids = [message_id for message_id, waiter in self.waiting.items() if given_up(waiter)]
         for message_id in ids:
-            del self._pending[message_id]
+            del self.waiting[message_id]
         return ids
 
     def forget_one(self, message_id: int) -> list[int]:
         """Forget a request, if it has no reply yet; return its id then."""
-        return [] if self._pending.pop(message_id, None) is None else [message_id]
+        return [] if self.waiting.pop(message_id, None) is None else [message_id]
 
     def close(self) -> dict[int, W]:
         """Take no more requests; return the waiters that will get no reply, by their ids."""
-        if self.state is State.OPEN:
-            self.state = State.CLOSING
+        if self.state is _OPEN:
+            self.state = _CLOSING
         return self._abandon()
 
     def lost(self) -> dict[int, W]:
         """The connection has ended; return the waiters that will get no reply, by their ids."""
-        self.state = State.CLOSED
+        self.state = _CLOSED
         return self._abandon()
 
     def waiters(self) -> dict[int, W]:
-        """Return the waiters of all requests that have no reply yet, by their ids."""
-        return dict(self._pending)
+        """Return a copy of :attr:`waiting`."""
+        return dict(self.waiting)
 
     def _abandon(self) -> dict[int, W]:
-        waiters, self._pending = self._pending, {}
+        waiters, self.waiting = self.waiting, {}
         return waiters
 
-    def _unreadable(self, payload: bytes | memoryview, exc: DecodeError) -> ProtocolError:
-        if not self._heard:
-            answer = _hello.foreign_answer(bytes(payload), self._codec)
-            self.last_words = None if answer is None else frame(answer)
-        return ProtocolError(f"an unreadable frame of {len(payload)} bytes: {exc}")
+    def _decode(self, payload: bytes | memoryview) -> tuple[Any, DecodeError | None]:
+        """Decode a message; the first one may be in another codec."""
+        try:
+            return self._reading_codec.decode_message(payload)
+        except DecodeError as exc:
+            if not self._heard:
+                answer = _hello.foreign_answer(bytes(payload), self._codec)
+                self.last_words = None if answer is None else frame(answer)
+            msg = f"an unreadable frame of {len(payload)} bytes: {exc}"
+            raise ProtocolError(msg) from exc
 
     def _event(
         self, kind: int, message_id: int, content: Any, size: int, bad_content: DecodeError | None
@@ -345,7 +354,7 @@ class Session(Generic[W]):
     def _reply_event(
         self, kind: int, message_id: int, content: Any, size: int, bad_content: DecodeError | None
     ) -> Event | None:
-        waiter = self._pending.pop(message_id, None)
+        waiter = self.waiting.pop(message_id, None)
         if waiter is None:
             if 0 <= message_id < self.next_id:
                 return None  # whoever made this request has given up or was answered already

@@ -11,6 +11,7 @@ whose only key is ``"__type__"`` is therefore reserved and no ordinary message c
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import reprlib
@@ -51,13 +52,14 @@ __all__ = [
 
 T = TypeVar("T")
 Serialize = Callable[[Any], Any]
-Decode = Callable[[Any], tuple[Any, DecodeError | None]]
+Unpack = Callable[[Any], Any]
 Serializer = tuple[type, Serialize, Callable[[Any], Any]]
 
 TYPE_KEY = "__type__"
 _TYPE_KEY_BYTES = TYPE_KEY.encode()
 _SHORT_CHUNK = 65_536  # bytes in which a search takes little time, however few messages they are
 _unpackb = msgpack.unpackb
+_unpack_tuples = functools.partial(_unpackb, use_list=False)
 
 
 class Codec(ABC):
@@ -134,14 +136,19 @@ class Codec(ABC):
             return _without_content(value, self._too_deep())
         return value, failure
 
-    def decoder(self, chunk: bytes | None) -> Decode:
-        """Return what does the same as :meth:`decode_message` for the messages in *chunk*.
+    def shortcut(self, chunk: bytes) -> Unpack | None:
+        """Return a faster function for messages in *chunk*, if there is one.
 
-        A codec may see in the bytes of many messages that something less will do for all of them.
-        ``None`` stands for a large message of its own.
+        It returns the same value as :meth:`decode_message`, for messages of at most
+        :attr:`max_nesting` bytes; if it raises anything, that has to be called.  A codec may see
+        in the bytes of many messages that something less will do for all of them.
         """
         del chunk
-        return self.decode_message
+        return None
+
+    def is_shallow(self, data: bytes) -> bool:
+        """Whether it is easy to see that a message is not nested too deeply."""
+        return len(data) <= self.max_nesting
 
     def add_serializer(
         self, type: type[T], serialize: Callable[[T], Any], deserialize: Callable[[Any], T]
@@ -398,20 +405,13 @@ class MsgPack(Codec):
         del value  # or a large message would be in memory twice
         return self._with_failure(self._unpack_objects, data)
 
-    def decoder(self, chunk: bytes | None) -> Decode:
+    def shortcut(self, chunk: bytes) -> Unpack | None:
         # One search in a chunk with many messages, rather than one in each of them.
-        short = chunk is not None and len(chunk) <= _SHORT_CHUNK
-        if type(self) is MsgPack and short and _TYPE_KEY_BYTES not in chunk:
-            return self._decode_without_objects
-        return self.decode_message
+        usable = type(self) is MsgPack and len(chunk) <= _SHORT_CHUNK
+        return _unpack_tuples if usable and _TYPE_KEY_BYTES not in chunk else None
 
-    def _decode_without_objects(self, data: bytes) -> tuple[Any, DecodeError | None]:
-        if len(data) > self.max_nesting:
-            return self.decode_message(data)
-        try:
-            return _unpackb(data, use_list=False), None
-        except Exception:  # noqa: BLE001 - looked at there
-            return self.decode_message(data)
+    def is_shallow(self, data: bytes) -> bool:
+        return _msgpack.is_short_and_shallow(self.max_nesting, data)
 
     def _unpack_odd(self, data: bytes, exc: Exception) -> tuple[Any, DecodeError | None]:
         """Return the value of a message that has unusual keys, or why there is none."""
