@@ -62,6 +62,7 @@ class Channel:
         self.outgoing = protocol.outgoing
         """The requests that were made at this end."""
         self._loop = loop
+        self._send = self.outgoing.sender(self._send_with_care)
         self._cancel: Callable[[int], Any] | None = None
         self._error: ConnectionLost | None = None
         self._lost_by_peer = False
@@ -131,11 +132,10 @@ class Channel:
                 the reply cannot be decoded (raised by the future).
             RemoteException: the other side failed (raised by the future).
         """
-        if options is None:
-            sent = self.outgoing.send(content)
-            if sent is not None:
-                return sent
-        elif options.retries:
+        return self._send(content, options)
+
+    def _send_with_care(self, content: Any, options: CallOptions | None) -> asyncio.Future[Any]:
+        if options is not None and options.retries:
             msg = "retries= needs the proxy of a container: a bare connection does not dial again"
             raise ValueError(msg)
         future: asyncio.Future[Any] = self._loop.create_future()

@@ -44,6 +44,8 @@ class NotIdempotent(RemoteException):
 
 
 _OPEN = State.OPEN  # it takes long to find a member of an enumeration
+Send = Callable[..., "asyncio.Future[Any]"]
+
 _SWEEP = 0.25  # seconds after which it is noticed that a caller has given up
 
 _OUTCOMES = frozenset(Outcome)
@@ -103,40 +105,49 @@ class Outgoing:
         # In asyncio's debug mode: what was sent, and where, for the errors of calls.
         self._sent: dict[asyncio.Future[Any], str] = {}
 
-    def send(self, content: Any) -> asyncio.Future[Any] | None:
-        """Send a request, if it is an ordinary one, and return the future of its reply.
+    def sender(self, otherwise: Send) -> Send:
+        """Return a function that sends a request and returns the future of its reply.
 
-        It is ordinary if there are no deadlines or anything else that has to be looked after, and
-        nobody is in the way; otherwise this does nothing and returns ``None``: use
-        :meth:`send_for`.  Nearly all requests are, and this takes half the time.
+        Nearly all requests have no deadline or anything else that has to be looked after, and
+        nobody is in their way.  For these it takes half the time of :meth:`send_for`: it is one
+        function, not a chain of them, and all that it needs is in its own variables.
 
-        Raises:
-            SerializationError: *content* cannot be encoded.
+        Args:
+            otherwise: sends all other requests.
         """
-        call = serving.get()
-        session, outbox = self._session, self._outbox
-        if (
-            self._watched
-            or outbox.paused
-            or outbox.held_bytes
-            or session.state is not _OPEN
-            or outbox.is_closing()
-            or (call is not None and call.deadline is not None)
-        ):
-            return None
-        future: asyncio.Future[Any] = self._loop.create_future()
-        # What Session.request() does, which would be one step more.
-        message_id = session.next_id
-        data = session.frame(REQUEST, message_id, content)
-        session.next_id = message_id + 1
-        session.waiting[message_id] = future
-        outbox.send(data, message_id)
-        self._counters.calls_out += 1
-        if self._now.server is not None or (call is not None and call.active):
-            self._of_handlers.add(message_id)
-        if self._sweeper is None:
-            self._plan_sweep()
-        return future
+        session, outbox, now, counters = self._session, self._outbox, self._now, self._counters
+        create_future, is_closing, waiting = (
+            self._loop.create_future,
+            outbox.is_closing,
+            session.waiting,
+        )
+        of_handlers = self._of_handlers
+
+        def send(content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
+            call = serving.get()
+            if (
+                options is not None
+                or self._watched
+                or outbox.paused
+                or outbox.held_bytes
+                or session.state is not _OPEN
+                or is_closing()
+                or (call is not None and call.deadline is not None)
+            ):
+                return otherwise(content, options)
+            message_id = session.next_id
+            data = session.frame(REQUEST, message_id, content)
+            session.next_id = message_id + 1
+            waiting[message_id] = future = create_future()
+            outbox.send(data, message_id)
+            counters.calls_out += 1
+            if now.server is not None or (call is not None and call.active):
+                of_handlers.add(message_id)
+            if self._sweeper is None:
+                self._plan_sweep()
+            return future
+
+        return send
 
     def send_for(
         self, future: asyncio.Future[Any], content: Any, options: CallOptions | None = None

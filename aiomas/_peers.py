@@ -116,6 +116,7 @@ class Pool:
         for block in self._blocks:
             block.reschedule(self._loop.time())
         for peer in self._active:
+            peer.take_care()
             peer.fail_own_calls(error)
 
     async def close(self) -> None:
@@ -144,7 +145,6 @@ class Peer:
         self.connection: RpcClient | None = None
         """The connection, if there is one now."""
         self.peer = address.url
-        self._direct: Callable[[Any], asyncio.Future[Any] | None] | None = None  # to send on it
         self._address = address
         self._pool = pool
         self._dial = dial
@@ -163,14 +163,11 @@ class Peer:
 
     def send(self, content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
         """Send a request and return the future of its reply; connect first if need be."""
-        if options is None:
-            # The usual case, with the fewest steps.
-            direct = self._direct
-            if direct is not None and self._pool.closing is None:
-                sent = direct(content)
-                if sent is not None:
-                    return sent
-        elif options.retries:
+        # This is replaced while there is a connection: see _dial_once().
+        return self._send(content, options)
+
+    def _send(self, content: Any, options: CallOptions | None) -> asyncio.Future[Any]:
+        if options is not None and options.retries:
             deadline = deadline_of(self._loop, options, self._pool.call_timeout)
             return self._retries.send(content, options, deadline)
         return self._send_once(content, options)
@@ -238,6 +235,10 @@ class Peer:
             self._attempt.cancel()
         return self._attempt
 
+    def take_care(self) -> None:
+        """Send no calls on the shortest way any more, which is for connections that are used."""
+        self.__dict__.pop("send", None)
+
     def fail_own_calls(self, error: ConnectionLost) -> None:
         """Fail all calls that wait for a connection, but those that are part of a request."""
         own = [future for future, call in self._waiting.items() if not is_serving(call.context)]
@@ -270,7 +271,8 @@ class Peer:
         connection = await self._dial(self._address)
         # In one step with what follows, so that no later call overtakes those that wait.
         self.connection = connection
-        self._direct = connection.channel.outgoing.send
+        if self._pool.closing is None:  # the shortest way, as long as nothing stands in it
+            self.send = connection.channel.outgoing.sender(self._send)  # type: ignore[method-assign]
         connection.channel.on_closed(lambda: self._disconnected(connection))
         while self._waiting:
             future, call = self._waiting.popitem(last=False)
@@ -308,5 +310,6 @@ class Peer:
 
     def _disconnected(self, connection: RpcClient) -> None:
         if self.connection is connection:
-            self.connection = self._direct = None
+            self.connection = None
+            self.take_care()
             self._pool.keep(self, active=self._attempt is not None)

@@ -225,19 +225,30 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         self._received(len(data), self.session.feed(data))
 
     def _received(self, size: int, events: Iterator[Event]) -> None:
-        self._counters.bytes_in += size
+        intake, outbox, session, counters = self.intake, self.outbox, self.session, self._counters
+        counters.bytes_in += size
         if self._heartbeat is not None:
             self._heartbeat.heard()
-        self.outbox.heard()
+        outbox.heard()
         try:
             for kind, ref, content, size in events:  # noqa: PLW2901 - now that of a message
-                if kind == REQUEST:
-                    self._requested(ref, content, size)
-                elif kind == RESULT:
+                if kind == RESULT:
                     if not ref.done():  # else its caller has given up
                         ref.set_result(content)
-                else:
+                elif kind != REQUEST:
                     self._special(kind, ref, content, size)
+                # Nearly all requests come while nothing waits, and no limit is near.
+                elif (
+                    intake.requests == 0
+                    and not outbox.paused
+                    and not outbox.held_bytes
+                    and session.state is _OPEN
+                    and (serve_now := intake.serve_now) is not None
+                    and serve_now(self, ref, content, size)
+                ):
+                    counters.calls_in += 1
+                else:
+                    self._take(Request(content, ref, self, size))
         except ProtocolError as exc:
             self._violated(exc)
         except SerializationError as exc:  # not even the shortest answer fits
@@ -311,7 +322,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         """Answer a request; what cannot be sent is replaced by an error."""
         session, outbox = self.session, self.outbox
-        if session.state is not _OPEN or outbox.is_closing():
+        if session.state is not _OPEN:
             return  # nobody is left who waits for it
         if kind == EXCEPTION:
             self._counters.errors += 1
@@ -399,21 +410,6 @@ class ChannelProtocol(asyncio.BufferedProtocol):
 
     def _writable(self) -> None:
         self.intake.resume()
-
-    def _requested(self, message_id: int, content: Any, size: int) -> None:
-        intake, outbox = self.intake, self.outbox
-        serve_now = intake.serve_now
-        if (
-            serve_now is None
-            or intake.requests  # of which some wait, perhaps; and there are limits
-            or outbox.paused
-            or outbox.held_bytes
-            or self.session.state is not _OPEN
-            or not serve_now(self, message_id, content, size)
-        ):
-            self._take(Request(content, message_id, self, size))
-        else:
-            self._counters.calls_in += 1
 
     def _take(self, request: Request) -> None:
         if self.session.state is not State.OPEN:  # a handler may have closed it just now

@@ -12,13 +12,21 @@ from __future__ import annotations
 
 import enum
 import reprlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from aiomas import _hello
 from aiomas._hello import LARGEST_FIRST, Hello
 from aiomas._limits import Limits
-from aiomas._wire import FrameReader, Spare, TlsRecordError, frame, pack_header
+from aiomas._wire import (
+    SHORT,
+    SHORT_HEADERS,
+    FrameReader,
+    Spare,
+    TlsRecordError,
+    frame,
+    pack_header,
+)
 from aiomas.codecs import Codec, Unpack
 from aiomas.exceptions import (
     ConnectionLost,
@@ -202,7 +210,7 @@ class Session(Generic[W]):
         if size > self._max_frame:
             msg = f"A message of {size} bytes is over the limit max_frame={self._max_frame}"
             raise SerializationError(msg).of_call(Outcome.NOT_SENT)
-        return pack_header(size) + payload
+        return (SHORT_HEADERS[size] if size < SHORT else pack_header(size)) + payload
 
     def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> bytes:
         """Return the frame that says why there is no result, as precisely as the peer can take."""
@@ -231,7 +239,7 @@ class Session(Generic[W]):
         return self._events(self.reader.fill(size), None)
 
     def _events(
-        self, payloads: Iterator[bytes] | Iterator[memoryview], shortcut: Unpack | None
+        self, payloads: Iterable[bytes] | Iterable[memoryview], shortcut: Unpack | None
     ) -> Iterator[Event]:
         codec = self._codec
         shallow = codec.max_nesting  # bytes that cannot be nested too deeply
@@ -267,6 +275,7 @@ class Session(Generic[W]):
                 event = self._event(kind, message_id, content, size, bad_content)
                 if event is not None:
                     yield event
+            self.reader.check()
         except TlsRecordError as exc:
             if not exc.alert:  # what is no TLS tells a client more than a connection that just ends
                 self.last_words = self.frame(EXCEPTION, 0, "HandshakeError: there is no TLS here")
@@ -304,7 +313,8 @@ class Session(Generic[W]):
         return dict(self.waiting)
 
     def _abandon(self) -> dict[int, W]:
-        waiters, self.waiting = self.waiting, {}
+        waiters = self.waiters()
+        self.waiting.clear()
         return waiters
 
     def _decode(self, payload: bytes | memoryview) -> tuple[Any, DecodeError | None]:
