@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import dataclasses
 import inspect
 import logging
 import sys
@@ -21,7 +20,6 @@ from aiomas._handlers import Handlers
 from aiomas._intake import Request
 from aiomas._logs import LimitedLog
 from aiomas._paths import Paths
-from aiomas._session import RESULT
 from aiomas.exceptions import Outcome
 from aiomas.routing import GoneError, NotYetError, Router, is_idempotent, not_found
 
@@ -34,17 +32,25 @@ _EAGER = sys.version_info >= (3, 12)
 _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
 
 
-@dataclasses.dataclass(eq=False, slots=True)
 class _Running:
-    """A call whose coroutine function is running."""
+    """A call whose coroutine function is running.
 
-    request: Any
-    call: Call
-    awaitable: Awaitable[Any]
+    Args:
+        request: the request.
+        call: the call that it makes.
+        awaitable: what the function has returned.
+    """
+
     task: asyncio.Task[None] | None = None
-    started: bool = False
-    ending: bool = False
-    expired: bool = False
+    timer: asyncio.TimerHandle | None = None
+    started = False
+    ending = False
+    expired = False
+
+    def __init__(self, request: Any, call: Call, awaitable: Awaitable[Any]) -> None:
+        self.request = request
+        self.call = call
+        self.awaitable = awaitable
 
     def cancel(self, reason: str) -> None:
         """Cancel it, once: then it may take its time to clean up."""
@@ -120,7 +126,7 @@ class Dispatcher:
             content: the call.
             size: how much it counts for the limits, in bytes.
         """
-        if self._not_started or self._refusal is not None or self.guard is not None:
+        if self._refusal is not None or self.guard is not None:
             return False
         try:
             path, args, kwargs = content
@@ -128,6 +134,8 @@ class Dispatcher:
                 return False
             function = self._resolve(path)
         except Exception:  # noqa: BLE001 - then it is tried again, and the caller is told why
+            return False
+        if self._not_started and not _is_coroutine_function(function):
             return False
         now, self._source, self._path = self._now, source, path
         now.server, before = self, now.server
@@ -145,7 +153,7 @@ class Dispatcher:
                 self._call = None
         kind = type(result)
         if kind in _PLAIN or not hasattr(kind, "__await__"):
-            source.reply(RESULT, message_id, result)
+            source.answer(message_id, result)
         else:
             request = Request(content, message_id, source, size)
             source.intake.hold(request)
@@ -182,7 +190,7 @@ class Dispatcher:
         if request.again and not is_idempotent(function):
             request.refuse("not idempotent", f"RuntimeError: {path} is not declared idempotent")
             return
-        if self._not_started and not inspect.iscoroutinefunction(function):
+        if self._not_started and not _is_coroutine_function(function):
             # Tasks made for earlier calls have not begun; the loop's queue keeps the order.
             self._not_started += 1
             asyncio.get_running_loop().call_soon(self._run_late, request, function, args, kwargs)
@@ -250,13 +258,16 @@ class Dispatcher:
         if request.source.extended:  # others never cancel, and may choose their ids in bad faith
             self._running[request.message_id] = running
         self.handlers.add(task, call.path)
-        task.add_done_callback(partial(self._ended, running))
         if call.deadline is not None:
-            timer = loop.call_at(call.deadline, running.expire, context=self._context)
-            task.add_done_callback(lambda _: timer.cancel())
+            running.timer = loop.call_at(call.deadline, running.expire, context=self._context)
+        # One for all: each is a turn of the loop.
+        task.add_done_callback(partial(self._ended, running))
 
     def _ended(self, running: _Running, task: asyncio.Task[None]) -> None:
         request = running.request
+        self.handlers.remove(task)
+        if running.timer is not None:
+            running.timer.cancel()
         if self._running.get(request.message_id) is running:
             del self._running[request.message_id]
         if not running.started:  # do what a task would have done that was cancelled before that
@@ -270,9 +281,10 @@ class Dispatcher:
 
     async def _serve(self, running: _Running) -> None:
         request, call = running.request, running.call
-        while request.source.holding:
+        source = request.source
+        while source.holding:
             # Those before us in this turn of the loop have replied more than the peer reads.
-            await request.source.drained()
+            await source.drained()
         running.started = True
         if not _EAGER:
             self._not_started -= 1
@@ -295,6 +307,14 @@ class Dispatcher:
             request.answer(result)
         finally:
             call.active = False
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    """Do the same as the function of `inspect`, in a tenth of the time for most of them."""
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+        return True
+    return inspect.iscoroutinefunction(function)
 
 
 def _is_late(request: Any) -> bool:
