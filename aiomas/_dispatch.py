@@ -37,20 +37,39 @@ class _Running:
 
     Args:
         request: the request.
-        call: the call that it makes.
         awaitable: what the function has returned.
+        call: the call, if somebody may have asked for it.
     """
 
+    active = True
+    """Whether it is still being served."""
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    unstarted: Callable[[asyncio.Task[None]], object] | None = None
     started = False
     ending = False
     expired = False
 
-    def __init__(self, request: Any, call: Call, awaitable: Awaitable[Any]) -> None:
+    def __init__(self, request: Any, awaitable: Awaitable[Any], call: Call | None) -> None:
         self.request = request
-        self.call = call
         self.awaitable = awaitable
+        self.deadline: float | None = request.deadline
+        """When the caller's time is up."""
+        self._call = call
+
+    def call(self) -> Call:
+        """Return the call."""
+        if self._call is None:
+            request = self.request
+            path, source = request.content[0], request.source
+            self._call = Call(path, source, request.deadline, request.one_way)
+        return self._call
+
+    def end(self) -> None:
+        """Note that it is not served any more."""
+        self.active = False
+        if self._call is not None:
+            self._call.active = False
 
     def cancel(self, reason: str) -> None:
         """Cancel it, once: then it may take its time to clean up."""
@@ -157,7 +176,7 @@ class Dispatcher:
         else:
             request = Request(content, message_id, source, size)
             source.intake.hold(request)
-            self._start_task(request, result, Call(path, source))
+            self._start_task(request, result, None)
         return True
 
     def call(self) -> Call:
@@ -242,9 +261,9 @@ class Dispatcher:
         else:
             _fail(request, exc)
 
-    def _start_task(self, request: Any, awaitable: Awaitable[Any], call: Call) -> None:
+    def _start_task(self, request: Any, awaitable: Awaitable[Any], call: Call | None) -> None:
         loop = asyncio.get_running_loop()
-        running = _Running(request, call, awaitable)
+        running = _Running(request, awaitable, call)
         coro = self._serve(running)
         if _EAGER:
             # It runs up to its first wait right here, and many never have to wait.
@@ -257,56 +276,66 @@ class Dispatcher:
         running.task = task
         if request.source.extended:  # others never cancel, and may choose their ids in bad faith
             self._running[request.message_id] = running
-        self.handlers.add(task, call.path)
-        if call.deadline is not None:
-            running.timer = loop.call_at(call.deadline, running.expire, context=self._context)
-        # One for all: each is a turn of the loop.
-        task.add_done_callback(partial(self._ended, running))
+        self.handlers.add(task, request.content[0])
+        if running.deadline is not None:
+            running.timer = loop.call_at(running.deadline, running.expire, context=self._context)
+        if not running.started:
+            running.unstarted = partial(self._not_even_started, running)
+            task.add_done_callback(running.unstarted)
 
-    def _ended(self, running: _Running, task: asyncio.Task[None]) -> None:
-        request = running.request
-        self.handlers.remove(task)
+    def _not_even_started(self, running: _Running, _: asyncio.Task[None]) -> None:
+        """Do what a task would have done that was cancelled before it began."""
+        if not _EAGER:
+            self._not_started -= 1
+        running.drop()
+        if running.expired:
+            _refuse_late(running.request)
+        else:
+            text = "CancelledError: cancelled before it was started"
+            running.request.refuse("cancelled", text)
+        self._forget(running)
+
+    def _forget(self, running: _Running) -> None:
+        running.end()
+        message_id = running.request.message_id
+        if self._running.get(message_id) is running:
+            del self._running[message_id]
         if running.timer is not None:
             running.timer.cancel()
-        if self._running.get(request.message_id) is running:
-            del self._running[request.message_id]
-        if not running.started:  # do what a task would have done that was cancelled before that
-            if not _EAGER:
-                self._not_started -= 1
-            running.drop()
-            if running.expired:
-                _refuse_late(request)
-            else:
-                request.refuse("cancelled", "CancelledError: cancelled before it was started")
+        if running.task is not None:  # it has not ended eagerly
+            self.handlers.remove(running.task)
 
     async def _serve(self, running: _Running) -> None:
-        request, call = running.request, running.call
-        source = request.source
+        request, source = running.request, running.request.source
         while source.holding:
             # Those before us in this turn of the loop have replied more than the peer reads.
             await source.drained()
         running.started = True
         if not _EAGER:
             self._not_started -= 1
-        if request.deadline is not None and _is_late(request):
-            running.drop()
-            _refuse_late(request)
-            return
-        serving.set(call)
+        if running.task is not None and running.unstarted is not None:
+            # What ends it is below: a callback would take another turn of the loop.
+            running.task.remove_done_callback(running.unstarted)
         try:
-            result = await running.awaitable
-        except BaseException as exc:
-            if isinstance(exc, asyncio.CancelledError) and running.expired:
-                text = "DeadlineExceeded: it was cancelled when the caller's time was up"
-                request.refuse("deadline", text, Outcome.MAYBE_EXECUTED)
+            if running.deadline is not None and _is_late(request):
+                running.drop()
+                _refuse_late(request)
+                return
+            serving.set(running)
+            try:
+                result = await running.awaitable
+            except BaseException as exc:
+                if isinstance(exc, asyncio.CancelledError) and running.expired:
+                    text = "DeadlineExceeded: it was cancelled when the caller's time was up"
+                    request.refuse("deadline", text, Outcome.MAYBE_EXECUTED)
+                else:
+                    _fail(request, exc)
+                if isinstance(exc, asyncio.CancelledError | _EXITS):
+                    raise
             else:
-                _fail(request, exc)
-            if isinstance(exc, asyncio.CancelledError | _EXITS):
-                raise
-        else:
-            request.answer(result)
+                request.answer(result)
         finally:
-            call.active = False
+            self._forget(running)
 
 
 def _is_coroutine_function(function: Any) -> bool:
