@@ -287,6 +287,7 @@ class Dispatcher:
         """Do what a task would have done that was cancelled before it began."""
         if not _EAGER:
             self._not_started -= 1
+        running.unstarted = None
         running.drop()
         if running.expired:
             _refuse_late(running.request)
@@ -304,6 +305,7 @@ class Dispatcher:
             running.timer.cancel()
         if running.task is not None:  # it has not ended eagerly
             self.handlers.remove(running.task)
+            running.task = None  # or the two would wait for the garbage collector
 
     async def _serve(self, running: _Running) -> None:
         request, source = running.request, running.request.source
@@ -316,6 +318,7 @@ class Dispatcher:
         if running.task is not None and running.unstarted is not None:
             # What ends it is below: a callback would take another turn of the loop.
             running.task.remove_done_callback(running.unstarted)
+            running.unstarted = None
         try:
             if running.deadline is not None and _is_late(request):
                 running.drop()
