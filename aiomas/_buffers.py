@@ -12,7 +12,7 @@ import weakref
 
 from aiomas._wire import Spare
 
-_SIZE = 256 * 1024  # bytes; as much as transports of asyncio ask for themselves
+_SIZE = 64 * 1024  # bytes; what is longer is received where it will be read, without a copy
 
 
 class Buffers:

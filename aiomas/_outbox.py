@@ -16,6 +16,7 @@ from aiomas._futures import NOT_WAITING, Waiting
 from aiomas._limits import Limits
 from aiomas._sockets import bytes_acknowledged
 from aiomas._stats import Counters
+from aiomas._wire import LARGE_PAYLOAD, frame, header
 
 _BATCH = 32  # frames that leave in one write at the most
 _OVERHEAD = 200  # bytes of memory that a frame takes beside its own
@@ -115,6 +116,19 @@ class Outbox:
         # A large one leaves now, or nobody would notice in time that the peer does not read.
         if len(batch) >= _BATCH or len(data) >= self._high_water:
             self.flush()
+
+    def send_long(self, payload: bytes | memoryview, request_id: int | None = None) -> None:
+        """Send the frame of *payload*; a large one is not copied for its header."""
+        if self.blocked or len(payload) < LARGE_PAYLOAD:
+            self.send(frame(payload), request_id)
+            return
+        self.flush()
+        if self.is_closing():  # nobody gets it, which is told to its caller
+            self.send(frame(payload), request_id)
+            return
+        self._said += 1
+        self._write(header(payload))
+        self._write(payload)
 
     def heard(self) -> None:
         """Note that something has come from the peer: it is our turn.
@@ -224,7 +238,7 @@ class Outbox:
     def _is_over(self) -> bool:
         return self._closed or self.is_closing()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self._written += len(data)
         self._counters.bytes_out += len(data)
         self._transport.write(data)

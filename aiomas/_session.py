@@ -112,7 +112,8 @@ class Session(Generic[W]):
         self._encode = codec.encode
         # A serializer is code of the user, which runs for nobody who is a stranger.
         self._reading_codec = plain or codec
-        self._max_frame = limits.max_frame
+        self.max_frame = limits.max_frame
+        """The largest message, in bytes."""
         # A stranger has nothing larger to say than its hello.
         largest = limits.max_frame if plain is None else min(limits.max_frame, LARGEST_FIRST)
         self.reader = FrameReader(largest, spare)
@@ -178,7 +179,7 @@ class Session(Generic[W]):
         self.expects = None
         self.settled = True
         self._reading_codec = self._codec
-        self.reader.set_max_frame(self._max_frame)
+        self.reader.set_max_frame(self.max_frame)
         return self.frame(RESULT, message_id, hello.content())
 
     def cancel(self, message_id: int) -> bytes:
@@ -208,8 +209,8 @@ class Session(Generic[W]):
             msg = f"{self._codec!r} cannot encode a message: {exc!r}"
             raise SerializationError(msg).of_call(Outcome.NOT_SENT) from exc
         size = len(payload)
-        if size > self._max_frame:
-            msg = f"A message of {size} bytes is over the limit max_frame={self._max_frame}"
+        if size > self.max_frame:
+            msg = f"A message of {size} bytes is over the limit max_frame={self.max_frame}"
             raise SerializationError(msg).of_call(Outcome.NOT_SENT)
         return (SHORT_HEADERS[size] if size < SHORT else pack_header(size)) + payload
 

@@ -21,7 +21,7 @@ from aiomas._intake import Intake
 from aiomas._outbox import Outbox
 from aiomas._session import REQUEST, RESULT, Session, State
 from aiomas._stats import Counters
-from aiomas._wire import SHORT, SHORT_HEADERS
+from aiomas._wire import LARGE_PAYLOAD, SHORT, SHORT_HEADERS
 from aiomas.codecs import Codec, Unpack
 
 Future = asyncio.Future[Any]
@@ -68,10 +68,13 @@ def sender(
         plan: lets somebody look whether its caller gives up.
         otherwise: does all of this for others.
     """
-    encode, waiting, put, is_closing = codec.encode, session.waiting, outbox.send, outbox.is_closing
+    encode = codec_encode = codec.encode
+    waiting, is_closing = session.waiting, outbox.is_closing
+    put, put_long, max_frame = outbox.send, outbox.send_long, session.max_frame
     now, create_future, of_handlers = Now.of(loop), loop.create_future, watch.of_handlers
 
     def send(content: Any, options: CallOptions | None = None) -> Future:
+        nonlocal encode
         call = serving.get()
         if (
             options is not None
@@ -85,12 +88,21 @@ def sender(
         number = session.next_id
         try:
             payload = encode([REQUEST, number, content])
-            frame = SHORT_HEADERS[len(payload)] + payload
-        except Exception:  # noqa: BLE001 - too long for here, or wrong, which is said there
+        except Exception:  # noqa: BLE001 - it cannot be encoded, which is said there
+            return otherwise(content, options)
+        size = len(payload)
+        if size > max_frame:
             return otherwise(content, options)
         session.next_id = number + 1
         waiting[number] = future = create_future()
-        put(frame, number)
+        if size < SHORT:
+            put(SHORT_HEADERS[size] + payload, number)
+            if encode is not codec_encode:
+                encode = codec_encode
+        else:
+            put_long(payload, number)
+            if size >= LARGE_PAYLOAD:  # so will the next one be, probably
+                encode = codec.encode_large
         counters.calls_out += 1
         if now.server is not None or (call is not None and call.active):
             of_handlers.add(number)
@@ -110,19 +122,30 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
         outbox: takes it.
         otherwise: does that for others.
     """
-    encode, put = codec.encode, outbox.send
+    encode = codec_encode = codec.encode
+    put, put_long, max_frame = outbox.send, outbox.send_long, session.max_frame
 
     def answer(number: int, result: Any) -> None:
+        nonlocal encode
         if session.state is not _OPEN or outbox.blocked:
             otherwise(number, result)
             return
         try:
             payload = encode([RESULT, number, result])
-            frame = SHORT_HEADERS[len(payload)] + payload
-        except Exception:  # noqa: BLE001 - too long for here, or wrong, which is said there
+        except Exception:  # noqa: BLE001 - it cannot be encoded, which is said there
             otherwise(number, result)
             return
-        put(frame)
+        size = len(payload)
+        if size < SHORT:
+            put(SHORT_HEADERS[size] + payload)
+            if encode is not codec_encode:
+                encode = codec_encode
+        elif size <= max_frame:
+            put_long(payload)
+            if size >= LARGE_PAYLOAD:  # so will the next one be, probably
+                encode = codec.encode_large
+        else:
+            otherwise(number, result)
 
     return answer
 

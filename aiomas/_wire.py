@@ -26,11 +26,17 @@ _TLS_VERSIONS = range(0x0300, 0x0305)
 
 
 SHORT = 1024  # bytes
+LARGE_PAYLOAD = 32 * 1024  # bytes that take longer to copy than to be written without their header
 SHORT_HEADERS = tuple(pack_header(size) for size in range(SHORT))
 """The headers of short frames: looking one up takes a fifth of the time of making it."""
 
 
-def frame(payload: bytes) -> bytes:
+def header(payload: bytes | memoryview) -> bytes:
+    """Return what comes before *payload* in its frame."""
+    return pack_header(len(payload))
+
+
+def frame(payload: bytes | memoryview) -> bytes:
     """Return *payload* as a frame."""
     return pack_header(len(payload)) + payload
 

@@ -58,6 +58,7 @@ Serializer = tuple[type, Serialize, Callable[[Any], Any]]
 TYPE_KEY = "__type__"
 _TYPE_KEY_BYTES = TYPE_KEY.encode()
 _SHORT_CHUNK = 65_536  # bytes in which a search takes little time, however few messages they are
+_KEPT = 4 * 1024 * 1024  # bytes of a buffer for large messages that is kept for the next one
 _unpackb = msgpack.unpackb
 _unpack_tuples = functools.partial(_unpackb, use_list=False)
 
@@ -105,6 +106,13 @@ class Codec(ABC):
         Raises:
             SerializationError: *data* holds something that this codec cannot encode.
         """
+
+    def encode_large(self, data: Any) -> bytes | memoryview:
+        """Do the same as :meth:`encode`, in memory that may be used again and again.
+
+        That is worth it for a large message, whose memory takes longer to get than to fill.
+        """
+        return self.encode(data)
 
     @abstractmethod
     def decode(self, data: bytes) -> Any:
@@ -364,6 +372,7 @@ class MsgPack(Codec):
         super().__init__()
         self._pack = msgpack.Packer(default=self._serialize).pack
         self._serializing = False
+        self._large_packer: msgpack.Packer | None = None
 
     def encode(self, data: Any) -> bytes:
         # A serializer that encodes something itself must not do so into our half-filled buffer.
@@ -375,6 +384,28 @@ class MsgPack(Codec):
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             raise _unencodable(self, exc) from exc
         return packed
+
+    def encode_large(self, data: Any) -> bytes | memoryview:
+        packer, self._large_packer = self._large_packer, None  # a serializer may come here, too
+        if type(self) is not MsgPack or self._serializing:
+            return self.encode(data)
+        try:
+            if packer is not None:
+                packer.reset()
+        except BufferError:  # somebody has not sent the last message yet
+            packer = None
+        if packer is None:
+            packer = msgpack.Packer(default=self._serialize, autoreset=False)
+        try:
+            packer.pack(data)
+        except SerializationError:
+            raise  # with the cause that it has
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            raise _unencodable(self, exc) from exc
+        view: memoryview = packer.getbuffer()
+        if len(view) <= _KEPT:
+            self._large_packer = packer
+        return view
 
     def decode(self, data: bytes) -> Any:
         value, failure = self.decode_message(data)
