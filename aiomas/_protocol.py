@@ -230,6 +230,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         if self._heartbeat is not None:
             self._heartbeat.heard()
         outbox.heard()
+        serve_now = None
         try:
             for kind, ref, content, size in events:  # noqa: PLW2901 - now that of a message
                 if kind == RESULT:
@@ -243,7 +244,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
                     and not outbox.paused
                     and not outbox.held_bytes
                     and session.state is _OPEN
-                    and (serve_now := intake.serve_now) is not None
+                    and (serve_now := serve_now or intake.begin_turn(self)) is not None
                     and serve_now(self, ref, content, size)
                 ):
                     counters.calls_in += 1
@@ -401,6 +402,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         return dataclasses.replace(hello, clock=self._loop.time())
 
     def _send_reply(self, data: bytes) -> None:
+        if not self._is_open():
+            return
         if self.outbox.holding and not self.outbox.has_room(len(data)):
             cap = self.terms.limits.write_cap
             self._counters.limits_hit["write_cap"] += 1

@@ -99,7 +99,7 @@ def options(**kwds) -> CallOptions:
 
 
 def nothing_is_left_of(channel: Channel) -> bool:
-    outgoing = channel._outgoing
+    outgoing = channel.outgoing
     return not channel.pending and outgoing._sweeper is None and not outgoing._sent
 
 

@@ -612,7 +612,7 @@ def test_options_travel_with_a_request_and_come_before_its_content(extended):
 
     assert (kind, message_id) == (CALL, 1)
     assert list(content) == [{"timeout": 1.5}, "ohai"]
-    assert read(extended.client, extended.server.reply(RESULT, 1, "cya")) == [(RESULT, "me", "cya")]
+    assert read(extended.client, extended.server.frame(RESULT, 1, "cya")) == [(RESULT, "me", "cya")]
 
 
 @pytest.mark.parametrize("content", [None, "x", [], [1], [{}, 1, 2], {"a": 1}])
@@ -637,7 +637,7 @@ def test_nobody_waits_for_the_reply_to_a_one_way_request(extended):
 def test_a_reply_to_a_one_way_request_is_dropped(extended):
     extended.client.one_way("ohai", {"one_way": True})
 
-    assert read(extended.client, extended.server.reply(RESULT, 1, "cya")) == []
+    assert read(extended.client, extended.server.frame(RESULT, 1, "cya")) == []
 
 
 def test_a_closed_session_sends_no_one_way_requests(extended):
