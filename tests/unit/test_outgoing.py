@@ -504,6 +504,7 @@ class TestOneWay:
 
     async def test_was_not_sent_if_the_connection_is_lost_in_the_same_turn(self, line):
         channel = await line.connect()
+        channel.send("leaves at once").add_done_callback(asyncio.Future.exception)
         call = channel.send("spam", options(one_way=True))
         channel.transport.abort()
         with pytest.raises(ConnectionLost) as caught:
