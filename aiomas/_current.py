@@ -88,6 +88,10 @@ class Call:
         """
         return self._source.identity
 
+    def call(self) -> Call:
+        """Return itself, as what serves a call does."""
+        return self
+
     def time_left(self) -> float | None:
         """Return how many seconds are left of the caller's time, or ``None`` for no limit."""
         if self.deadline is None:
@@ -95,17 +99,26 @@ class Call:
         return max(0.0, self.deadline - asyncio.get_running_loop().time())
 
 
-serving: contextvars.ContextVar[Call | None] = contextvars.ContextVar(
-    "aiomas_serving", default=None
-)
-"""The call that the current task serves."""
-
-
 class Server(Protocol):
     """What serves a call with an ordinary function, which nothing else can interrupt."""
 
     def call(self) -> Call:
         """Return the call."""
+
+
+class Serving(Server, Protocol):
+    """What stands for a call that is being served by a task."""
+
+    active: bool
+    """Whether it is still being served."""
+    deadline: float | None
+    """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
+
+
+serving: contextvars.ContextVar[Serving | None] = contextvars.ContextVar(
+    "aiomas_serving", default=None
+)
+"""What stands for the call that the current task serves."""
 
 
 class Now:
@@ -155,8 +168,8 @@ def current_call() -> Call:
     Raises:
         LookupError: no call is being served here.
     """
-    server = _serving_now()
-    call = serving.get() if server is None else server.call()
+    server = _serving_now() or serving.get()
+    call = None if server is None else server.call()
     if call is None or not call.active:
         msg = "current_call() is for functions that serve a call of an aiomas peer"
         raise LookupError(msg)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import dataclasses
 import inspect
 import logging
 import sys
@@ -21,7 +20,6 @@ from aiomas._handlers import Handlers
 from aiomas._intake import Request
 from aiomas._logs import LimitedLog
 from aiomas._paths import Paths
-from aiomas._session import RESULT
 from aiomas.exceptions import Outcome
 from aiomas.routing import GoneError, NotYetError, Router, is_idempotent, not_found
 
@@ -35,17 +33,44 @@ _NO_CODE = object()
 _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
 
 
-@dataclasses.dataclass(eq=False, slots=True)
 class _Running:
-    """A call whose coroutine function is running."""
+    """A call whose coroutine function is running.
 
-    request: Any
-    call: Call
-    awaitable: Awaitable[Any]
+    Args:
+        request: the request.
+        awaitable: what the function has returned.
+        call: the call, if somebody may have asked for it.
+    """
+
+    active = True
+    """Whether it is still being served."""
     task: asyncio.Task[None] | None = None
-    started: bool = False
-    ending: bool = False
-    expired: bool = False
+    timer: asyncio.TimerHandle | None = None
+    unstarted: Callable[[asyncio.Task[None]], object] | None = None
+    started = False
+    ending = False
+    expired = False
+
+    def __init__(self, request: Any, awaitable: Awaitable[Any], call: Call | None) -> None:
+        self.request = request
+        self.awaitable = awaitable
+        self.deadline: float | None = request.deadline
+        """When the caller's time is up."""
+        self._call = call
+
+    def call(self) -> Call:
+        """Return the call."""
+        if self._call is None:
+            request = self.request
+            path, source = request.content[0], request.source
+            self._call = Call(path, source, request.deadline, request.one_way)
+        return self._call
+
+    def end(self) -> None:
+        """Note that it is not served any more."""
+        self.active = False
+        if self._call is not None:
+            self._call.active = False
 
     def cancel(self, reason: str) -> None:
         """Cancel it, once: then it may take its time to clean up."""
@@ -141,7 +166,7 @@ class Dispatcher:
             content: the call.
             size: how much it counts for the limits, in bytes.
         """
-        if self._not_started or self._refusal is not None or self.guard is not None:
+        if self._refusal is not None or self.guard is not None:
             return False
         try:
             path, args, kwargs = content
@@ -149,6 +174,8 @@ class Dispatcher:
                 return False
             function = self._resolve(path)
         except Exception:  # noqa: BLE001 - then it is tried again, and the caller is told why
+            return False
+        if self._not_started and not _is_coroutine_function(function):
             return False
         now, self._path = self._now, path
         now.server, before = self, now.server
@@ -166,7 +193,7 @@ class Dispatcher:
         if kind in _PLAIN or not hasattr(kind, "__await__"):
             if self._asked:
                 self._end_now(source)
-            source.reply(RESULT, message_id, result)
+            source.answer(message_id, result)
         else:
             request = Request(content, message_id, source, size)
             source.intake.hold(request)
@@ -186,11 +213,11 @@ class Dispatcher:
         self._call.active = False
         self.begin_turn(source)
 
-    def _call_of(self, function: Callable[..., Any], result: Any, source: Any) -> Call:
-        """Return the call of a *function* that goes on in what it has returned."""
+    def _call_of(self, function: Callable[..., Any], result: Any, source: Any) -> Call | None:
+        """Return the call of a *function* that goes on in what it has returned, if it has one."""
         is_its_own = getattr(result, "cr_code", None) is getattr(function, "__code__", _NO_CODE)
         if is_its_own and not self._asked:
-            return Call(self._path, source)  # a coroutine function, of which nothing has run yet
+            return None  # a coroutine function, of which nothing has run yet
         call = self.call()
         self.begin_turn(source)
         return call
@@ -219,7 +246,7 @@ class Dispatcher:
         if request.again and not is_idempotent(function):
             request.refuse("not idempotent", f"RuntimeError: {path} is not declared idempotent")
             return
-        if self._not_started and not inspect.iscoroutinefunction(function):
+        if self._not_started and not _is_coroutine_function(function):
             # Tasks made for earlier calls have not begun; the loop's queue keeps the order.
             self._not_started += 1
             asyncio.get_running_loop().call_soon(self._run_late, request, function, args, kwargs)
@@ -271,9 +298,9 @@ class Dispatcher:
         else:
             _fail(request, exc)
 
-    def _start_task(self, request: Any, awaitable: Awaitable[Any], call: Call) -> None:
+    def _start_task(self, request: Any, awaitable: Awaitable[Any], call: Call | None) -> None:
         loop = asyncio.get_running_loop()
-        running = _Running(request, call, awaitable)
+        running = _Running(request, awaitable, call)
         coro = self._serve(running)
         if _EAGER:
             # It runs up to its first wait right here, and many never have to wait.
@@ -286,52 +313,77 @@ class Dispatcher:
         running.task = task
         if request.source.extended:  # others never cancel, and may choose their ids in bad faith
             self._running[request.message_id] = running
-        self.handlers.add(task, call.path)
-        task.add_done_callback(partial(self._ended, running))
-        if call.deadline is not None:
-            timer = loop.call_at(call.deadline, running.expire, context=self._context)
-            task.add_done_callback(lambda _: timer.cancel())
+        self.handlers.add(task, request.content[0])
+        if running.deadline is not None:
+            running.timer = loop.call_at(running.deadline, running.expire, context=self._context)
+        if not running.started:
+            running.unstarted = partial(self._not_even_started, running)
+            task.add_done_callback(running.unstarted)
 
-    def _ended(self, running: _Running, task: asyncio.Task[None]) -> None:
-        request = running.request
-        if self._running.get(request.message_id) is running:
-            del self._running[request.message_id]
-        if not running.started:  # do what a task would have done that was cancelled before that
-            if not _EAGER:
-                self._not_started -= 1
-            running.drop()
-            if running.expired:
-                _refuse_late(request)
-            else:
-                request.refuse("cancelled", "CancelledError: cancelled before it was started")
+    def _not_even_started(self, running: _Running, _: asyncio.Task[None]) -> None:
+        """Do what a task would have done that was cancelled before it began."""
+        if not _EAGER:
+            self._not_started -= 1
+        running.unstarted = None
+        running.drop()
+        if running.expired:
+            _refuse_late(running.request)
+        else:
+            text = "CancelledError: cancelled before it was started"
+            running.request.refuse("cancelled", text)
+        self._forget(running)
+
+    def _forget(self, running: _Running) -> None:
+        running.end()
+        message_id = running.request.message_id
+        if self._running.get(message_id) is running:
+            del self._running[message_id]
+        if running.timer is not None:
+            running.timer.cancel()
+        if running.task is not None:  # it has not ended eagerly
+            self.handlers.remove(running.task)
+            running.task = None  # or the two would wait for the garbage collector
 
     async def _serve(self, running: _Running) -> None:
-        request, call = running.request, running.call
-        while request.source.holding:
+        request, source = running.request, running.request.source
+        while source.holding:
             # Those before us in this turn of the loop have replied more than the peer reads.
-            await request.source.drained()
+            await source.drained()
         running.started = True
         if not _EAGER:
             self._not_started -= 1
-        if request.deadline is not None and _is_late(request):
-            running.drop()
-            _refuse_late(request)
-            return
-        serving.set(call)
+        if running.task is not None and running.unstarted is not None:
+            # What ends it is below: a callback would take another turn of the loop.
+            running.task.remove_done_callback(running.unstarted)
+            running.unstarted = None
         try:
-            result = await running.awaitable
-        except BaseException as exc:
-            if isinstance(exc, asyncio.CancelledError) and running.expired:
-                text = "DeadlineExceeded: it was cancelled when the caller's time was up"
-                request.refuse("deadline", text, Outcome.MAYBE_EXECUTED)
+            if running.deadline is not None and _is_late(request):
+                running.drop()
+                _refuse_late(request)
+                return
+            serving.set(running)
+            try:
+                result = await running.awaitable
+            except BaseException as exc:
+                if isinstance(exc, asyncio.CancelledError) and running.expired:
+                    text = "DeadlineExceeded: it was cancelled when the caller's time was up"
+                    request.refuse("deadline", text, Outcome.MAYBE_EXECUTED)
+                else:
+                    _fail(request, exc)
+                if isinstance(exc, asyncio.CancelledError | _EXITS):
+                    raise
             else:
-                _fail(request, exc)
-            if isinstance(exc, asyncio.CancelledError | _EXITS):
-                raise
-        else:
-            request.answer(result)
+                request.answer(result)
         finally:
-            call.active = False
+            self._forget(running)
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    """Do the same as the function of `inspect`, in a tenth of the time for most of them."""
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+        return True
+    return inspect.iscoroutinefunction(function)
 
 
 def _is_late(request: Any) -> bool:

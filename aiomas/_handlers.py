@@ -29,9 +29,12 @@ class Handlers:
         return iter(self._paths)
 
     def add(self, task: asyncio.Task[None], path: str) -> None:
-        """Take *task*, which serves a call of *path*, until it is done."""
+        """Take *task*, which serves a call of *path*; :meth:`remove` it when it is done."""
         self._paths[task] = path
-        task.add_done_callback(self._paths.pop)
+
+    def remove(self, task: asyncio.Task[None]) -> None:
+        """Forget *task*, which is done."""
+        self._paths.pop(task, None)
 
     def cancel(self) -> None:
         """Cancel all but those that wait for the end of :meth:`drain`."""

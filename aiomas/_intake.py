@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from aiomas._current import Source
 from aiomas._futures import copy_error
 from aiomas._limits import Limits
-from aiomas._session import EXCEPTION, RESULT
+from aiomas._session import EXCEPTION
 from aiomas.exceptions import ConnectionLost, Outcome
 
 
@@ -31,6 +31,9 @@ class Replier(Source, Protocol):
 
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         """Answer a request."""
+
+    answer: Callable[[int, Any], None]
+    """Answers a request with its result."""
 
     def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> None:
         """Answer a request that has not run, or not to its end."""
@@ -125,7 +128,7 @@ class Request:
             intake.requests -= 1
             intake.bytes -= self.size
         if not self.one_way:
-            self.source.reply(RESULT, self.message_id, result)
+            self.source.answer(self.message_id, result)
 
     def refuse(self, kind: str, text: str, outcome: Outcome = Outcome.NOT_EXECUTED) -> None:
         """Say that this request has not run, or not to its end.

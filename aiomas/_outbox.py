@@ -43,6 +43,8 @@ class Outbox:
         """Whether the transport is over its high-water mark."""
         self.held_bytes = 0
         """Bytes that wait here because of that."""
+        self.blocked = False
+        """Whether what is sent now does not leave with this turn of the loop: it is held, or lost."""
         self._loop = loop
         self._limits = limits
         self._give_up = give_up
@@ -92,11 +94,10 @@ class Outbox:
             data: the frame.
             request_id: the id of the request in it, if it is one; they only ever grow.
         """
-        if self._closed:
-            return  # nobody is left who waits for it
-        if self.paused or self._held:
-            self._held.append((data, request_id))
-            self.held_bytes += len(data)
+        if self.blocked:
+            if not self._closed:  # else nobody is left who waits for it
+                self._held.append((data, request_id))
+                self.held_bytes += len(data)
             return
         batch = self._batch
         if not batch:
@@ -135,6 +136,9 @@ class Outbox:
             self._batch_first = None
             self._write(data)
 
+    def _look(self) -> None:
+        self.blocked = self._closed or self.paused or bool(self._held)
+
     def _end_turn(self) -> None:
         self._planned = False
         self.flush()
@@ -152,12 +156,13 @@ class Outbox:
 
     def pause(self) -> None:
         """Hold frames back: the transport is over its high-water mark."""
-        self.paused = True
+        self.paused = self.blocked = True
         self._watch()
 
     def resume(self) -> None:
         """Send what was held back, in a moment: the transport is not done with its own writing."""
         self.paused = False
+        self._look()
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
@@ -197,7 +202,7 @@ class Outbox:
             self._write(b"".join([data for data, _ in self._held]))
             self._held.clear()
             self.held_bytes = 0
-        self._closed = True
+        self._closed = self.blocked = True
 
     def discard(self) -> None:
         """Forget all that is here: the connection has ended."""
@@ -206,6 +211,7 @@ class Outbox:
         self._batch.clear()
         self._held.clear()
         self.held_bytes = 0
+        self._look()
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
@@ -231,6 +237,7 @@ class Outbox:
             frames.append(data)
             size += len(data)
         self.held_bytes -= size
+        self._look()
         self._write(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def _wake(self) -> None:

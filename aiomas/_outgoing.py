@@ -16,15 +16,15 @@ from typing import Any
 
 from aiomas._current import (
     CallOptions,
-    Now,
     deadline_of,
     is_serving,
-    serving,
 )
 from aiomas._futures import copy_error
 from aiomas._outbox import Outbox
-from aiomas._session import EXCEPTION, REQUEST, Session, State
+from aiomas._session import EXCEPTION, Session, State
+from aiomas._shortcuts import Send, Watch, sender
 from aiomas._terms import Terms
+from aiomas.codecs import Codec
 from aiomas.exceptions import (
     AiomasError,
     ConnectionLost,
@@ -43,9 +43,6 @@ class NotIdempotent(RemoteException):
     """The other side does not let us repeat a call."""
 
 
-_OPEN = State.OPEN  # it takes long to find a member of an enumeration
-Send = Callable[..., "asyncio.Future[Any]"]
-
 _SWEEP = 0.25  # seconds after which it is noticed that a caller has given up
 
 _OUTCOMES = frozenset(Outcome)
@@ -63,7 +60,8 @@ class Outgoing:
     """The requests made at one end of a connection.
 
     Args:
-        session: numbers and encodes them.
+        session: numbers them.
+        codec: encodes them.
         outbox: sends them.
         terms: our terms.
         loop: the event loop.
@@ -75,6 +73,7 @@ class Outgoing:
     def __init__(
         self,
         session: Session[asyncio.Future[Any]],
+        codec: Codec,
         outbox: Outbox,
         terms: Terms,
         loop: asyncio.AbstractEventLoop,
@@ -84,70 +83,34 @@ class Outgoing:
         at_once: bool,
     ) -> None:
         self._session = session
+        self._codec = codec
         self._outbox = outbox
         self._terms = terms
         self._counters = terms.counters
         self._loop = loop
-        self._now = Now.of(loop)
         self._is_open = is_open
         self._peer = peer
         self._at_once = at_once
-        # Whether something has to be done for each request beside sending it.
-        self._watches = at_once or terms.call_timeout is not None
-        self._debug = loop.get_debug()
-        self._watched = self._watches or self._debug
+        self._watch = Watch()
         self._sweeper: asyncio.TimerHandle | None = None
-        # The numbers of those that are part of serving a request; those that have been answered are
-        # dropped with the next sweep.
-        self._of_handlers: set[int] = set()
         # For timers: a cancelled one stays in the loop for a while, and would hold its caller's.
         self._context = contextvars.Context()
         # In asyncio's debug mode: what was sent, and where, for the errors of calls.
         self._sent: dict[asyncio.Future[Any], str] = {}
+        self._look_for_debug_mode()
 
     def sender(self, otherwise: Send) -> Send:
-        """Return a function that sends a request and returns the future of its reply.
-
-        Nearly all requests have no deadline or anything else that has to be looked after, and
-        nobody is in their way.  For these it takes half the time of :meth:`send_for`: it is one
-        function, not a chain of them, and all that it needs is in its own variables.
-
-        Args:
-            otherwise: sends all other requests.
-        """
-        session, outbox, now, counters = self._session, self._outbox, self._now, self._counters
-        create_future, is_closing, waiting = (
-            self._loop.create_future,
-            outbox.is_closing,
-            session.waiting,
+        """Return a function that sends requests, on the shortest way or as *otherwise* does it."""
+        return sender(
+            self._session,
+            self._codec,
+            self._outbox,
+            self._counters,
+            self._watch,
+            self._loop,
+            self._plan_sweep,
+            otherwise,
         )
-        of_handlers = self._of_handlers
-
-        def send(content: Any, options: CallOptions | None = None) -> asyncio.Future[Any]:
-            call = serving.get()
-            if (
-                options is not None
-                or self._watched
-                or outbox.paused
-                or outbox.held_bytes
-                or session.state is not _OPEN
-                or is_closing()
-                or (call is not None and call.deadline is not None)
-            ):
-                return otherwise(content, options)
-            message_id = session.next_id
-            data = session.frame(REQUEST, message_id, content)
-            session.next_id = message_id + 1
-            waiting[message_id] = future = create_future()
-            outbox.send(data, message_id)
-            counters.calls_out += 1
-            if now.server is not None or (call is not None and call.active):
-                of_handlers.add(message_id)
-            if self._sweeper is None:
-                self._plan_sweep()
-            return future
-
-        return send
 
     def send_for(
         self, future: asyncio.Future[Any], content: Any, options: CallOptions | None = None
@@ -186,7 +149,7 @@ class Outgoing:
         if not self._submit(future, message_id, data, deadline):
             return
         if is_serving():
-            self._of_handlers.add(message_id)
+            self._watch.of_handlers.add(message_id)
         if self._debug:
             self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
             future.add_done_callback(self._sent.pop)
@@ -233,7 +196,7 @@ class Outgoing:
     def fail_own(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply, but those that are part of serving a request."""
         calls = self._session.waiters()
-        self._abandon([calls[number] for number in calls.keys() - self._of_handlers], error)
+        self._abandon([calls[number] for number in calls.keys() - self._watch.of_handlers], error)
 
     def fail_all(self, error: ConnectionLost) -> None:
         """Fail all calls without a reply."""
@@ -328,15 +291,20 @@ class Outgoing:
 
     def _sweep(self) -> None:
         self._sweeper = None
+        self._watch.planned = False
         self._tell(self._session.forget(asyncio.Future.done))
-        if self._of_handlers:
-            self._of_handlers &= self._session.waiters().keys()
+        # Those that have been answered are of no interest any more.
+        self._watch.of_handlers &= self._session.waiting.keys()
         if self._session.pending:
             self._plan_sweep()
 
-    def _plan_sweep(self) -> None:
+    def _look_for_debug_mode(self) -> None:
         self._debug = self._loop.get_debug()
-        self._watched = self._watches or self._debug
+        self._watch.each = self._at_once or self._debug or self._terms.call_timeout is not None
+
+    def _plan_sweep(self) -> None:
+        self._watch.planned = True
+        self._look_for_debug_mode()
         self._sweeper = self._loop.call_later(_SWEEP, self._sweep, context=self._context)
 
     def _tell(self, given_up: Iterable[int]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
 import logging
 import socket
@@ -42,6 +43,7 @@ from aiomas._session import (
     Session,
     State,
 )
+from aiomas._shortcuts import answerer, receiver
 from aiomas._terms import Terms
 from aiomas._wire import TlsRecordError, frame
 from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc
@@ -60,8 +62,6 @@ from aiomas.util import create_task
 
 logger = logging.getLogger("aiomas.channel")
 bad_peers = LimitedLog(logger)
-
-_OPEN = State.OPEN  # it takes long to find a member of an enumeration
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that a closing connection may take to send what it still holds."""
@@ -165,12 +165,25 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         self.outbox.attach(self._transport, self._counters, write_through=local)
         self.outgoing = Outgoing(
             self.session,
+            self._codec,
             self.outbox,
             self.terms,
             self._loop,
             self._is_open,
             lambda: self.channel.peer,
             at_once=local,
+        )
+        self.answer = answerer(
+            self.session, self._codec, self.outbox, functools.partial(self.reply, RESULT)
+        )
+        self._receive = receiver(
+            self.session,
+            self._codec,
+            self.intake,
+            self.outbox,
+            self._counters,
+            self,
+            self._otherwise,
         )
         self.channel = Channel(self, self._codec, transport, self._loop)
         logger.debug("Connected to %s", self.peer)
@@ -222,38 +235,41 @@ class ChannelProtocol(asyncio.BufferedProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what was received; nothing that the peer sends raises anything here."""
-        self._received(len(data), self.session.feed(data))
+        reader = self.session.reader
+        chunk = reader.join(data)
+        unpack = self._codec.shortcut(chunk)
+        if unpack is None:
+            self._received(len(data), self.session.events(reader.cut(chunk)))
+            return
+        self._heard(len(data))
+        if self._receive(reader.cut(chunk), unpack):
+            self._take_all(self.session.events(()))  # which looks at what comes after them
 
-    def _received(self, size: int, events: Iterator[Event]) -> None:
-        intake, outbox, session, counters = self.intake, self.outbox, self.session, self._counters
-        counters.bytes_in += size
+    def _heard(self, size: int) -> None:
+        self._counters.bytes_in += size
         if self._heartbeat is not None:
             self._heartbeat.heard()
-        outbox.heard()
-        serve_now = None
+        self.outbox.heard()
+
+    def _received(self, size: int, events: Iterator[Event]) -> None:
+        self._heard(size)
+        self._take_all(events)
+
+    def _otherwise(self, payload: bytes) -> bool:
+        return self._take_all(self.session.events((payload,)))
+
+    def _take_all(self, events: Iterator[Event]) -> bool:
+        """Do what messages ask for, and return whether there is nothing wrong with them."""
         try:
-            for kind, ref, content, size in events:  # noqa: PLW2901 - now that of a message
-                if kind == RESULT:
-                    if not ref.done():  # else its caller has given up
-                        ref.set_result(content)
-                elif kind != REQUEST:
-                    self._special(kind, ref, content, size)
-                # Nearly all requests come while nothing waits, and no limit is near.
-                elif (
-                    intake.requests == 0
-                    and not outbox.paused
-                    and not outbox.held_bytes
-                    and session.state is _OPEN
-                    and (serve_now := serve_now or intake.begin_turn(self)) is not None
-                    and serve_now(self, ref, content, size)
-                ):
-                    counters.calls_in += 1
-                else:
-                    self._take(Request(content, ref, self, size))
+            for kind, ref, content, size in events:
+                self._take(kind, ref, content, size)
         except ProtocolError as exc:
             self._violated(exc)
+            return False
         except SerializationError as exc:  # not even the shortest answer fits
             self._violated(ProtocolError(f"what cannot be answered: {exc}"))
+            return False
+        return True
 
     def eof_received(self) -> bool:
         """Let the transport close itself: nobody is there to read any more."""
@@ -323,7 +339,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         """Answer a request; what cannot be sent is replaced by an error."""
         session, outbox = self.session, self.outbox
-        if session.state is not _OPEN:
+        if session.state is not State.OPEN:
             return  # nobody is left who waits for it
         if kind == EXCEPTION:
             self._counters.errors += 1
@@ -335,7 +351,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             # Where in here it was raised is of no interest to the peer, nor is all of its text.
             text = f"{type(exc).__name__}: {exc}"[: self._longest_text]
             data = session.frame(EXCEPTION, message_id, text)
-        if outbox.paused or outbox.held_bytes:
+        if outbox.blocked:
             self._send_reply(data)
         else:
             outbox.send(data)
@@ -414,7 +430,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def _writable(self) -> None:
         self.intake.resume()
 
-    def _take(self, request: Request) -> None:
+    def _requested(self, request: Request) -> None:
         if self.session.state is not State.OPEN:  # a handler may have closed it just now
             return
         self._counters.calls_in += 1
@@ -426,8 +442,13 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             value = getattr(self.terms.limits, limit)
             request.refuse("overloaded", f"Overloaded: the limit {limit}={value} was reached")
 
-    def _special(self, kind: int | str, ref: Any, content: Any, size: int) -> None:
-        if kind == CALL:
+    def _take(self, kind: int | str, ref: Any, content: Any, size: int) -> None:
+        if kind == REQUEST:
+            self._requested(Request(content, ref, self, size))
+        elif kind == RESULT:
+            if not ref.done():  # else its caller has given up
+                ref.set_result(content)
+        elif kind == CALL:
             self._called(ref, content, size)
         elif kind == CANCEL:
             if not self.intake.drop(ref):
@@ -483,7 +504,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             if self._delay.in_doubt and not self._asking:
                 self._ask()
         one_way, again = options.get("one_way") is True, options.get("again") is True
-        self._take(
+        self._requested(
             Request(content, message_id, self, size, deadline, one_way=one_way, again=again)
         )
 

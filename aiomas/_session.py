@@ -27,7 +27,7 @@ from aiomas._wire import (
     frame,
     pack_header,
 )
-from aiomas.codecs import Codec, Unpack
+from aiomas.codecs import Codec
 from aiomas.exceptions import (
     ConnectionLost,
     DecodeError,
@@ -120,10 +120,11 @@ class Session(Generic[W]):
         self.waiting: dict[int, W] = {}
         """The waiters of all requests that have no reply yet, by their ids."""
         self._hello_id: int | None = None  # of our own hello, while it has no answer
-        # Whether nobody has to introduce himself (any more).
-        self._settled = expects is None
+        self.settled = expects is None
+        """Whether nobody has to introduce himself (any more)."""
         self._heard = False  # whether a message has arrived
-        self._next_of_peer: int | None = None  # the id of its next request, after the first one
+        self.next_of_peer: int | None = None
+        """The id of the peer's next request, after the first one."""
 
     @property
     def pending(self) -> Collection[W]:
@@ -168,14 +169,14 @@ class Session(Generic[W]):
     def hello(self, hello: Hello, waiter: W) -> bytes:
         """Return the frame of the hello, which has to be the first request; raises as `request`."""
         self._hello_id = self.next_id
-        self._settled = False
+        self.settled = False
         return self.request(_hello.question(hello), waiter)
 
     def welcome(self, message_id: int, hello: Hello, *, extended: bool) -> bytes:
         """Return the frame that accepts the peer's hello, and with it the peer."""
         self.extended = extended
         self.expects = None
-        self._settled = True
+        self.settled = True
         self._reading_codec = self._codec
         self.reader.set_max_frame(self._max_frame)
         return self.frame(RESULT, message_id, hello.content())
@@ -231,29 +232,17 @@ class Session(Generic[W]):
         Raises:
             ProtocolError: the bytes are no message; the connection is of no use any more.
         """
-        chunk = self.reader.join(data)
-        return self._events(self.reader.cut(chunk), self._reading_codec.shortcut(chunk))
+        return self.events(self.reader.cut(self.reader.join(data)))
 
     def fill(self, size: int) -> Iterator[Event]:
         """Do the same for *size* bytes that were received into the `room` of our reader."""
-        return self._events(self.reader.fill(size), None)
+        return self.events(self.reader.fill(size))
 
-    def _events(
-        self, payloads: Iterable[bytes] | Iterable[memoryview], shortcut: Unpack | None
-    ) -> Iterator[Event]:
-        codec = self._codec
-        shallow = codec.max_nesting  # bytes that cannot be nested too deeply
+    def events(self, payloads: Iterable[bytes] | Iterable[memoryview]) -> Iterator[Event]:
+        """Yield what the messages in *payloads* mean; see :meth:`feed`."""
         try:
             for payload in payloads:
-                size = len(payload)
-                message = bad_content = None
-                if shortcut is not None and (size <= shallow or codec.is_shallow(payload)):
-                    try:
-                        message = shortcut(payload)
-                    except Exception:  # noqa: BLE001, S110 - it gets a closer look then
-                        pass
-                if message is None:
-                    message, bad_content = self._decode(payload)
+                message, bad_content = self._decode(payload)
                 self._heard = True
                 try:
                     kind, message_id, content = message
@@ -261,18 +250,7 @@ class Session(Generic[W]):
                     raise _no_message(message) from None
                 if type(message_id) is not int or type(kind) is not int:
                     raise _no_message(message)
-                # Nearly all messages are of these two kinds, and need no closer look.
-                if bad_content is None and self._settled:
-                    if kind == RESULT:
-                        waiter = self.waiting.pop(message_id, None)
-                        if waiter is not None:
-                            yield RESULT, waiter, content, size
-                            continue
-                    elif kind == REQUEST and message_id == self._next_of_peer:
-                        self._next_of_peer = message_id + 1
-                        yield REQUEST, message_id, content, size
-                        continue
-                event = self._event(kind, message_id, content, size, bad_content)
+                event = self._event(kind, message_id, content, len(payload), bad_content)
                 if event is not None:
                     yield event
             self.reader.check()
@@ -331,7 +309,7 @@ class Session(Generic[W]):
     def _event(
         self, kind: int, message_id: int, content: Any, size: int, bad_content: DecodeError | None
     ) -> Event | None:
-        may_be_hello = self.accepting and self._next_of_peer is None
+        may_be_hello = self.accepting and self.next_of_peer is None
         if kind in {REQUEST, CALL}:
             self._check_number(message_id)
         if kind in {RESULT, EXCEPTION} or (kind == FAILURE and self.extended):
@@ -355,11 +333,11 @@ class Session(Generic[W]):
 
     def _check_number(self, message_id: int) -> None:
         """Make sure that requests are numbered without gaps, where both ends know how to."""
-        expected = self._next_of_peer or 0
+        expected = self.next_of_peer or 0
         if self.extended and message_id != expected:
             msg = f"request {message_id}, although the next one is {expected}"
             raise ProtocolError(msg)
-        self._next_of_peer = message_id + 1
+        self.next_of_peer = message_id + 1
 
     def _reply_event(
         self, kind: int, message_id: int, content: Any, size: int, bad_content: DecodeError | None
@@ -377,7 +355,7 @@ class Session(Generic[W]):
             self.extended = theirs is not None and Hello().fits(theirs)
             if theirs is not None and self.expects is not None and theirs.shows(self.expects):
                 self.expects = None
-            self._settled = self.expects is None
+            self.settled = self.expects is None
         if bad_content is not None:
             return BAD_REPLY, waiter, bad_content, size
         return kind, waiter, content, size

@@ -231,6 +231,8 @@ class Proxy:
         self._channel = channel
         self._path = path
         self._options = options
+        # One attribute for a call to find: a class with __getattr__() pays for each of them.
+        self._target = channel, path, options
 
     def __getattr__(self, name: str) -> Proxy:
         """Return a proxy for *name*.
@@ -257,10 +259,11 @@ class Proxy:
             RemoteException: the call failed on the other side (raised by the future).
             AttributeError: this proxy stands for the other side as a whole, not for a function.
         """
-        if not self._path:
+        channel, path, options = self._target
+        if not path:
             msg = f"{self!r} is no function; call one of its attributes"
             raise AttributeError(msg)
-        return self._channel.send((self._path, args, kwargs), self._options)
+        return channel.send((path, args, kwargs), options)
 
     def __repr__(self) -> str:
         return f"Proxy({self._channel.peer!r}, {self._path!r})"
