@@ -145,7 +145,7 @@ class Connections:
     def _make_loopback(self) -> Loopback:
         codec = self._make_codec()
         codec.max_nesting = self._terms.limits.max_nesting - 1  # there is no message around it
-        dispatcher = Dispatcher(self.router, self._handlers)
+        dispatcher = Dispatcher(self.router, self._handlers, self._loop)
         loopback = Loopback(codec, dispatcher, self._base_url, self._loop, self._terms)
         objects = AgentObjects(self, loopback, self._pool.peer)
         rpc.add_object_serializer(codec, lambda: self.router, objects)

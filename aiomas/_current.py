@@ -158,7 +158,8 @@ def _serving_now() -> Server | None:
 
 def served() -> object:
     """Return something that stands for the call that is being served here, or ``None``."""
-    return _serving_now() or serving.get()
+    server = _serving_now()
+    return serving.get() if server is None else server.call()
 
 
 def current_call() -> Call:

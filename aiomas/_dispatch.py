@@ -29,6 +29,7 @@ _LISTS = frozenset({list, tuple})
 # Results that need no search for what could be awaited in them.
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 _EAGER = sys.version_info >= (3, 12)
+_NO_CODE = object()
 _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
 
 
@@ -96,9 +97,15 @@ class Dispatcher:
     Args:
         root: the router that resolves the paths.
         handlers: who owns the coroutine functions, if not this dispatcher alone.
+        loop: the event loop in which it serves, if not the current one.
     """
 
-    def __init__(self, root: Router, handlers: Handlers | None = None) -> None:
+    def __init__(
+        self,
+        root: Router,
+        handlers: Handlers | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self.handlers = Handlers() if handlers is None else handlers
         """The coroutine functions that are running."""
         self.guard: Callable[[str], bool] | None = None
@@ -110,10 +117,10 @@ class Dispatcher:
         self._refusal: str | None = None
         self._not_started = 0
         # Of the call that is being served at once:
-        self._now = Now.of(util.current_loop())
-        self._source: Any = None
+        self._now = Now.of(loop or util.current_loop())
         self._path = ""
-        self._call: Call | None = None  # if anybody has asked for it
+        self._call: Call  # what is started by a function finds this in its context
+        self._asked = False  # whether it has become that of the function
 
     def __len__(self) -> int:
         return len(self._running)
@@ -134,10 +141,24 @@ class Dispatcher:
         for running in list(self._running.values()):
             running.cancel("the connection to the caller was lost")
 
+    def begin_turn(self, source: Any) -> Callable[[Any, int, Any, int], bool]:
+        """Return :meth:`serve_now`, for what has been received from *source* in one go.
+
+        What a function starts takes a copy of the context with it, so there has to be a call in
+        there that it can belong to.  A new one for each function would take a tenth of the time of
+        a short call.  There is one for all of them, until one of them needs it for itself.
+        """
+        self._call = Call("", source)
+        self._call.active = False
+        self._asked = False
+        serving.set(self._call)
+        return self.serve_now
+
     def serve_now(self, source: Any, message_id: int, content: Any, size: int) -> bool:
         """Serve an ordinary request, and return whether it was one.
 
-        It is served at once if nothing has to be looked after, and that takes half the steps.
+        It is served at once if nothing has to be looked after, and that takes half the steps.  Call
+        :meth:`begin_turn` before.
 
         Args:
             source: the connection on which it came.
@@ -156,34 +177,50 @@ class Dispatcher:
             return False
         if self._not_started and not _is_coroutine_function(function):
             return False
-        now, self._source, self._path = self._now, source, path
+        now, self._path = self._now, path
         now.server, before = self, now.server
         try:
             result = function(*args, **kwargs)
         except BaseException as exc:
+            self._end_now(source)
             self._failed(Request(content, message_id, source, size), function, exc)
             if isinstance(exc, _EXITS):
                 raise
             return True
         finally:
             now.server = before
-            if self._call is not None:
-                self._call.active = False
-                self._call = None
         kind = type(result)
         if kind in _PLAIN or not hasattr(kind, "__await__"):
+            if self._asked:
+                self._end_now(source)
             source.answer(message_id, result)
         else:
             request = Request(content, message_id, source, size)
             source.intake.hold(request)
-            self._start_task(request, result, None)
+            self._start_task(request, result, self._call_of(function, result, source))
         return True
 
     def call(self) -> Call:
         """Return the call that is being served at once."""
-        if self._call is None:
-            self._call = Call(self._path, self._source)
+        if not self._asked:
+            self._asked = True
+            self._call.path = self._path
+            self._call.active = True
         return self._call
+
+    def _end_now(self, source: Any) -> None:
+        """End the call that was served at once; the next ones get another."""
+        self._call.active = False
+        self.begin_turn(source)
+
+    def _call_of(self, function: Callable[..., Any], result: Any, source: Any) -> Call | None:
+        """Return the call of a *function* that goes on in what it has returned, if it has one."""
+        is_its_own = getattr(result, "cr_code", None) is getattr(function, "__code__", _NO_CODE)
+        if is_its_own and not self._asked:
+            return None  # a coroutine function, of which nothing has run yet
+        call = self.call()
+        self.begin_turn(source)
+        return call
 
     def __call__(self, request: Any) -> None:
         """Serve a request (of a channel, or one like it)."""

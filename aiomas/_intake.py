@@ -176,8 +176,11 @@ class Intake:
         self._loop = loop
         self._is_open = is_open
         self._paused = False
-        self.serve_now: ServeNow | None = None
-        """Serves ordinary requests with fewer steps, if the handler can do so."""
+        self.begin_turn: Callable[[Replier], ServeNow | None] = _serve_nothing
+        """Returns what serves ordinary requests with fewer steps, if the handler can do so.
+
+        To be called for all that was received in one go.
+        """
         self._handler: Callable[[Request], Any] | None = None
         self.waiting: OrderedDict[int, Request] = OrderedDict()
         """Those that have not been passed on yet."""
@@ -251,7 +254,7 @@ class Intake:
     def serve(self, handler: Callable[[Request], Any]) -> None:
         """Pass all requests to *handler* from now on, and those first that wait already."""
         self._handler = handler
-        self.serve_now = getattr(handler, "serve_now", None)
+        self.begin_turn = getattr(handler, "begin_turn", _serve_nothing)
         if self.waiting:
             self._loop.call_soon(self._hand_over)
 
@@ -274,6 +277,11 @@ class Intake:
 
     def _goes_on(self) -> bool:
         return self._is_open() and not self._paused
+
+
+def _serve_nothing(source: Replier) -> ServeNow | None:
+    del source
+    return None
 
 
 def describe_failure(failure: BaseException | str | list[Any], *, tracebacks: bool) -> Any:

@@ -48,7 +48,7 @@ class Paths:
             obj = objects.get(key)
             if type(obj) is cls:
                 # The class or the instance may have got another attribute of that name.
-                method = getattr(obj, name)
+                method = getattr(obj, name, None)
                 if type(method) is _Method and method.__func__ is function:
                     return method
         return self._find(path)
@@ -58,14 +58,13 @@ class Paths:
         if self._changes != Router.changes or len(self._known) >= _MOST:
             self._known.clear()
             self._changes = Router.changes
+        self._known.pop(path, None)  # even if nothing is found any more
         router, function = self._root.find(path)
         objects = self._objects(router, path)
         if objects is not None and type(function) is _Method and function.__self__ is router.obj:
             name = path.rpartition("/")[2]
             cls = type(router.obj)
             self._known[path] = objects, router.name, cls, name, function.__func__
-        else:
-            self._known.pop(path, None)
         return function
 
     def _objects(self, router: Router, path: str) -> dict[Any, Any] | None:

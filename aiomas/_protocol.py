@@ -418,6 +418,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         return dataclasses.replace(hello, clock=self._loop.time())
 
     def _send_reply(self, data: bytes) -> None:
+        if not self._is_open():
+            return
         if self.outbox.holding and not self.outbox.has_room(len(data)):
             cap = self.terms.limits.write_cap
             self._counters.limits_hit["write_cap"] += 1

@@ -175,6 +175,7 @@ def receiver(
     waiting, shallow, is_shallow = session.waiting, codec.max_nesting, codec.is_shallow
 
     def receive(payloads: Iterable[bytes], unpack: Unpack) -> bool:
+        serve = None
         for payload in payloads:
             size = len(payload)
             if session.settled and (size <= shallow or is_shallow(payload)):
@@ -197,7 +198,7 @@ def receiver(
                     and not outbox.blocked
                     and not intake.waiting
                     and (not intake.requests or intake.limit_hit(size) is None)
-                    and (serve := intake.serve_now) is not None
+                    and (serve := serve or intake.begin_turn(source)) is not None
                 ):
                     session.next_of_peer = number + 1
                     if serve(source, number, content, size):

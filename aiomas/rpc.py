@@ -114,7 +114,7 @@ async def rpc_service(router: RpcService, channel: Channel) -> None:
 
     An exception that a function raises is forwarded to its caller.
     """
-    dispatcher = Dispatcher(_as_router(router))
+    dispatcher = Dispatcher(_as_router(router), loop=channel.loop)
     channel.serve(dispatcher, dispatcher.cancel)
     await channel.wait_closed()
 
@@ -163,7 +163,7 @@ class RpcClient:
         service = _one_of(router, rpc_service)
         if service is not None:
             self._root = _as_router(service)
-            self.dispatcher = Dispatcher(self._root, handlers)
+            self.dispatcher = Dispatcher(self._root, handlers, channel.loop)
             self.service = channel.loop.create_future()
             channel.on_closed(partial(_finish, self.service))
             channel.serve(self.dispatcher, self.dispatcher.cancel)

@@ -261,7 +261,7 @@ class _Part:
         self.one_way = False
         self._batch = batch
 
-    def reply(self, result: Any) -> None:
+    def answer(self, result: Any) -> None:
         try:
             entry = True, self._fitting(result)
         except SerializationError as exc:

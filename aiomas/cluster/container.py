@@ -247,7 +247,7 @@ class ClusterContainer(Container):
 
     def _dispatcher_for(self, source: Source) -> Dispatcher:
         """Return a dispatcher for what the peer may call."""
-        dispatcher = Dispatcher(self.router, self._handlers)
+        dispatcher = Dispatcher(self.router, self._handlers, self._loop)
         if self._authorize is not None and not isinstance(source, Loopback):
             channel = source.channel  # type: ignore[attr-defined]
             if channel.is_tls:

@@ -30,7 +30,7 @@ def entries(container: Container) -> dict[str, int]:
         "ends": len(container._handlers._ends),
         "running": sum(len(dispatcher._running) for dispatcher in dispatchers),
         "local": len(container._local._pending),
-        "waiting": sum(len(client.channel._intake._waiting) for client in clients),
+        "waiting": sum(len(client.channel._intake.waiting) for client in clients),
         "bytes": sum(client.channel._intake.bytes for client in clients),
         "at work": sum(client.channel.pending for client in clients),
     }

@@ -99,7 +99,7 @@ def options(**kwds) -> CallOptions:
 
 
 def nothing_is_left_of(channel: Channel) -> bool:
-    outgoing = channel._outgoing
+    outgoing = channel.outgoing
     return not channel.pending and outgoing._sweeper is None and not outgoing._sent
 
 
@@ -504,6 +504,7 @@ class TestOneWay:
 
     async def test_was_not_sent_if_the_connection_is_lost_in_the_same_turn(self, line):
         channel = await line.connect()
+        channel.send("leaves at once").add_done_callback(asyncio.Future.exception)
         call = channel.send("spam", options(one_way=True))
         channel.transport.abort()
         with pytest.raises(ConnectionLost) as caught:

@@ -86,7 +86,7 @@ def test_a_reply_comes_back_with_the_waiter_of_its_request(pair):
     [(_, message_id, _)] = read(pair.server, pair.client.request("ohai", "me"))
 
     assert list(pair.client.pending) == ["me"]
-    assert read(pair.client, pair.server.reply(RESULT, message_id, "cya")) == [
+    assert read(pair.client, pair.server.frame(RESULT, message_id, "cya")) == [
         (RESULT, "me", "cya")
     ]
     assert list(pair.client.pending) == []
@@ -95,7 +95,7 @@ def test_a_reply_comes_back_with_the_waiter_of_its_request(pair):
 def test_a_failure_comes_back_with_the_waiter_of_its_request(pair):
     pair.client.request("ohai", "me")
 
-    assert read(pair.client, pair.server.reply(EXCEPTION, 0, "Traceback")) == [
+    assert read(pair.client, pair.server.frame(EXCEPTION, 0, "Traceback")) == [
         (EXCEPTION, "me", "Traceback")
     ]
 
@@ -103,7 +103,7 @@ def test_a_failure_comes_back_with_the_waiter_of_its_request(pair):
 def test_replies_may_come_in_any_order(pair):
     for waiter in "abc":
         pair.client.request(waiter, waiter)
-    stream = b"".join(pair.server.reply(RESULT, message_id, message_id) for message_id in (2, 0, 1))
+    stream = b"".join(pair.server.frame(RESULT, message_id, message_id) for message_id in (2, 0, 1))
 
     assert read(pair.client, stream) == [(RESULT, "c", 2), (RESULT, "a", 0), (RESULT, "b", 1)]
 
@@ -139,7 +139,7 @@ def test_a_request_that_cannot_be_encoded_leaves_no_trace(pair):
 
 def test_a_reply_that_cannot_be_encoded_is_an_error_of_the_one_who_replies(pair):
     with pytest.raises(SerializationError):
-        pair.server.reply(RESULT, 0, object())
+        pair.server.frame(RESULT, 0, object())
 
 
 def test_what_the_codec_of_a_user_raises_is_a_serialization_error(pair, codec):
@@ -160,7 +160,7 @@ def test_a_message_over_the_limit_is_not_sent(codec):
     with pytest.raises(SerializationError, match="max_frame=100"):
         pair.client.request(noise, "me")
     with pytest.raises(SerializationError, match="max_frame=100"):
-        pair.server.reply(RESULT, 0, noise)
+        pair.server.frame(RESULT, 0, noise)
     assert list(pair.client.pending) == []
 
 
@@ -330,7 +330,7 @@ def test_both_ends_are_extended_once_the_hello_has_its_answer(pair):
 
 def test_a_refused_hello_changes_nothing(pair):
     read(pair.server, pair.client.hello(pair.hello, "me"))
-    refusal = pair.server.reply(RESULT, 0, _hello.refusal("wrong cluster"))
+    refusal = pair.server.frame(RESULT, 0, _hello.refusal("wrong cluster"))
 
     [(kind, waiter, content)] = read(pair.client, refusal)
 
@@ -427,7 +427,7 @@ def test_a_hello_is_the_first_request_or_an_ordinary_one(pair):
 def test_a_hello_may_come_after_a_reply(pair):
     """The end that was dialled may have made a request as soon as it could."""
     pair.server.request("ohai", "me")
-    reply = pair.client.reply(RESULT, 0, "cya")
+    reply = pair.client.frame(RESULT, 0, "cya")
 
     events = read(pair.server, reply + pair.client.hello(pair.hello, "hello"))
 
@@ -612,7 +612,7 @@ def test_options_travel_with_a_request_and_come_before_its_content(extended):
 
     assert (kind, message_id) == (CALL, 1)
     assert list(content) == [{"timeout": 1.5}, "ohai"]
-    assert read(extended.client, extended.server.reply(RESULT, 1, "cya")) == [(RESULT, "me", "cya")]
+    assert read(extended.client, extended.server.frame(RESULT, 1, "cya")) == [(RESULT, "me", "cya")]
 
 
 @pytest.mark.parametrize("content", [None, "x", [], [1], [{}, 1, 2], {"a": 1}])
@@ -637,7 +637,7 @@ def test_nobody_waits_for_the_reply_to_a_one_way_request(extended):
 def test_a_reply_to_a_one_way_request_is_dropped(extended):
     extended.client.one_way("ohai", {"one_way": True})
 
-    assert read(extended.client, extended.server.reply(RESULT, 1, "cya")) == []
+    assert read(extended.client, extended.server.frame(RESULT, 1, "cya")) == []
 
 
 def test_a_closed_session_sends_no_one_way_requests(extended):
