@@ -168,7 +168,9 @@ def current_call() -> Call:
     Raises:
         LookupError: no call is being served here.
     """
-    server = _serving_now() or serving.get()
+    server = _serving_now()
+    if server is None:  # not "or": a dispatcher has a length
+        server = serving.get()
     call = None if server is None else server.call()
     if call is None or not call.active:
         msg = "current_call() is for functions that serve a call of an aiomas peer"

@@ -128,7 +128,7 @@ class FrameReader:
     def cut(self, data: bytes) -> list[bytes]:
         """Return all payloads in what :meth:`join` has returned; then call :meth:`check`."""
         payloads: list[bytes] = []
-        if not data:
+        if not data:  # what has come before still waits for as much as it has said
             return payloads
         position, size = 0, len(data)
         start = self._need = HEADER_SIZE

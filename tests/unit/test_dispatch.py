@@ -59,6 +59,9 @@ class Peer:
         assert not (self.extended and message_id in self.answers)
         self.answers[message_id] = (kind, content)
 
+    def answer(self, message_id, result) -> None:
+        self.reply(RESULT, message_id, result)
+
     def failure(self, message_id, kind, text, outcome) -> None:
         assert message_id not in self.answers
         self.answers[message_id] = (kind, text, outcome)

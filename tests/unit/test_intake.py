@@ -29,8 +29,13 @@ class Source:
         self.replies: list[tuple[Any, ...]] = []
         self.paused: asyncio.Future[None] | None = None
 
+    intake: Intake
+
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         self.replies.append((kind, message_id, content))
+
+    def answer(self, message_id: int, result: Any) -> None:
+        self.reply(RESULT, message_id, result)
 
     def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> None:
         self.replies.append((kind, message_id, text, outcome))

@@ -717,3 +717,33 @@ def test_who_closes_the_connection_meanwhile_is_left_alone(setting):
     setting.turn()
     assert setting.transport.writes == []
     assert setting.outbox.first_unsent() == math.inf
+
+
+class TestTakingTurns:
+    def test_what_is_said_in_a_dialogue_leaves_at_once(self, setting, outbox, transport):
+        outbox.send(b"question")
+        setting.turn()
+        assert transport.written() == b"question"
+        outbox.heard()
+        outbox.send(b"again")
+        assert transport.written() == b"again"
+
+    def test_what_follows_in_a_burst_leaves_in_one_batch(self, setting, outbox, transport):
+        outbox.send(b"question")
+        setting.turn()
+        outbox.heard()
+        for data in (b"1", b"2", b"3"):
+            outbox.send(data)
+        setting.turn()
+        assert transport.writes[-2:] == [b"1", b"23"]  # in their order
+
+    def test_whoever_has_said_more_waits_for_others(self, setting, outbox, transport):
+        for data in (b"1", b"2", b"3"):
+            outbox.send(data)
+        setting.turn()
+        transport.written()
+        outbox.heard()
+        outbox.send(b"4")
+        assert transport.written() == b""
+        setting.turn()
+        assert transport.written() == b"4"

@@ -734,10 +734,10 @@ async def line_of():
     clients: list[RpcClient] = []
     servers: list[channels.Server] = []
 
-    async def connect(service):
+    async def connect(service, codec=codecs.JSON):
         queue = local_queue.get_queue(f"line-{len(servers)}")
-        servers.append(await rpc.start_server(queue, service))
-        clients.append(await rpc.open_connection(queue))
+        servers.append(await rpc.start_server(queue, service, codec=codec))
+        clients.append(await rpc.open_connection(queue, codec=codec))
         return clients[-1]
 
     yield connect
@@ -829,9 +829,10 @@ class Forwarder:
         self.later.append(asyncio.ensure_future(self.look()))
 
 
-async def test_what_a_function_starts_is_part_of_the_request_until_that_ends(line_of):
+@pytest.mark.parametrize("codec", [codecs.JSON, codecs.MsgPack])
+async def test_what_a_function_starts_is_part_of_the_request_until_that_ends(line_of, codec):
     forwarder = Forwarder()
-    client = await line_of(forwarder)
+    client = await line_of(forwarder, codec)
     await client.remote.task()
     await client.remote.many()
     assert forwarder.serving == [True] * 3
@@ -970,3 +971,60 @@ class Curious:
 @pytest.fixture
 async def sender():
     return Sender()
+
+
+class Asker:
+    """Asks who calls, within ordinary functions and after them."""
+
+    router = Service()
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.later: list[asyncio.Task] = []
+
+    @expose
+    def ask(self):
+        self.calls.append(current_call())
+        assert current_call() is self.calls[-1]
+        return self.calls[-1].path
+
+    @expose
+    def leave_behind(self):
+        async def ask_later():
+            await asyncio.sleep(0)
+            return current_call()
+
+        self.later.append(asyncio.ensure_future(ask_later()))
+
+    @expose
+    def in_a_task(self):
+        async def ask():
+            await asyncio.sleep(0)
+            return current_call().path
+
+        return asyncio.ensure_future(ask())
+
+
+async def test_an_ordinary_function_has_a_call_until_it_ends(line_of):
+    asker = Asker()
+    client = await line_of(asker, codecs.MsgPack)
+    assert await asyncio.gather(client.remote.ask(), client.remote.ask()) == ["ask", "ask"]
+    first, second = asker.calls
+    assert first is not second
+    assert not (first.active or second.active)
+    with pytest.raises(LookupError):
+        current_call()
+
+
+async def test_what_a_function_leaves_behind_has_no_call(line_of):
+    asker = Asker()
+    client = await line_of(asker, codecs.MsgPack)
+    await client.remote.leave_behind()
+    with pytest.raises(LookupError):
+        await asker.later[0]
+
+
+async def test_tasks_whose_end_a_function_returns_have_its_call(line_of):
+    client = await line_of(Asker(), codecs.MsgPack)
+    calls = client.remote.ask(), client.remote.in_a_task(), client.remote.in_a_task()
+    assert await asyncio.gather(*calls) == ["ask", "in_a_task", "in_a_task"]

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiomas._limits import Limits
-from aiomas._wire import HEADER_SIZE, FrameReader, TlsRecordError, frame
+from aiomas._wire import HEADER_SIZE, FrameReader, Spare, TlsRecordError, frame
 from aiomas.exceptions import ProtocolError
 
 MAX_FRAME = Limits().max_frame
@@ -131,3 +131,52 @@ def test_a_large_frame_that_looks_like_tls_is_one_if_it_is_not_the_first():
     with pytest.raises(ProtocolError, match="max_frame") as caught:
         list(FrameReader(10).feed(bytes(4) + header))
     assert not isinstance(caught.value, TlsRecordError)
+
+
+def receive(reader: FrameReader, data: bytes, piece: int) -> list[bytes]:
+    """Let *data* arrive in pieces, as a transport that asks for room puts it there."""
+    payloads = []
+    while data:
+        room = reader.room()
+        if room is None:
+            payloads += reader.feed(data[:piece])
+            data = data[piece:]
+            continue
+        size = min(len(room), piece, len(data))
+        room[:size] = data[:size]
+        room.release()
+        payloads += [bytes(payload) for payload in reader.fill(size)]
+        data = data[size:]
+    return payloads
+
+
+@pytest.mark.parametrize("piece", [1_000, 65_536, 262_144, 10_000_000])
+def test_large_frames_may_come_in_pieces_of_any_size(piece):
+    payloads = [b"short", bytes(range(256)) * 2_000, b"", b"x" * 200_000, b"y" * 300_000, b"end"]
+    assert receive(FrameReader(MAX_FRAME), b"".join(map(frame, payloads)), piece) == payloads
+
+
+def test_a_header_alone_sets_no_memory_aside():
+    reader = FrameReader(MAX_FRAME)
+    assert list(reader.feed(struct.pack("!L", MAX_FRAME))) == []
+    room = reader.room()
+    assert room is not None
+    assert len(room) < 300_000
+
+
+def test_the_buffer_of_a_large_frame_is_used_again_and_released():
+    spare = Spare()
+    for _ in range(2):
+        reader = FrameReader(MAX_FRAME, spare)
+        assert receive(reader, frame(b"x" * 200_000), 65_536) == [b"x" * 200_000]
+        assert reader.room() is None
+    buffer = spare.take()
+    assert len(buffer) >= 200_000
+    buffer.clear()  # which nobody can do while there is a view of it
+    assert not spare.take()
+
+
+def test_a_huge_buffer_is_not_kept():
+    spare = Spare()
+    spare.give_back(bytearray(17 << 20))
+    assert not spare.take()
