@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from typing import ClassVar
 
 from aiomas._wire import Spare
 
@@ -18,7 +19,7 @@ _SIZE = 64 * 1024  # bytes; what is longer is received where it will be read, wi
 class Buffers:
     """The memory of one event loop."""
 
-    _of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Buffers] = (
+    _of_loops: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Buffers]] = (
         weakref.WeakKeyDictionary()
     )
 

@@ -55,7 +55,7 @@ class Call:
     __slots__ = ("_source", "active", "deadline", "one_way", "path")
 
     def __init__(
-        self, path: str, source: Source, deadline: float | None = None, one_way: bool = False
+        self, path: str, source: Source, deadline: float | None = None, *, one_way: bool = False
     ) -> None:
         self.path = path
         """The path of the function, from the root router."""
@@ -207,4 +207,3 @@ def deadline_of(
         return inherited
     deadline = loop.time() + timeout
     return deadline if inherited is None else min(deadline, inherited)
-

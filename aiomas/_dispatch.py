@@ -63,7 +63,7 @@ class _Running:
         if self._call is None:
             request = self.request
             path, source = request.content[0], request.source
-            self._call = Call(path, source, request.deadline, request.one_way)
+            self._call = Call(path, source, request.deadline, one_way=request.one_way)
         return self._call
 
     def end(self) -> None:
@@ -262,7 +262,9 @@ class Dispatcher:
             async def run() -> Any:
                 return function(*args, **kwargs)
 
-            call = Call(request.content[0], request.source, request.deadline, request.one_way)
+            call = Call(
+                request.content[0], request.source, request.deadline, one_way=request.one_way
+            )
             self._start_task(request, run(), call)
         else:
             self._run(request, function, args, kwargs)
@@ -273,7 +275,7 @@ class Dispatcher:
         if request.deadline is not None and _is_late(request):
             _refuse_late(request)
             return
-        call = Call(request.content[0], request.source, request.deadline, request.one_way)
+        call = Call(request.content[0], request.source, request.deadline, one_way=request.one_way)
         token = serving.set(call)
         try:
             result = function(*args, **kwargs)

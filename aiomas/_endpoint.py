@@ -32,7 +32,7 @@ if sys.platform != "win32":
 logger = logging.getLogger(__name__)
 
 SocketAddress = tuple[str | None, int] | str | os.PathLike[str] | LocalQueue
-Factory = Callable[[], asyncio.Protocol]
+Factory = Callable[[], asyncio.BaseProtocol]
 T = TypeVar("T")
 
 ATTEMPT_TIMEOUT = 10.0
@@ -165,9 +165,9 @@ async def dial(
     loop: asyncio.AbstractEventLoop,
     *,
     timeout: float | None = 0,
-    prepare: Callable[[asyncio.Protocol], Awaitable[None]] | None = None,
+    prepare: Callable[[asyncio.BaseProtocol], Awaitable[None]] | None = None,
     **kwds: Any,
-) -> asyncio.Protocol:
+) -> asyncio.BaseProtocol:
     """Connect to *addr* and return the protocol; *kwds* go to the event loop's method.
 
     Args:
@@ -181,7 +181,7 @@ async def dial(
         AddressError: *addr* is no address.
     """
 
-    async def connect() -> asyncio.Protocol:
+    async def connect() -> asyncio.BaseProtocol:
         if isinstance(addr, LocalQueue):
             return (await local_queue.create_connection(factory, addr, loop=loop, **kwds))[1]
         if isinstance(addr, str | os.PathLike):
@@ -201,7 +201,7 @@ async def dial(
 
     explain = _explaining(addr, kwds)
 
-    async def attempt() -> asyncio.Protocol:
+    async def attempt() -> asyncio.BaseProtocol:
         try:
             with explain():
                 protocol = await connect()

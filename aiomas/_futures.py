@@ -52,6 +52,7 @@ class _NotWaiting(Coroutine[Any, Any, None]):
 
     def send(self, value: Any) -> Any:
         """End, as any coroutine does that has nothing to wait for."""
+        del value
         raise StopIteration
 
     def throw(self, *error: Any) -> Any:

@@ -32,8 +32,9 @@ class Replier(Source, Protocol):
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         """Answer a request."""
 
-    answer: Callable[[int, Any], None]
-    """Answers a request with its result."""
+    @property
+    def answer(self) -> Callable[[int, Any], None]:
+        """What answers a request with its result."""
 
     def failure(self, message_id: int, kind: str, text: str, outcome: Outcome) -> None:
         """Answer a request that has not run, or not to its end."""

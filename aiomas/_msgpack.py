@@ -220,9 +220,9 @@ _LARGE = 4096
 _NO_OPENERS = bytes({*range(256)} - {*range(0x80, 0xA0)} - {*range(0xDC, 0xE0)})
 
 
-def _count_openers(packed: bytes) -> int:
+def _count_openers(packed: bytes | memoryview) -> int:
     """Return how many bytes there are with which a list or map could begin."""
-    return len(packed.translate(None, _NO_OPENERS))
+    return len(bytes(packed).translate(None, _NO_OPENERS))
 
 
 @functools.cache
@@ -240,7 +240,7 @@ def _deepest() -> int:
     return taken
 
 
-def _skip(*parts: bytes) -> None:
+def _skip(*parts: bytes | memoryview) -> None:
     """Go through *parts* without making anything of them."""
     size = sum(map(len, parts))
     unpacker = msgpack.Unpacker(max_buffer_size=size, read_size=size)

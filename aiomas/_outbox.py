@@ -45,7 +45,7 @@ class Outbox:
         self.held_bytes = 0
         """Bytes that wait here because of that."""
         self.blocked = False
-        """Whether what is sent now does not leave with this turn of the loop: it is held, or lost."""
+        """Whether what is sent now does not leave soon: it is held, or lost."""
         self._loop = loop
         self._limits = limits
         self._give_up = give_up

@@ -17,7 +17,7 @@ _MOST = 16_384  # paths of one root router, some 200 bytes each
 
 # Where the object has to be: under which key of which dictionary; then its class, the name of the
 # attribute, and the function.  (A named tuple takes twice as long to be taken apart.)
-_Known = tuple[dict[Any, Any], Any, type, str, types.FunctionType]
+_Known = tuple[dict[Any, Any], Any, type, str, Callable[..., Any]]
 
 
 class Paths:
@@ -63,8 +63,7 @@ class Paths:
         objects = self._objects(router, path)
         if objects is not None and type(function) is _Method and function.__self__ is router.obj:
             name = path.rpartition("/")[2]
-            cls = type(router.obj)
-            self._known[path] = objects, router.name, cls, name, function.__func__
+            self._known[path] = objects, router.name, type(router.obj), name, function.__func__
         return function
 
     def _objects(self, router: Router, path: str) -> dict[Any, Any] | None:

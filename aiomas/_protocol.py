@@ -450,7 +450,11 @@ class ChannelProtocol(asyncio.BufferedProtocol):
                 ref.set_result(content)
         elif kind == CALL:
             self._called(ref, content, size)
-        elif kind == CANCEL:
+        else:
+            self._take_other(kind, ref, content)
+
+    def _take_other(self, kind: int | str, ref: Any, content: Any) -> None:
+        if kind == CANCEL:
             if not self.intake.drop(ref):
                 self.channel.cancelled(ref)
         elif kind == PING:

@@ -68,7 +68,8 @@ def sender(
         plan: lets somebody look whether its caller gives up.
         otherwise: does all of this for others.
     """
-    encode = codec_encode = codec.encode
+    codec_encode: Callable[[Any], bytes | memoryview] = codec.encode
+    encode = codec_encode
     waiting, is_closing = session.waiting, outbox.is_closing
     put, put_long, max_frame = outbox.send, outbox.send_long, session.max_frame
     now, create_future, of_handlers = Now.of(loop), loop.create_future, watch.of_handlers
@@ -122,7 +123,8 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
         outbox: takes it.
         otherwise: does that for others.
     """
-    encode = codec_encode = codec.encode
+    codec_encode: Callable[[Any], bytes | memoryview] = codec.encode
+    encode = codec_encode
     put, put_long, max_frame = outbox.send, outbox.send_long, session.max_frame
 
     def answer(number: int, result: Any) -> None:
@@ -150,7 +152,7 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
     return answer
 
 
-def receiver(
+def receiver(  # noqa: C901 - in one piece, which is what this module is for
     session: Session[Future],
     codec: Codec,
     intake: Intake,
@@ -174,7 +176,7 @@ def receiver(
     """
     waiting, shallow, is_shallow = session.waiting, codec.max_nesting, codec.is_shallow
 
-    def receive(payloads: Iterable[bytes], unpack: Unpack) -> bool:
+    def receive(payloads: Iterable[bytes], unpack: Unpack) -> bool:  # noqa: C901
         serve = None
         for payload in payloads:
             size = len(payload)

@@ -123,7 +123,7 @@ class Codec(ABC):
                 be made again.
         """
 
-    def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
+    def decode_message(self, data: bytes | memoryview) -> tuple[Any, DecodeError | None]:
         """Like :meth:`Codec.decode`, but bad content does not make the message unreadable.
 
         Returns:
@@ -325,7 +325,7 @@ class JSON(Codec):
             raise failure
         return value
 
-    def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
+    def decode_message(self, data: bytes | memoryview) -> tuple[Any, DecodeError | None]:
         try:
             text = data.decode() if type(data) is bytes else str(data, "utf-8")
         except ValueError as exc:
@@ -420,14 +420,14 @@ class MsgPack(Codec):
         finally:
             self._serializing = nested
 
-    def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
+    def decode_message(self, data: bytes | memoryview) -> tuple[Any, DecodeError | None]:
         # First the plain value: no deserializer sees anything before all of it was looked at.
         try:
             value = _unpackb(data, use_list=False)
         except Exception as exc:  # noqa: BLE001 - looked at there
             value, error = self._unpack_odd(data, exc)
             if error is not None:
-                return _without_content(_msgpack.head_of(data), error)
+                return _without_content(_msgpack.head_of(bytes(data)), error)
         size, limit = len(data), self.max_nesting + 1
         if size > limit and _msgpack.levels_exceed(limit, data, value):
             return _without_content(value, self._too_deep())
@@ -444,7 +444,9 @@ class MsgPack(Codec):
     def is_shallow(self, data: bytes) -> bool:
         return _msgpack.is_short_and_shallow(self.max_nesting, data)
 
-    def _unpack_odd(self, data: bytes, exc: Exception) -> tuple[Any, DecodeError | None]:
+    def _unpack_odd(
+        self, data: bytes | memoryview, exc: Exception
+    ) -> tuple[Any, DecodeError | None]:
         """Return the value of a message that has unusual keys, or why there is none."""
         try:
             return _msgpack.unpack_checked(data, exc), None
@@ -479,7 +481,7 @@ class MsgPackBlosc(MsgPack):
         compressed: bytes = self._blosc.compress(packed)
         return compressed
 
-    def decode_message(self, data: bytes) -> tuple[Any, DecodeError | None]:
+    def decode_message(self, data: bytes | memoryview) -> tuple[Any, DecodeError | None]:
         # The header says what will come out, so look at it before memory is set aside for that.
         # The library looks at the rest of it, but not at whether all of it is there.
         if len(data) < _BLOSC_HEADER:

@@ -32,8 +32,8 @@ __all__ = [
     "get_queue",
 ]
 
-P = TypeVar("P", bound=asyncio.Protocol)
-ProtocolFactory = Callable[[], asyncio.Protocol]
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 _queues: dict[str, LocalQueue] = {}
 
@@ -65,8 +65,8 @@ class LocalQueue:
     def connect(
         self,
         loop: asyncio.AbstractEventLoop,
-        client: asyncio.Protocol,
-        server: asyncio.Protocol,
+        client: asyncio.BaseProtocol,
+        server: asyncio.BaseProtocol,
         name: str,
     ) -> tuple[LocalQueueTransport, LocalQueueTransport]:
         """Return the two ends of a new connection; a subclass may have other ones.
@@ -225,7 +225,7 @@ class LocalQueueTransport(asyncio.Transport):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        protocol: asyncio.Protocol,
+        protocol: asyncio.BaseProtocol,
         *,
         sockname: LocalQueue | str,
         peername: LocalQueue | str,
@@ -317,8 +317,11 @@ class LocalQueueTransport(asyncio.Transport):
     def _receive(self, data: bytes | None) -> None:
         if data is None:
             self._lost()
-        elif not self._closing and hasattr(self._protocol, "data_received"):
-            self._protocol.data_received(data)
+        elif not self._closing:
+            # A protocol may have it without being an asyncio.Protocol, if it can do more.
+            receive: Callable[[bytes], None] | None = getattr(self._protocol, "data_received", None)
+            if receive is not None:
+                receive(data)
 
     def _end(self) -> None:
         if not self._closed:

@@ -58,7 +58,7 @@ class Transport(asyncio.Transport):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__({"peername": ("peer", 5555)})
-        self.protocol: asyncio.Protocol
+        self.protocol: asyncio.BaseProtocol
         self.written = bytearray()
         self.reading = True
         self.buffered = 0

@@ -202,8 +202,8 @@ class FaultyQueue(LocalQueue):
     def connect(
         self,
         loop: asyncio.AbstractEventLoop,
-        client: asyncio.Protocol,
-        server: asyncio.Protocol,
+        client: asyncio.BaseProtocol,
+        server: asyncio.BaseProtocol,
         name: str,
     ) -> tuple[LocalQueueTransport, LocalQueueTransport]:
         """Return the two ends of a new connection."""

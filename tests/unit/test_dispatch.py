@@ -52,9 +52,6 @@ class Peer:
     def drained(self) -> Awaitable[Any]:
         return asyncio.ensure_future(self.readable.wait()) if self.holding else Waiting(None)
 
-    def answer(self, message_id, result) -> None:
-        self.reply(RESULT, message_id, result)
-
     def reply(self, kind, message_id, content) -> None:
         assert not (self.extended and message_id in self.answers)
         self.answers[message_id] = (kind, content)

@@ -104,7 +104,7 @@ def test_what_is_not_there_any_more_is_not_found(root, paths, monkeypatch):
 def test_an_attribute_that_becomes_a_property_is_not_found_and_not_run_again(
     root, paths, monkeypatch
 ):
-    runs = []
+    runs: list[object] = []
     monkeypatch.setattr(Agent, "who", property(runs.append))
     for _ in range(3):
         with pytest.raises(LookupError):

@@ -1008,10 +1008,12 @@ class Asker:
 async def test_an_ordinary_function_has_a_call_until_it_ends(line_of):
     asker = Asker()
     client = await line_of(asker, codecs.MsgPack)
-    assert await asyncio.gather(client.remote.ask(), client.remote.ask()) == ["ask", "ask"]
+    replies = await asyncio.gather(client.remote.ask(), client.remote.ask())
+    assert list(replies) == ["ask", "ask"]
     first, second = asker.calls
     assert first is not second
-    assert not (first.active or second.active)
+    assert not first.active
+    assert not second.active
     with pytest.raises(LookupError):
         current_call()
 
@@ -1027,4 +1029,4 @@ async def test_what_a_function_leaves_behind_has_no_call(line_of):
 async def test_tasks_whose_end_a_function_returns_have_its_call(line_of):
     client = await line_of(Asker(), codecs.MsgPack)
     calls = client.remote.ask(), client.remote.in_a_task(), client.remote.in_a_task()
-    assert await asyncio.gather(*calls) == ["ask", "in_a_task", "in_a_task"]
+    assert list(await asyncio.gather(*calls)) == ["ask", "in_a_task", "in_a_task"]

@@ -135,7 +135,7 @@ def test_a_large_frame_that_looks_like_tls_is_one_if_it_is_not_the_first():
 
 def receive(reader: FrameReader, data: bytes, piece: int) -> list[bytes]:
     """Let *data* arrive in pieces, as a transport that asks for room puts it there."""
-    payloads = []
+    payloads: list[bytes] = []
     while data:
         room = reader.room()
         if room is None:
