@@ -468,6 +468,8 @@ class TestClosing:
             lambda *streams: site.streams.put_nowait(streams), "127.0.0.1", 0, limit=1000
         )
         site.servers.append(server)
+        # What its system takes for it does not matter then.
+        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         welcoming = asyncio.create_task(welcome(site))
         client = await site.connect(server.sockets[0].getsockname(), extensions=True)
         reader, writer = await welcoming
