@@ -501,7 +501,7 @@ class TestTime:
         driver, proxies = await world.agents(2)
         await map_calls(driver, "name", proxies)
         for client in world.containers[1]._accepted:
-            monkeypatch.setattr(client.channel._protocol, "_send_reply", lambda data: None)
+            monkeypatch.setattr(client.channel.transport, "write", lambda data: None)
         started = asyncio.get_running_loop().time()
         error, result = await map_calls(
             driver, "name", proxies, timeout=3.0, return_exceptions=True
