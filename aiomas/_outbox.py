@@ -18,7 +18,8 @@ from aiomas._sockets import bytes_acknowledged
 from aiomas._stats import Counters
 from aiomas._wire import LARGE_PAYLOAD, frame, header
 
-_BATCH = 32  # frames that leave in one write at the most
+BATCH = 32
+"""Frames that leave in one write at the most."""
 _OVERHEAD = 200  # bytes of memory that a frame takes beside its own
 _LATE = 1.0  # seconds; a timer that is later than that comes from a blocked event loop
 
@@ -61,8 +62,10 @@ class Outbox:
         self._at_once = False  # whether the next frame waits for no others
         self._said = 0  # frames since something was heard of the peer
         self._planned = False  # whether what is in the batch leaves at the end of this turn
-        self._batch: list[bytes] = []
-        self._batch_first: int | None = None  # the first request in there
+        self.batch: list[bytes] = []
+        """Frames that leave together; while there are some, :meth:`flush` is planned."""
+        self.batch_first: int | None = None
+        """The number of the first request among them."""
         self._lost_first: float | None = None  # the first one that was never written
         self._held: deque[tuple[bytes, int | None]] = deque()  # frames and ids of requests
         self._drain_waiter: asyncio.Future[None] | None = None
@@ -100,7 +103,7 @@ class Outbox:
                 self._held.append((data, request_id))
                 self.held_bytes += len(data)
             return
-        batch = self._batch
+        batch = self.batch
         if not batch:
             if self._at_once and not self.is_closing():
                 self._at_once = self._write_through
@@ -111,10 +114,10 @@ class Outbox:
                 self._planned = True
                 self._loop.call_soon(self._end_turn)
         batch.append(data)
-        if self._batch_first is None:
-            self._batch_first = request_id
+        if self.batch_first is None:
+            self.batch_first = request_id
         # A large one leaves now, or nobody would notice in time that the peer does not read.
-        if len(batch) >= _BATCH or len(data) >= self._high_water:
+        if len(batch) >= BATCH or len(data) >= self._high_water:
             self.flush()
 
     def send_long(self, payload: bytes | memoryview, request_id: int | None = None) -> None:
@@ -142,12 +145,12 @@ class Outbox:
 
     def flush(self) -> None:
         """Write what this turn of the loop has brought."""
-        batch = self._batch
+        batch = self.batch
         if batch and not self._is_over():
             self._said += len(batch)
             data = batch[0] if len(batch) == 1 else b"".join(batch)
             batch.clear()
-            self._batch_first = None
+            self.batch_first = None
             self._write(data)
 
     def _look(self) -> None:
@@ -164,8 +167,8 @@ class Outbox:
         """
         if self._lost_first is not None:
             return self._lost_first
-        if self._batch_first is not None:
-            return self._batch_first
+        if self.batch_first is not None:
+            return self.batch_first
         return next((number for _, number in self._held if number is not None), math.inf)
 
     def pause(self) -> None:
@@ -180,7 +183,7 @@ class Outbox:
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
-        if self._held or self._batch:
+        if self._held or self.batch:
             self._loop.call_soon(self._go_on)
         else:
             self._go_on()
@@ -222,7 +225,7 @@ class Outbox:
         """Forget all that is here: the connection has ended."""
         self._lost_first = self.first_unsent()
         self.paused = False
-        self._batch.clear()
+        self.batch.clear()
         self._held.clear()
         self.held_bytes = 0
         self._look()

@@ -18,7 +18,7 @@ from typing import Any
 
 from aiomas._current import CallOptions, Now, serving
 from aiomas._intake import Intake
-from aiomas._outbox import Outbox
+from aiomas._outbox import BATCH, Outbox
 from aiomas._session import REQUEST, RESULT, Session, State
 from aiomas._stats import Counters
 from aiomas._wire import LARGE_PAYLOAD, SHORT, SHORT_HEADERS
@@ -72,6 +72,7 @@ def sender(
     encode = codec_encode
     waiting, is_closing = session.waiting, outbox.is_closing
     put, put_long, max_frame = outbox.send, outbox.send_long, session.max_frame
+    batch, flush = outbox.batch, outbox.flush
     now, create_future, of_handlers = Now.of(loop), loop.create_future, watch.of_handlers
 
     def send(content: Any, options: CallOptions | None = None) -> Future:
@@ -97,7 +98,12 @@ def sender(
         session.next_id = number + 1
         waiting[number] = future = create_future()
         if size < SHORT:
-            put(SHORT_HEADERS[size] + payload, number)
+            if batch and outbox.batch_first is not None:  # then this is all that Outbox.send() does
+                batch.append(SHORT_HEADERS[size] + payload)
+                if len(batch) >= BATCH:
+                    flush()
+            else:
+                put(SHORT_HEADERS[size] + payload, number)
             if encode is not codec_encode:
                 encode = codec_encode
         else:
@@ -126,6 +132,7 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
     codec_encode: Callable[[Any], bytes | memoryview] = codec.encode
     encode = codec_encode
     put, put_long, max_frame = outbox.send, outbox.send_long, session.max_frame
+    batch, flush, short = outbox.batch, outbox.flush, min(SHORT, max_frame)
 
     def answer(number: int, result: Any) -> None:
         nonlocal encode
@@ -138,8 +145,13 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
             otherwise(number, result)
             return
         size = len(payload)
-        if size < SHORT:
-            put(SHORT_HEADERS[size] + payload)
+        if size < short:
+            if batch:  # then this is all that Outbox.send() does
+                batch.append(SHORT_HEADERS[size] + payload)
+                if len(batch) >= BATCH:
+                    flush()
+            else:
+                put(SHORT_HEADERS[size] + payload)
             if encode is not codec_encode:
                 encode = codec_encode
         elif size <= max_frame:
