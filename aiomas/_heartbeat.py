@@ -40,14 +40,15 @@ class Heartbeat:
         self._ask = ask
         self._excused = excused
         self._lost = lost
-        self._heard_at = loop.time()
+        self.heard_at = loop.time()
+        """When something was heard of the peer."""
         self._due = 0.0
         self._timer: asyncio.TimerHandle
         self._plan()
 
     def heard(self) -> None:
         """Note that the peer is alive."""
-        self._heard_at = self._loop.time()
+        self.heard_at = self._loop.time()
 
     def stop(self) -> None:
         """Watch no more."""
@@ -55,9 +56,9 @@ class Heartbeat:
 
     def _plan(self) -> None:
         """Look again when another interval of silence would be over."""
-        silence = self._loop.time() - self._heard_at
+        silence = self._loop.time() - self.heard_at
         intervals = int((silence + _EARLY) / self._interval) + 1
-        self._due = self._heard_at + intervals * self._interval
+        self._due = self.heard_at + intervals * self._interval
         self._timer = self._loop.call_at(self._due, self._look)
 
     def _look(self) -> None:
@@ -65,10 +66,10 @@ class Heartbeat:
         now = self._loop.time()
         late = now - self._due
         if late > self._interval / 10:
-            self._heard_at = min(now, self._heard_at + late)
+            self.heard_at = min(now, self.heard_at + late)
         if self._excused():
-            self._heard_at = now
-        silence = now - self._heard_at + _EARLY
+            self.heard_at = now
+        silence = now - self.heard_at + _EARLY
         if silence >= self._misses * self._interval:
             self._lost()
             return

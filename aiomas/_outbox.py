@@ -60,7 +60,8 @@ class Outbox:
         self._closed = False
         self._high_water = limits.write_high_water
         self._at_once = False  # whether the next frame waits for no others
-        self._said = 0  # frames since something was heard of the peer
+        self.said = 0
+        """Frames that have left since something was heard of the peer."""
         self._planned = False  # whether what is in the batch leaves at the end of this turn
         self.batch: list[bytes] = []
         """Frames that leave together; while there are some, :meth:`flush` is planned."""
@@ -107,8 +108,11 @@ class Outbox:
         if not batch:
             if self._at_once and not self.is_closing():
                 self._at_once = self._write_through
-                self._said += 1
-                self._write(data)
+                self.said += 1
+                # What _write() does, which is a call that counts here.
+                self._written += len(data)
+                self._counters.bytes_out += len(data)
+                self._transport.write(data)
                 return
             if not self._planned:
                 self._planned = True
@@ -129,7 +133,7 @@ class Outbox:
         if self.is_closing():  # nobody gets it, which is told to its caller
             self.send(frame(payload), request_id)
             return
-        self._said += 1
+        self.said += 1
         self._write(header(payload))
         self._write(payload)
 
@@ -139,15 +143,15 @@ class Outbox:
         If we have said one thing only since the last time, the two seem to take turns, and the next
         one leaves at once: waiting for more would cost a round through the event loop.
         """
-        if self._said:
-            self._at_once = self._said == 1 or self._write_through
-            self._said = 0
+        if self.said:
+            self._at_once = self.said == 1 or self._write_through
+            self.said = 0
 
     def flush(self) -> None:
         """Write what this turn of the loop has brought."""
         batch = self.batch
         if batch and not self._is_over():
-            self._said += len(batch)
+            self.said += len(batch)
             data = batch[0] if len(batch) == 1 else b"".join(batch)
             batch.clear()
             self.batch_first = None

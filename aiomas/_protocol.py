@@ -45,7 +45,7 @@ from aiomas._session import (
 )
 from aiomas._shortcuts import answerer, receiver
 from aiomas._terms import Terms
-from aiomas._wire import TlsRecordError, frame
+from aiomas._wire import LARGE_FRAME, TlsRecordError, frame
 from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc
 from aiomas.exceptions import (
     ConnectionLost,
@@ -107,7 +107,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             plain=None if expects is None or not accepting else _plain(codec),
             spare=buffers.spare,
         )
-        self._buffers = buffers
+        self._small = buffers.small
+        self._reader = self.session.reader
         self._takes_views = type(codec) in _TAKE_VIEWS
         self._in_large = False  # whether a large frame is being received
         self.outbox = Outbox(loop, self.terms.limits, self._stalled, self._writable)
@@ -222,28 +223,36 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the transport puts what it receives next."""
         del sizehint  # how much there is room for is not its business
-        room = self.session.reader.room() if self._takes_views else None
+        room = None
+        if self._reader.need >= LARGE_FRAME and self._takes_views:
+            room = self._reader.room()
         self._in_large = room is not None
-        return self._buffers.small if room is None else room
+        return self._small if room is None else room
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was received; nothing that the peer sends raises anything here."""
         if self._in_large:
             self._received(nbytes, self.session.fill(nbytes))
         else:
-            self.data_received(bytes(self._buffers.small[:nbytes]))
+            self.data_received(bytes(self._small[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Take what was received; nothing that the peer sends raises anything here."""
-        reader = self.session.reader
-        chunk = reader.join(data)
+        reader = self._reader
+        chunk = reader.join(data) if reader.parts else data
         unpack = self._codec.shortcut(chunk)
         if unpack is None:
             self._received(len(data), self.session.events(reader.cut(chunk)))
             return
-        self._heard(len(data))
-        if self._receive(reader.cut(chunk), unpack):
-            self._take_all(self.session.events(()))  # which looks at what comes after them
+        # What _heard() does: where one message follows on another, calls count.
+        self._counters.bytes_in += len(data)
+        if self._heartbeat is not None:
+            self._heartbeat.heard_at = self._loop.time()
+        outbox = self.outbox
+        if outbox.said:
+            outbox.heard()
+        if self._receive(reader.cut(chunk), unpack) and reader.error is not None:
+            self._take_all(self.session.events(()))  # which raises that
 
     def _heard(self, size: int) -> None:
         self._counters.bytes_in += size

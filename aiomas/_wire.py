@@ -17,7 +17,8 @@ pack_header = _HEADER.pack
 _unpack_header = _HEADER.unpack_from
 
 _MANY = 1024  # parts of a frame
-_LARGE = 128 * 1024  # bytes of a frame that is received into a buffer of its own
+LARGE_FRAME = 128 * 1024
+"""Bytes of a frame that is received into a buffer of its own; see :meth:`FrameReader.room`."""
 _KEPT = 16 * 1024 * 1024  # bytes of such a buffer that is kept for the next frame
 # The first byte of a record of TLS, which the version follows: 3, and a number of at most 4.
 _ALERT, _HANDSHAKE = 0x15, 0x16
@@ -86,11 +87,14 @@ class FrameReader:
         self._max_frame = self._unquestioned = 0
         self.set_max_frame(max_frame)
         self._begun = False  # whether a frame has come
-        self._parts: list[bytes] = []  # of a frame that is not complete yet
+        self.parts: list[bytes] = []
+        """What has come of a frame that is not complete yet, for :meth:`join`."""
         self._compacted = 0  # so many of them stand for many small ones
         self._have = 0  # bytes in these parts
-        self._need = HEADER_SIZE  # bytes after which they can be looked at again
-        self._error: ProtocolError | None = None
+        self.need = HEADER_SIZE
+        """Bytes after which they can be looked at again."""
+        self.error: ProtocolError | None = None
+        """What is wrong with what has come, for :meth:`check` to raise."""
         self._spare = spare or Spare()
         self._large: bytearray | None = None  # where a large frame goes that is not complete yet
 
@@ -112,16 +116,16 @@ class FrameReader:
 
     def join(self, data: bytes) -> bytes:
         """Return *data* with what was left before it; nothing, if no frame is complete by now."""
-        if not self._parts:
+        if not self.parts:
             return data
-        self._parts.append(data)
+        self.parts.append(data)
         self._have += len(data)
-        if self._have < self._need:
+        if self._have < self.need:
             self._compact()
             return b""
         # Joining only when enough is there keeps a large frame in small pieces linear.
-        data = b"".join(self._parts)
-        self._parts.clear()
+        data = b"".join(self.parts)
+        self.parts.clear()
         self._compacted = 0
         return data
 
@@ -131,14 +135,14 @@ class FrameReader:
         if not data:  # what has come before still waits for as much as it has said
             return payloads
         position, size = 0, len(data)
-        start = self._need = HEADER_SIZE
+        start = self.need = HEADER_SIZE
         while start <= size:
             (length,) = _unpack_header(data, position)
             if length > self._unquestioned and self._is_wrong(length, first=not position):
                 return payloads
             end = start + length
             if end > size:
-                self._need = HEADER_SIZE + length
+                self.need = HEADER_SIZE + length
                 break
             payloads.append(data[start:end])
             position = end
@@ -146,25 +150,25 @@ class FrameReader:
         if position:
             self._begun = True
         if position < size:
-            self._parts.append(data[position:] if position else data)
+            self.parts.append(data[position:] if position else data)
             self._have = size - position
         return payloads
 
     def check(self) -> None:
         """Raise what is wrong with what came after the payloads that were cut last, if anything."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
     def room(self) -> memoryview | None:
         """Return where to put the next bytes, if they belong to a large frame.
 
         They need not be copied again then.  Release what this returns, and call :meth:`fill`.
         """
-        if self._need < _LARGE:
+        if self.need < LARGE_FRAME:
             return None
         if self._large is None:
-            begun = b"".join(self._parts)
-            self._parts.clear()
+            begun = b"".join(self.parts)
+            self.parts.clear()
             self._compacted = 0
             self._large = self._spare.take()
             if len(self._large) < len(begun):
@@ -172,8 +176,8 @@ class FrameReader:
             self._large[: len(begun)] = begun
         if len(self._large) == self._have:
             # Not more than has come already: a header alone may announce anything.
-            self._large.extend(bytes(min(self._need - self._have, max(self._have, _LARGE))))
-        return memoryview(self._large)[self._have : self._need]
+            self._large.extend(bytes(min(self.need - self._have, max(self._have, LARGE_FRAME))))
+        return memoryview(self._large)[self._have : self.need]
 
     def fill(self, size: int) -> Iterator[memoryview]:
         """Take *size* bytes that are in what :meth:`room` has returned; else like :meth:`feed`.
@@ -181,11 +185,11 @@ class FrameReader:
         What is yielded can be used until the next payload is asked for.
         """
         self._have += size
-        if self._have < self._need or self._large is None:
+        if self._have < self.need or self._large is None:
             return
         buffer, self._large = self._large, None
-        with memoryview(buffer) as view, view[HEADER_SIZE : self._need] as payload:
-            self._need = HEADER_SIZE
+        with memoryview(buffer) as view, view[HEADER_SIZE : self.need] as payload:
+            self.need = HEADER_SIZE
             self._have = 0
             self._begun = True
             yield payload
@@ -193,18 +197,18 @@ class FrameReader:
 
     def _compact(self) -> None:
         """Join small parts now and then, as each of them takes more memory than its bytes."""
-        if len(self._parts) - self._compacted >= _MANY:
-            self._parts[self._compacted :] = [b"".join(self._parts[self._compacted :])]
+        if len(self.parts) - self._compacted >= _MANY:
+            self.parts[self._compacted :] = [b"".join(self.parts[self._compacted :])]
             self._compacted += 1
 
     def _is_wrong(self, length: int, *, first: bool) -> bool:
         """Take a closer look at the header of a large frame."""
         kind, version = length >> 24, length >> 8 & 0xFFFF
         if first and not self._begun and kind in _FIRST_BYTES and version in _TLS_VERSIONS:
-            self._error = TlsRecordError(alert=kind == _ALERT)
+            self.error = TlsRecordError(alert=kind == _ALERT)
         elif length > self._max_frame:
-            self._error = ProtocolError(
+            self.error = ProtocolError(
                 f"the header of a frame of {length} bytes, which is over the limit "
                 f"max_frame={self._max_frame}"
             )
-        return self._error is not None
+        return self.error is not None

@@ -744,7 +744,7 @@ class TestHostileBytes:
             reader, writer = await pair.raw()
             writer.write(struct.pack("!L", 16 << 20) + b"[0, 0,")
             assert await pair.client.send(1) == 1
-            sizes = [sum(map(len, channel._session.reader._parts)) for channel in pair.served]
+            sizes = [sum(map(len, channel._session.reader.parts)) for channel in pair.served]
             assert max(sizes) < 100
             await close(writer)
             assert await reader.read() == b""

@@ -167,7 +167,7 @@ def test_who_was_heard_after_the_loop_was_blocked_is_not_in_the_future(loop, wat
     watch.heard_at(10.0)  # is called at 100.0
 
     watch.until(105.0)
-    assert watch.heartbeat._heard_at <= loop.time()
+    assert watch.heartbeat.heard_at <= loop.time()
     watch.until(200.0)
 
     assert watch.lost == [pytest.approx(130.0)]
