@@ -13,7 +13,7 @@ import functools
 import inspect
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, cast
 
 from aiomas import _hello, _sockets
@@ -46,7 +46,7 @@ from aiomas._session import (
 from aiomas._shortcuts import answerer, receiver
 from aiomas._terms import Terms
 from aiomas._wire import LARGE_FRAME, TlsRecordError, frame
-from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc
+from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc, Unpack
 from aiomas.exceptions import (
     ConnectionLost,
     HandshakeError,
@@ -219,6 +219,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         self.outbox.discard()
         self.intake.close(error)
         self.channel.connection_lost(error, by_peer=by_peer)
+        # They know this object, which knows them; nobody should have to wait for the collector.
+        self._receive, self.answer = _receive_nothing, _answer_nobody
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the transport puts what it receives next."""
@@ -610,6 +612,17 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             self._error = error
             self.outbox.send(self.session.last_words)
             self.close()
+
+
+def _receive_nothing(payloads: Iterable[bytes], unpack: Unpack) -> bool:
+    """Take what comes after the end of a connection."""
+    del payloads, unpack
+    return True
+
+
+def _answer_nobody(message_id: int, result: Any) -> None:
+    """Take the result of what a connection has left behind."""
+    del message_id, result
 
 
 _TAKE_VIEWS = frozenset({JSON, MsgPack, MsgPackBlosc})

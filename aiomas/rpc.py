@@ -155,15 +155,14 @@ class RpcClient:
         self.service: asyncio.Future[None] | None = None
         """Done when our service for the other side has ended; ``None`` if there is none."""
         self.dispatcher: Dispatcher | None = None
-        self._root: Router | None = None
         self._on_reset: Callable[[ConnectionLost], Any] | None = None
         self._lost: ConnectionLost | None = None
         channel.on_lost(self._reset)
-        add_object_serializer(channel.codec, lambda: self._root, objects or PathsOnly(channel))
         service = _one_of(router, rpc_service)
-        if service is not None:
-            self._root = _as_router(service)
-            self.dispatcher = Dispatcher(self._root, handlers, channel.loop)
+        root = None if service is None else _as_router(service)
+        add_object_serializer(channel.codec, lambda: root, objects or PathsOnly(channel))
+        if root is not None:
+            self.dispatcher = Dispatcher(root, handlers, channel.loop)
             self.service = channel.loop.create_future()
             channel.on_closed(partial(_finish, self.service))
             channel.serve(self.dispatcher, self.dispatcher.cancel)
