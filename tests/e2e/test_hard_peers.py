@@ -88,7 +88,7 @@ def test_a_peer_that_does_not_read_replies_is_cut_and_the_others_are_served(
         assert other.call("echo", "at once") == "at once"
         while not deaf.is_cut(within=0.01):
             assert other.call("echo", "meanwhile") == "meanwhile"
-            assert time.monotonic() < began + 5
+            assert time.monotonic() < began + 20
         if not limits:
             assert time.monotonic() > began + 0.9, "it was cut before its time was up"
         assert other.call("echo", "afterwards") == "afterwards"
@@ -106,7 +106,7 @@ def test_a_reader_of_one_byte_a_second_is_cut_and_the_others_are_served(unix_pat
         next_byte = began
         while not slow.is_cut(within=0.01):
             assert other.call("echo", "meanwhile") == "meanwhile"
-            assert time.monotonic() < began + 4
+            assert time.monotonic() < began + 20
             if time.monotonic() >= next_byte:
                 slow.read(1)
                 next_byte += 1
