@@ -40,6 +40,7 @@ class ControlThread:
     def __init__(self) -> None:
         self._loop = _new_loop()
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._ended.set_running_or_notify_cancel()  # who waits and gives up does not cancel it
         self._thread = threading.Thread(target=self._run, name="aiomas-control", daemon=True)
         self._thread.start()
 

@@ -34,6 +34,21 @@ class TestThread:
         assert await thread.run(where()) == "aiomas-control"
         assert threading.current_thread().name != "aiomas-control"
 
+    async def test_who_waits_for_its_end_may_give_up(self, monkeypatch):
+        complaints: list[object] = []
+        monkeypatch.setattr(threading, "excepthook", complaints.append)
+        thread = ControlThread()
+        entered, goes_on = threading.Event(), threading.Event()
+        thread.call_soon(entered.set)
+        thread.call_soon(lambda: goes_on.wait(BOUND))
+        assert entered.wait(BOUND)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(thread.stop(), SHORT)
+        goes_on.set()
+        await thread.stop()
+        assert not thread._thread.is_alive()
+        assert complaints == []
+
     async def test_errors_come_back(self, thread):
         async def fail():
             raise LookupError("there")
