@@ -52,19 +52,23 @@ class Source(Protocol):
 class Call:
     """A call that is being served; :func:`current_call` returns the one of the current task."""
 
-    __slots__ = ("_source", "active", "deadline", "one_way", "path")
+    path = ""
+    """The path of the function, from the root router."""
+    deadline: float | None = None
+    """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
+    one_way = False
+    """Whether the caller wants no reply."""
+    active = False
+    """Whether it is still being served."""
+    _source: Source
 
     def __init__(
         self, path: str, source: Source, deadline: float | None = None, *, one_way: bool = False
     ) -> None:
         self.path = path
-        """The path of the function, from the root router."""
         self.deadline = deadline
-        """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
         self.one_way = one_way
-        """Whether the caller wants no reply."""
         self.active = True
-        """Whether it is still being served."""
         self._source = source
 
     def __repr__(self) -> str:

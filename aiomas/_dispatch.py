@@ -10,16 +10,16 @@ import contextvars
 import inspect
 import logging
 import sys
-from collections.abc import Awaitable, Callable
-from functools import partial
+import types
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from aiomas import util
-from aiomas._current import Call, Now, serving
+from aiomas._current import Call, Now, Source, serving
 from aiomas._handlers import Handlers
-from aiomas._intake import Request
+from aiomas._intake import Request, ServeNow
 from aiomas._logs import LimitedLog
-from aiomas._paths import Paths
+from aiomas._paths import Paths, is_coroutine_function
 from aiomas.exceptions import Outcome
 from aiomas.routing import GoneError, NotYetError, Router, is_idempotent, not_found
 
@@ -29,7 +29,6 @@ _LISTS = frozenset({list, tuple})
 # Results that need no search for what could be awaited in them.
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 _EAGER = sys.version_info >= (3, 12)
-_NO_CODE = object()
 _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
 
 
@@ -42,12 +41,11 @@ class _Running:
         call: the call, if somebody may have asked for it.
     """
 
+    # What is so for most of them; what an instance does not have takes no time to set.
     active = True
     """Whether it is still being served."""
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
-    unstarted: Callable[[asyncio.Task[None]], object] | None = None
-    started = False
     ending = False
     expired = False
 
@@ -89,6 +87,23 @@ class _Running:
             self.awaitable.close()
 
 
+class _Turn(Call):
+    """Stands for the calls that are served at once, one after the other, until one needs its own.
+
+    What a function starts takes a copy of the context with it, so there has to be a call in there
+    that it can belong to.  To make one for each function would take a tenth of the time of a short
+    call.
+    """
+
+    __init__ = object.__init__  # everything has the value that it has in the class
+
+    def begin(self, path: str, source: Source) -> None:
+        """Become the call of the function that is being served, which has asked for it."""
+        self.path = path
+        self.active = True
+        self._source = source
+
+
 class Dispatcher:
     """Serves the calls that come over one connection.
 
@@ -110,17 +125,19 @@ class Dispatcher:
         """The coroutine functions that are running."""
         self.guard: Callable[[str], bool] | None = None
         """Whether the peer may call what is at a path; ``None`` if it may call everything."""
-        self._resolve = Paths.of(root).resolve
+        self._paths = Paths.of(root)
+        self._known = self._paths.known
         # By the ids of their requests.
         self._running: dict[int, _Running] = {}
         self._context = contextvars.Context()  # for timers, as in Outgoing
+        self._loop = loop or util.current_loop()
         self._refusal: str | None = None
         self._not_started = 0
+        self._now = Now.of(self._loop)
         # Of the call that is being served at once:
-        self._now = Now.of(loop or util.current_loop())
+        self._turn = _Turn()
         self._path = ""
-        self._call: Call  # what is started by a function finds this in its context
-        self._asked = False  # whether it has become that of the function
+        self._source: Any = None
 
     def __len__(self) -> int:
         return len(self._running)
@@ -141,17 +158,17 @@ class Dispatcher:
         for running in list(self._running.values()):
             running.cancel("the connection to the caller was lost")
 
-    def begin_turn(self, source: Any) -> Callable[[Any, int, Any, int], bool]:
-        """Return :meth:`serve_now`, for what has been received from *source* in one go.
+    def end(self) -> None:
+        """Let go of the connection, which has ended."""
+        self._source = None
 
-        What a function starts takes a copy of the context with it, so there has to be a call in
-        there that it can belong to.  A new one for each function would take a tenth of the time of
-        a short call.  There is one for all of them, until one of them needs it for itself.
-        """
-        self._call = Call("", source)
-        self._call.active = False
-        self._asked = False
-        serving.set(self._call)
+    def begin_turn(self, source: Any) -> ServeNow | None:
+        """Return :meth:`serve_now` if it can be used, for what has been received in one go."""
+        if self.guard is not None:
+            return None
+        self._source = source
+        self._turn = turn = _Turn()
+        serving.set(turn)
         return self.serve_now
 
     def serve_now(self, source: Any, message_id: int, content: Any, size: int) -> bool:
@@ -166,62 +183,68 @@ class Dispatcher:
             content: the call.
             size: how much it counts for the limits, in bytes.
         """
-        if self._refusal is not None or self.guard is not None:
-            return False
-        try:
+        try:  # what Paths.resolve() does, whose call counts here
             path, args, kwargs = content
-            if type(path) is not str or type(args) not in _LISTS or type(kwargs) is not dict:
+            objects, key, name, plain, starts_task = self._known[path]
+            function = getattr(objects[key], name)
+            if function.__func__ is not plain:
                 return False
-            function = self._resolve(path)
-        except Exception:  # noqa: BLE001 - then it is tried again, and the caller is told why
+        except Exception:  # noqa: BLE001 - then it is looked at again, and the caller is told why
             return False
-        if self._not_started and not _is_coroutine_function(function):
+        if (
+            self._refusal is not None
+            or type(args) not in _LISTS
+            or type(kwargs) is not dict
+            or (self._not_started and not starts_task)
+        ):
             return False
-        now, self._path = self._now, path
-        now.server, before = self, now.server
+        now = self._now
+        before = now.server
+        now.server = self
+        self._path = path
         try:
             # Without any keywords, a third of the time of the call is saved.
             result = function(*args, **kwargs) if kwargs else function(*args)
         except BaseException as exc:
-            self._end_now(source)
+            now.server = before
+            self._end_now()
             self._failed(Request(content, message_id, source, size), function, exc)
             if isinstance(exc, _EXITS):
                 raise
             return True
-        finally:
-            now.server = before
+        now.server = before
         kind = type(result)
         if kind in _PLAIN or not hasattr(kind, "__await__"):
-            if self._asked:
-                self._end_now(source)
+            if self._turn.active:
+                self._end_now()
             source.answer(message_id, result)
-        else:
-            request = Request(content, message_id, source, size)
-            source.intake.hold(request)
-            self._start_task(request, result, self._call_of(function, result, source))
+            return True
+        call = None
+        if (
+            self._turn.active
+            or kind is not types.CoroutineType
+            or result.cr_code is not plain.__code__
+        ):
+            # Part of it has run already, and what it has started may belong to what goes on.
+            call = self.call()
+            self.begin_turn(source)
+        request = Request(content, message_id, source, size)
+        source.intake.hold(request)
+        self._start_task(request, result, call)
         return True
 
     def call(self) -> Call:
         """Return the call that is being served at once."""
-        if not self._asked:
-            self._asked = True
-            self._call.path = self._path
-            self._call.active = True
-        return self._call
+        turn: _Turn = self._turn
+        if not turn.active:
+            turn.begin(self._path, self._source)
+        return turn
 
-    def _end_now(self, source: Any) -> None:
-        """End the call that was served at once; the next ones get another."""
-        self._call.active = False
-        self.begin_turn(source)
-
-    def _call_of(self, function: Callable[..., Any], result: Any, source: Any) -> Call | None:
-        """Return the call of a *function* that goes on in what it has returned, if it has one."""
-        is_its_own = getattr(result, "cr_code", None) is getattr(function, "__code__", _NO_CODE)
-        if is_its_own and not self._asked:
-            return None  # a coroutine function, of which nothing has run yet
-        call = self.call()
-        self.begin_turn(source)
-        return call
+    def _end_now(self) -> None:
+        """End the call that was served at once; if it was asked for, the next ones get another."""
+        if self._turn.active:
+            self._turn.active = False
+            self.begin_turn(self._source)
 
     def __call__(self, request: Any) -> None:
         """Serve a request (of a channel, or one like it)."""
@@ -240,17 +263,17 @@ class Dispatcher:
             request.refuse("denied", f"PermissionError: you may not call {path!r:.300}")
             return
         try:
-            function = self._resolve(path)
+            function = self._paths.resolve(path)
         except Exception as exc:  # noqa: BLE001 - a router may be made now, with users' attributes
             _refuse_unknown(request, path, exc)
             return
         if request.again and not is_idempotent(function):
             request.refuse("not idempotent", f"RuntimeError: {path} is not declared idempotent")
             return
-        if self._not_started and not _is_coroutine_function(function):
+        if self._not_started and not is_coroutine_function(function):
             # Tasks made for earlier calls have not begun; the loop's queue keeps the order.
             self._not_started += 1
-            asyncio.get_running_loop().call_soon(self._run_late, request, function, args, kwargs)
+            self._loop.call_soon(self._run_late, request, function, args, kwargs)
         else:
             self._run(request, function, args, kwargs)
 
@@ -302,91 +325,82 @@ class Dispatcher:
             _fail(request, exc)
 
     def _start_task(self, request: Any, awaitable: Awaitable[Any], call: Call | None) -> None:
-        loop = asyncio.get_running_loop()
         running = _Running(request, awaitable, call)
         coro = self._serve(running)
         if _EAGER:
             # It runs up to its first wait right here, and many never have to wait.
-            task = asyncio.Task(coro, loop=loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]
+            task = asyncio.Task(coro, loop=self._loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]
             if task.done():
                 return
         else:
             self._not_started += 1
-            task = loop.create_task(coro)
+            coro.send(None)  # up to _begun(), so that it notices if it is cancelled before it runs
+            task = self._loop.create_task(coro)
         running.task = task
         if request.source.extended:  # others never cancel, and may choose their ids in bad faith
             self._running[request.message_id] = running
-        self.handlers.add(task, request.content[0])
+        self.handlers.paths[task] = request.content[0]
         if running.deadline is not None:
-            running.timer = loop.call_at(running.deadline, running.expire, context=self._context)
-        if not running.started:
-            running.unstarted = partial(self._not_even_started, running)
-            task.add_done_callback(running.unstarted)
-
-    def _not_even_started(self, running: _Running, _: asyncio.Task[None]) -> None:
-        """Do what a task would have done that was cancelled before it began."""
-        if not _EAGER:
-            self._not_started -= 1
-        running.unstarted = None
-        running.drop()
-        if running.expired:
-            _refuse_late(running.request)
-        else:
-            text = "CancelledError: cancelled before it was started"
-            running.request.refuse("cancelled", text)
-        self._forget(running)
-
-    def _forget(self, running: _Running) -> None:
-        running.end()
-        message_id = running.request.message_id
-        if self._running.get(message_id) is running:
-            del self._running[message_id]
-        if running.timer is not None:
-            running.timer.cancel()
-        if running.task is not None:  # it has not ended eagerly
-            self.handlers.remove(running.task)
-            running.task = None  # or the two would wait for the garbage collector
+            deadline = running.deadline
+            running.timer = self._loop.call_at(deadline, running.expire, context=self._context)
 
     async def _serve(self, running: _Running) -> None:
         request, source = running.request, running.request.source
-        while source.holding:
-            # Those before us in this turn of the loop have replied more than the peer reads.
-            await source.drained()
-        running.started = True
-        if not _EAGER:
-            self._not_started -= 1
-        if running.task is not None and running.unstarted is not None:
-            # What ends it is below: a callback would take another turn of the loop.
-            running.task.remove_done_callback(running.unstarted)
-            running.unstarted = None
+        started = False
         try:
+            if not _EAGER:
+                await _begun()
+            while source.holding:
+                # Those before us in this turn of the loop have replied more than the peer reads.
+                await source.drained()
+            started = True
+            if not _EAGER:
+                self._not_started -= 1
             if running.deadline is not None and _is_late(request):
                 running.drop()
                 _refuse_late(request)
                 return
             serving.set(running)
-            try:
-                result = await running.awaitable
-            except BaseException as exc:
-                if isinstance(exc, asyncio.CancelledError) and running.expired:
-                    text = "DeadlineExceeded: it was cancelled when the caller's time was up"
-                    request.refuse("deadline", text, Outcome.MAYBE_EXECUTED)
-                else:
-                    _fail(request, exc)
-                if isinstance(exc, asyncio.CancelledError | _EXITS):
-                    raise
+            result = await running.awaitable
+        except BaseException as exc:
+            if started:
+                _fail_running(running, exc)
             else:
-                request.answer(result)
+                self._drop(running, exc)
+            if not started or isinstance(exc, asyncio.CancelledError | _EXITS):
+                raise
+        else:
+            request.answer(result)
         finally:
             self._forget(running)
 
+    def _drop(self, running: _Running, exc: BaseException) -> None:
+        """End a call that ended before it was started."""
+        if not _EAGER:
+            self._not_started -= 1
+        running.drop()
+        if running.expired:
+            _refuse_late(running.request)
+        elif isinstance(exc, asyncio.CancelledError):
+            text = "CancelledError: cancelled before it was started"
+            running.request.refuse("cancelled", text)
 
-def _is_coroutine_function(function: Any) -> bool:
-    """Do the same as the function of `inspect`, in a tenth of the time for most of them."""
-    code = getattr(function, "__code__", None)
-    if code is not None and code.co_flags & inspect.CO_COROUTINE:
-        return True
-    return inspect.iscoroutinefunction(function)
+    def _forget(self, running: _Running) -> None:
+        running.end()
+        if running.timer is not None:
+            running.timer.cancel()
+        task = running.task
+        if task is not None:  # it has not ended eagerly
+            if self._running:
+                self._running.pop(running.request.message_id, None)
+            del self.handlers.paths[task]
+            running.task = None  # or the two would wait for the garbage collector
+
+
+@types.coroutine
+def _begun() -> Generator[None, None, None]:
+    """Wait for the first step of the task: what has begun before notices if that never comes."""
+    yield
 
 
 def _is_late(request: Any) -> bool:
@@ -415,6 +429,14 @@ def _refuse_unknown(request: Any, path: str, exc: Exception) -> None:
 def _refuse_late(request: Any) -> None:
     text = "DeadlineExceeded: the caller's time was up before it was started"
     request.refuse("deadline", text)
+
+
+def _fail_running(running: _Running, exc: BaseException) -> None:
+    if isinstance(exc, asyncio.CancelledError) and running.expired:
+        text = "DeadlineExceeded: it was cancelled when the caller's time was up"
+        running.request.refuse("deadline", text, Outcome.MAYBE_EXECUTED)
+    else:
+        _fail(running.request, exc)
 
 
 def _fail(request: Any, exc: BaseException) -> None:

@@ -18,27 +18,20 @@ class Handlers:
     """Tasks that serve requests, and their paths; they may outlive their connections."""
 
     def __init__(self) -> None:
-        self._paths: dict[asyncio.Task[None], str] = {}
+        self.paths: dict[asyncio.Task[None], str] = {}
+        """What each task serves; whoever starts one puts it in here, and removes it at its end."""
         self._leaving: set[asyncio.Task[Any]] = set()
         self._ends: dict[asyncio.Task[None], asyncio.Future[None]] = {}
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def __iter__(self) -> Iterator[asyncio.Task[None]]:
-        return iter(self._paths)
-
-    def add(self, task: asyncio.Task[None], path: str) -> None:
-        """Take *task*, which serves a call of *path*; :meth:`remove` it when it is done."""
-        self._paths[task] = path
-
-    def remove(self, task: asyncio.Task[None]) -> None:
-        """Forget *task*, which is done."""
-        self._paths.pop(task, None)
+        return iter(self.paths)
 
     def cancel(self) -> None:
         """Cancel all but those that wait for the end of :meth:`drain`."""
-        for task in self._paths.keys() - self._leaving:
+        for task in self.paths.keys() - self._leaving:
             task.cancel()
 
     @contextlib.contextmanager
@@ -72,7 +65,7 @@ class Handlers:
         for task in late:
             task.cancel()
         if late:
-            paths = sorted({self._paths[task] for task in late})
+            paths = sorted({self.paths[task] for task in late})
             logger.warning(
                 "Cancelled %s calls, which have not ended within timeout=%s s: %s%s",
                 len(late),
@@ -83,7 +76,7 @@ class Handlers:
             await asyncio.wait(self._ends_of(late), timeout=_END_TIMEOUT)
 
     def _below(self, prefix: str) -> set[asyncio.Task[None]]:
-        tasks = {task for task, path in self._paths.items() if path.startswith(prefix)}
+        tasks = {task for task, path in self.paths.items() if path.startswith(prefix)}
         return tasks - self._leaving
 
     def _ends_of(self, tasks: set[asyncio.Task[None]]) -> list[asyncio.Future[None]]:

@@ -59,16 +59,15 @@ class Request:
         again: whether the caller repeats a request that may have run already.
     """
 
-    __slots__ = (
-        "again",
-        "content",
-        "deadline",
-        "intake",
-        "message_id",
-        "one_way",
-        "size",
-        "source",
-    )
+    # Most requests have none of these; what an instance does not have takes no time to set.
+    deadline: float | None = None
+    """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
+    one_way = False
+    """Whether the caller wants no reply."""
+    again = False
+    """Whether the caller repeats a request that may have run already."""
+    intake: Intake | None = None
+    """For whose limits it counts, until :meth:`release`."""
 
     def __init__(
         self,
@@ -87,16 +86,13 @@ class Request:
         """The number that the peer gave this request."""
         self.source = protocol
         """The connection on which it came."""
-        self.deadline = deadline
-        """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
-        self.one_way = one_way
-        """Whether the caller wants no reply."""
-        self.again = again
-        """Whether the caller repeats a request that may have run already."""
         self.size = size
         """How much it counts for the limits, in bytes."""
-        self.intake: Intake | None = None
-        """For whose limits it counts, until :meth:`release`."""
+        if deadline is not None:
+            self.deadline = deadline
+        if one_way or again:
+            self.one_way = one_way
+            self.again = again
 
     def __repr__(self) -> str:
         return f"<Request {self.message_id} {self.content!r:.100}>"
@@ -177,11 +173,7 @@ class Intake:
         self._loop = loop
         self._is_open = is_open
         self._paused = False
-        self.begin_turn: Callable[[Replier], ServeNow | None] = _serve_nothing
-        """Returns what serves ordinary requests with fewer steps, if the handler can do so.
-
-        To be called for all that was received in one go.
-        """
+        self._begin_turn: Callable[[Replier], ServeNow | None] = _serve_nothing
         self._handler: Callable[[Request], Any] | None = None
         self.waiting: OrderedDict[int, Request] = OrderedDict()
         """Those that have not been passed on yet."""
@@ -255,9 +247,16 @@ class Intake:
     def serve(self, handler: Callable[[Request], Any]) -> None:
         """Pass all requests to *handler* from now on, and those first that wait already."""
         self._handler = handler
-        self.begin_turn = getattr(handler, "begin_turn", _serve_nothing)
+        self._begin_turn = getattr(handler, "begin_turn", _serve_nothing)
         if self.waiting:
             self._loop.call_soon(self._hand_over)
+
+    def begin_turn(self, source: Replier) -> ServeNow | None:
+        """Return what serves ordinary requests in fewer steps, if the handler can do so now.
+
+        It can be used for what was received from *source* in one go, until something is put here.
+        """
+        return None if self.waiting else self._begin_turn(source)
 
     def close(self, error: ConnectionLost) -> None:
         """Hand over no more; who waits for a request gets *error*."""
@@ -265,6 +264,8 @@ class Intake:
         if self._handler is not None:
             while self.waiting:
                 self.waiting.popitem()[1].release()
+            # They know each other; nobody should have to wait for the garbage collector.
+            self._handler, self._begin_turn = _ignore, _serve_nothing
         if self._reader is not None and not self._reader.done():
             self._reader.set_exception(error)
 
@@ -278,6 +279,10 @@ class Intake:
 
     def _goes_on(self) -> bool:
         return self._is_open() and not self._paused
+
+
+def _ignore(request: Request) -> None:
+    request.release()
 
 
 def _serve_nothing(source: Replier) -> ServeNow | None:

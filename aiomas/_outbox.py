@@ -226,7 +226,8 @@ class Outbox:
         self._closed = self.blocked = True
 
     def discard(self) -> None:
-        """Forget all that is here: the connection has ended."""
+        """Forget all that is here, and all that is sent from now on: the connection has ended."""
+        self._closed = True
         self._lost_first = self.first_unsent()
         self.paused = False
         self.batch.clear()

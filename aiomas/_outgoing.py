@@ -97,7 +97,7 @@ class Outgoing:
         self._context = contextvars.Context()
         # In asyncio's debug mode: what was sent, and where, for the errors of calls.
         self._sent: dict[asyncio.Future[Any], str] = {}
-        self._look_for_debug_mode()
+        self._debug = self._loop.get_debug()
 
     def sender(self, otherwise: Send) -> Send:
         """Return a function that sends requests, on the shortest way or as *otherwise* does it."""
@@ -108,7 +108,6 @@ class Outgoing:
             self._counters,
             self._watch,
             self._loop,
-            self._plan_sweep,
             otherwise,
         )
 
@@ -208,6 +207,7 @@ class Outgoing:
 
     def stop(self) -> None:
         """Look after nothing any more: the connection has ended."""
+        self._watch.idle = False
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -291,20 +291,16 @@ class Outgoing:
 
     def _sweep(self) -> None:
         self._sweeper = None
-        self._watch.planned = False
+        self._watch.idle = False
         self._tell(self._session.forget(asyncio.Future.done))
         # Those that have been answered are of no interest any more.
         self._watch.of_handlers &= self._session.waiting.keys()
         if self._session.pending:
             self._plan_sweep()
 
-    def _look_for_debug_mode(self) -> None:
-        self._debug = self._loop.get_debug()
-        self._watch.each = self._at_once or self._debug or self._terms.call_timeout is not None
-
     def _plan_sweep(self) -> None:
-        self._watch.planned = True
-        self._look_for_debug_mode()
+        self._debug = self._loop.get_debug()
+        self._watch.idle = not self._debug and self._terms.call_timeout is None
         self._sweeper = self._loop.call_later(_SWEEP, self._sweep, context=self._context)
 
     def _tell(self, given_up: Iterable[int]) -> None:

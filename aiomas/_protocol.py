@@ -13,7 +13,7 @@ import functools
 import inspect
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 from aiomas import _hello, _sockets
@@ -46,7 +46,7 @@ from aiomas._session import (
 from aiomas._shortcuts import answerer, receiver
 from aiomas._terms import Terms
 from aiomas._wire import LARGE_FRAME, TlsRecordError, frame
-from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc, Unpack
+from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc
 from aiomas.exceptions import (
     ConnectionLost,
     HandshakeError,
@@ -124,7 +124,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._delay = Delay()
         self._asking = False  # for a pong
-        self._heartbeat: Heartbeat | None = None
+        self.heartbeat: Heartbeat | None = None
+        """Finds out that the peer has vanished."""
         self._close_timer: asyncio.TimerHandle | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
         self._error: ConnectionLost | None = None
@@ -152,7 +153,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     @property
     def holding(self) -> bool:
         """Whether replies wait, because the peer does not read."""
-        return self.outbox.holding
+        return self.outbox.blocked and self.outbox.holding
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make the channel and announce it."""
@@ -178,13 +179,13 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             self.session, self._codec, self.outbox, functools.partial(self.reply, RESULT)
         )
         self._receive = receiver(
+            self,
             self.session,
             self._codec,
             self.intake,
             self.outbox,
             self._counters,
-            self,
-            self._otherwise,
+            self._loop,
         )
         self.channel = Channel(self, self._codec, transport, self._loop)
         logger.debug("Connected to %s", self.peer)
@@ -201,8 +202,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         for timer in (self._close_timer, self._abort_timer):
             if timer is not None:
                 timer.cancel()
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
         if self.session.expects is not None:
             self.terms.strangers.left(self._unproven)
         if self.session.state is State.CLOSING:
@@ -225,51 +226,32 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the transport puts what it receives next."""
         del sizehint  # how much there is room for is not its business
-        room = None
-        if self._reader.need >= LARGE_FRAME and self._takes_views:
-            room = self._reader.room()
+        if self._reader.need < LARGE_FRAME or not self._takes_views:
+            return self._small
+        room = self._reader.room()
         self._in_large = room is not None
         return self._small if room is None else room
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was received; nothing that the peer sends raises anything here."""
         if self._in_large:
-            self._received(nbytes, self.session.fill(nbytes))
+            self._in_large = False
+            self._heard(nbytes)
+            self.take_all(self.session.fill(nbytes))
         else:
-            self.data_received(bytes(self._small[:nbytes]))
+            self._receive(bytes(self._small[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Take what was received; nothing that the peer sends raises anything here."""
-        reader = self._reader
-        chunk = reader.join(data) if reader.parts else data
-        unpack = self._codec.shortcut(chunk)
-        if unpack is None:
-            self._received(len(data), self.session.events(reader.cut(chunk)))
-            return
-        # What _heard() does: where one message follows on another, calls count.
-        self._counters.bytes_in += len(data)
-        if self._heartbeat is not None:
-            self._heartbeat.heard_at = self._loop.time()
-        outbox = self.outbox
-        if outbox.said:
-            outbox.heard()
-        if self._receive(reader.cut(chunk), unpack) and reader.error is not None:
-            self._take_all(self.session.events(()))  # which raises that
+        self._receive(data)
 
     def _heard(self, size: int) -> None:
         self._counters.bytes_in += size
-        if self._heartbeat is not None:
-            self._heartbeat.heard()
+        if self.heartbeat is not None:
+            self.heartbeat.heard()
         self.outbox.heard()
 
-    def _received(self, size: int, events: Iterator[Event]) -> None:
-        self._heard(size)
-        self._take_all(events)
-
-    def _otherwise(self, payload: bytes) -> bool:
-        return self._take_all(self.session.events((payload,)))
-
-    def _take_all(self, events: Iterator[Event]) -> bool:
+    def take_all(self, events: Iterator[Event]) -> bool:
         """Do what messages ask for, and return whether there is nothing wrong with them."""
         try:
             for kind, ref, content, size in events:
@@ -572,7 +554,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         limits = self.terms.limits
         local = isinstance(self._transport, LocalQueueTransport)
         if limits.heartbeat is not None and not local and self._is_open():
-            self._heartbeat = Heartbeat(
+            self.heartbeat = Heartbeat(
                 self._loop,
                 limits.heartbeat,
                 limits.heartbeat_misses,
@@ -614,10 +596,9 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             self.close()
 
 
-def _receive_nothing(payloads: Iterable[bytes], unpack: Unpack) -> bool:
+def _receive_nothing(data: bytes) -> None:
     """Take what comes after the end of a connection."""
-    del payloads, unpack
-    return True
+    del data
 
 
 def _answer_nobody(message_id: int, result: Any) -> None:

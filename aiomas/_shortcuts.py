@@ -13,47 +13,48 @@ then; so what they promise is said, and tested, there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from aiomas._current import CallOptions, Now, serving
-from aiomas._intake import Intake
+from aiomas._heartbeat import Heartbeat
+from aiomas._intake import Intake, Replier
 from aiomas._outbox import BATCH, Outbox
-from aiomas._session import REQUEST, RESULT, Session, State
+from aiomas._session import REQUEST, RESULT, Event, Session
 from aiomas._stats import Counters
-from aiomas._wire import LARGE_PAYLOAD, SHORT, SHORT_HEADERS
-from aiomas.codecs import Codec, Unpack
+from aiomas._wire import HEADER_SIZE, LARGE_PAYLOAD, SHORT, SHORT_HEADERS, unpack_header
+from aiomas.codecs import Codec
 
 Future = asyncio.Future[Any]
 Send = Callable[..., Future]
 Answer = Callable[[int, Any], None]
-Receive = Callable[[Iterable[bytes], Unpack], bool]
+Receive = Callable[[bytes], None]
 
-_OPEN = State.OPEN  # to find a member of an enumeration takes as long as calling a function
+_SHORT_CHUNK = 65_536  # bytes in which a search takes little time, however few messages they are
 
 
 class Watch:
     """Whether something has to be done for each request that is sent, beside sending it."""
 
-    __slots__ = ("each", "of_handlers", "planned")
+    __slots__ = ("idle", "of_handlers")
 
     def __init__(self) -> None:
-        self.each = False
-        """Whether that is so: there are deadlines, say, or asyncio's debug mode."""
-        self.planned = False
-        """Whether somebody will soon look whether callers have given up."""
+        self.idle = False
+        """Whether that is not so.
+
+        There are no deadlines, say; and somebody will soon look whether callers have given up.
+        """
         self.of_handlers: set[int] = set()
         """The numbers of the requests that are part of serving others."""
 
 
-def sender(
+def sender(  # noqa: C901 - in one piece, which is what this module is for
     session: Session[Future],
     codec: Codec,
     outbox: Outbox,
     counters: Counters,
     watch: Watch,
     loop: asyncio.AbstractEventLoop,
-    plan: Callable[[], None],
     otherwise: Send,
 ) -> Send:
     """Return a function that sends a request and returns the future of its reply.
@@ -65,24 +66,21 @@ def sender(
         counters: count it.
         watch: what has to be done for it.
         loop: the event loop.
-        plan: lets somebody look whether its caller gives up.
         otherwise: does all of this for others.
     """
-    codec_encode: Callable[[Any], bytes | memoryview] = codec.encode
-    encode = codec_encode
+    usual = encode = _encoder(codec)
     waiting, is_closing = session.waiting, outbox.is_closing
     put, put_long, max_frame = outbox.send, outbox.send_long, session.max_frame
-    batch, flush = outbox.batch, outbox.flush
+    batch, flush, short = outbox.batch, outbox.flush, min(SHORT, max_frame)
     now, create_future, of_handlers = Now.of(loop), loop.create_future, watch.of_handlers
 
     def send(content: Any, options: CallOptions | None = None) -> Future:
-        nonlocal encode
+        nonlocal usual, encode
         call = serving.get()
         if (
             options is not None
-            or watch.each
             or outbox.blocked
-            or session.state is not _OPEN
+            or not watch.idle
             or is_closing()
             or (call is not None and call.deadline is not None)
         ):
@@ -90,31 +88,32 @@ def sender(
         number = session.next_id
         try:
             payload = encode([REQUEST, number, content])
-        except Exception:  # noqa: BLE001 - it cannot be encoded, which is said there
+        except Exception:  # noqa: BLE001 - it holds objects, or cannot be encoded, as is said there
+            usual = encode = codec.encode  # objects do not come alone
             return otherwise(content, options)
         size = len(payload)
-        if size > max_frame:
-            return otherwise(content, options)
-        session.next_id = number + 1
-        waiting[number] = future = create_future()
-        if size < SHORT:
-            if batch and outbox.batch_first is not None:  # then this is all that Outbox.send() does
+        if size < short:
+            session.next_id = number + 1
+            waiting[number] = future = create_future()
+            if outbox.batch_first is not None:  # then this is all that Outbox.send() does
                 batch.append(SHORT_HEADERS[size] + payload)
                 if len(batch) >= BATCH:
                     flush()
             else:
                 put(SHORT_HEADERS[size] + payload, number)
-            if encode is not codec_encode:
-                encode = codec_encode
-        else:
+            if encode is not usual:
+                encode = usual
+        elif size <= max_frame:
+            session.next_id = number + 1
+            waiting[number] = future = create_future()
             put_long(payload, number)
             if size >= LARGE_PAYLOAD:  # so will the next one be, probably
                 encode = codec.encode_large
+        else:
+            return otherwise(content, options)
         counters.calls_out += 1
         if now.server is not None or (call is not None and call.active):
             of_handlers.add(number)
-        if not watch.planned:
-            plan()
         return future
 
     return send
@@ -129,19 +128,19 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
         outbox: takes it.
         otherwise: does that for others.
     """
-    codec_encode: Callable[[Any], bytes | memoryview] = codec.encode
-    encode = codec_encode
+    usual = encode = _encoder(codec)
     put, put_long, max_frame = outbox.send, outbox.send_long, session.max_frame
     batch, flush, short = outbox.batch, outbox.flush, min(SHORT, max_frame)
 
     def answer(number: int, result: Any) -> None:
-        nonlocal encode
-        if session.state is not _OPEN or outbox.blocked:
+        nonlocal usual, encode
+        if outbox.blocked:
             otherwise(number, result)
             return
         try:
             payload = encode([RESULT, number, result])
-        except Exception:  # noqa: BLE001 - it cannot be encoded, which is said there
+        except Exception:  # noqa: BLE001 - it holds objects, or cannot be encoded, as is said there
+            usual = encode = codec.encode  # objects do not come alone
             otherwise(number, result)
             return
         size = len(payload)
@@ -152,8 +151,8 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
                     flush()
             else:
                 put(SHORT_HEADERS[size] + payload)
-            if encode is not codec_encode:
-                encode = codec_encode
+            if encode is not usual:
+                encode = usual
         elif size <= max_frame:
             put_long(payload)
             if size >= LARGE_PAYLOAD:  # so will the next one be, probably
@@ -164,63 +163,100 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
     return answer
 
 
-def receiver(  # noqa: C901 - in one piece, which is what this module is for
+def _encoder(codec: Codec) -> Callable[[Any], bytes | memoryview]:
+    """Return what most messages can be encoded with."""
+    shortcuts = codec.shortcuts()
+    return codec.encode if shortcuts is None else shortcuts.encode
+
+
+class Connection(Replier, Protocol):
+    """Where messages come from; the channel's protocol."""
+
+    heartbeat: Heartbeat | None
+    """Finds out that the peer has vanished."""
+
+    def take_all(self, events: Iterator[Event]) -> bool:
+        """Do what messages ask for, and return whether there is nothing wrong with them."""
+
+
+def receiver(  # noqa: C901 - as above
+    connection: Connection,
     session: Session[Future],
     codec: Codec,
     intake: Intake,
     outbox: Outbox,
     counters: Counters,
-    source: Any,
-    otherwise: Callable[[bytes], bool],
+    loop: asyncio.AbstractEventLoop,
 ) -> Receive:
-    """Return a function that takes messages, as payloads that hold no objects.
-
-    It returns whether all was well.
+    """Return a function that takes what was received; nothing in it raises anything there.
 
     Args:
+        connection: the connection, for those who serve, and for all other messages.
         session: knows what was sent and what comes next.
         codec: the codec of the messages.
         intake: has what serves requests.
         outbox: takes what is answered.
         counters: count them.
-        source: the connection, for those who serve.
-        otherwise: takes any other message, and returns whether all was well.
+        loop: the event loop.
     """
-    waiting, shallow, is_shallow = session.waiting, codec.max_nesting, codec.is_shallow
+    reader, waiting, max_frame = session.reader, session.waiting, session.max_frame
+    shallow, is_shallow, time = codec.max_nesting, codec.is_shallow, loop.time
+    shortcuts = codec.shortcuts()
+    unpack, mark = (None, b"") if shortcuts is None else (shortcuts.decode, shortcuts.mark)
 
-    def receive(payloads: Iterable[bytes], unpack: Unpack) -> bool:  # noqa: C901
+    def receive(data: bytes) -> None:  # noqa: C901, PLR0912 - as above
+        size = len(data)
+        counters.bytes_in += size
+        if connection.heartbeat is not None:
+            connection.heartbeat.heard_at = time()
+        if outbox.said:
+            outbox.heard()
+        if reader.parts:
+            data = reader.join(data)
+            size = len(data)
+        if unpack is None or size > _SHORT_CHUNK or mark in data or not session.settled:
+            connection.take_all(session.events(reader.cut(data)))
+            return
         serve = None
-        for payload in payloads:
-            size = len(payload)
-            if session.settled and (size <= shallow or is_shallow(payload)):
+        position, start = 0, HEADER_SIZE
+        while start <= size:
+            (length,) = unpack_header(data, position)
+            end = start + length
+            if end > size or length > max_frame:
+                break
+            payload = data[start:end]
+            position, start = end, end + HEADER_SIZE
+            if length <= shallow or is_shallow(payload):
                 try:
                     kind, number, content = unpack(payload)
-                except Exception:  # noqa: BLE001 - it gets a closer look below
-                    kind = number = None
-                if type(number) is not int or type(kind) is not int:
-                    pass
-                elif kind == RESULT:
-                    future = waiting.pop(number, None)
-                    if future is not None:
-                        if not future.done():  # else its caller has given up
-                            future.set_result(content)
+                    # (Small numbers are there once only, where not, it takes the long way.)
+                    if kind is RESULT and type(number) is int:
+                        waiting.pop(number).set_result(content)
                         continue
-                elif (
-                    kind == REQUEST
+                except asyncio.InvalidStateError:  # its caller has given up
+                    continue
+                except Exception:  # noqa: BLE001 - it gets a closer look below
+                    kind = None
+                if (
+                    kind is REQUEST
+                    and type(number) is int
                     and number == session.next_of_peer
-                    and session.state is _OPEN
                     and not outbox.blocked
-                    and not intake.waiting
-                    and (not intake.requests or intake.limit_hit(size) is None)
-                    and (serve := serve or intake.begin_turn(source)) is not None
+                    and (not intake.requests or intake.limit_hit(length) is None)
+                    and (serve := serve or intake.begin_turn(connection)) is not None
                 ):
                     session.next_of_peer = number + 1
-                    if serve(source, number, content, size):
-                        counters.calls_in += 1
+                    counters.calls_in += 1
+                    if serve(connection, number, content, length):
                         continue
+                    counters.calls_in -= 1
                     session.next_of_peer = number
-            if not otherwise(payload):
-                return False
-        return True
+            serve = None  # who knows how things are after this
+            if not connection.take_all(session.events((payload,))):
+                return
+        if position:
+            reader.begun = True
+        if position < size:
+            connection.take_all(session.events(reader.cut(data[position:])))
 
     return receive

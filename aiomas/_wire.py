@@ -14,7 +14,7 @@ from aiomas.exceptions import ProtocolError
 _HEADER = struct.Struct("!L")
 HEADER_SIZE = _HEADER.size
 pack_header = _HEADER.pack
-_unpack_header = _HEADER.unpack_from
+unpack_header = _HEADER.unpack_from
 
 _MANY = 1024  # parts of a frame
 LARGE_FRAME = 128 * 1024
@@ -86,7 +86,8 @@ class FrameReader:
     def __init__(self, max_frame: int, spare: Spare | None = None) -> None:
         self._max_frame = self._unquestioned = 0
         self.set_max_frame(max_frame)
-        self._begun = False  # whether a frame has come
+        self.begun = False
+        """Whether a frame has come."""
         self.parts: list[bytes] = []
         """What has come of a frame that is not complete yet, for :meth:`join`."""
         self._compacted = 0  # so many of them stand for many small ones
@@ -137,7 +138,7 @@ class FrameReader:
         position, size = 0, len(data)
         start = self.need = HEADER_SIZE
         while start <= size:
-            (length,) = _unpack_header(data, position)
+            (length,) = unpack_header(data, position)
             if length > self._unquestioned and self._is_wrong(length, first=not position):
                 return payloads
             end = start + length
@@ -148,7 +149,7 @@ class FrameReader:
             position = end
             start = end + HEADER_SIZE
         if position:
-            self._begun = True
+            self.begun = True
         if position < size:
             self.parts.append(data[position:] if position else data)
             self._have = size - position
@@ -191,7 +192,7 @@ class FrameReader:
         with memoryview(buffer) as view, view[HEADER_SIZE : self.need] as payload:
             self.need = HEADER_SIZE
             self._have = 0
-            self._begun = True
+            self.begun = True
             yield payload
         self._spare.give_back(buffer)
 
@@ -204,7 +205,7 @@ class FrameReader:
     def _is_wrong(self, length: int, *, first: bool) -> bool:
         """Take a closer look at the header of a large frame."""
         kind, version = length >> 24, length >> 8 & 0xFFFF
-        if first and not self._begun and kind in _FIRST_BYTES and version in _TLS_VERSIONS:
+        if first and not self.begun and kind in _FIRST_BYTES and version in _TLS_VERSIONS:
             self.error = TlsRecordError(alert=kind == _ALERT)
         elif length > self._max_frame:
             self.error = ProtocolError(

@@ -18,7 +18,7 @@ import reprlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgpack
 from msgpack.exceptions import StackError
@@ -52,15 +52,27 @@ __all__ = [
 
 T = TypeVar("T")
 Serialize = Callable[[Any], Any]
-Unpack = Callable[[Any], Any]
 Serializer = tuple[type, Serialize, Callable[[Any], Any]]
 
 TYPE_KEY = "__type__"
 _TYPE_KEY_BYTES = TYPE_KEY.encode()
-_SHORT_CHUNK = 65_536  # bytes in which a search takes little time, however few messages they are
 _KEPT = 4 * 1024 * 1024  # bytes of a buffer for large messages that is kept for the next one
 _unpackb = msgpack.unpackb
 _unpack_tuples = functools.partial(_unpackb, use_list=False)
+
+
+class Shortcuts(NamedTuple):
+    """What a codec does with messages that hold no objects, in fewer steps."""
+
+    encode: Callable[[Any], bytes]
+    """Does the same as :meth:`Codec.encode`, or raises anything."""
+    decode: Callable[[bytes], Any]
+    """Returns the same value as :meth:`Codec.decode_message`, or raises anything.
+
+    It is for messages of at most :attr:`Codec.max_nesting` bytes, or that are shallow.
+    """
+    mark: bytes
+    """What is in the bytes of every message that holds objects."""
 
 
 class Codec(ABC):
@@ -144,14 +156,8 @@ class Codec(ABC):
             return _without_content(value, self._too_deep())
         return value, failure
 
-    def shortcut(self, chunk: bytes) -> Unpack | None:
-        """Return a faster function for messages in *chunk*, if there is one.
-
-        It returns the same value as :meth:`decode_message`, for messages of at most
-        :attr:`max_nesting` bytes; if it raises anything, that has to be called.  A codec may see
-        in the bytes of many messages that something less will do for all of them.
-        """
-        del chunk
+    def shortcuts(self) -> Shortcuts | None:
+        """Return faster functions for messages that hold no objects, if there are some."""
         return None
 
     def is_shallow(self, data: bytes) -> bool:
@@ -436,10 +442,11 @@ class MsgPack(Codec):
         del value  # or a large message would be in memory twice
         return self._with_failure(self._unpack_objects, data)
 
-    def shortcut(self, chunk: bytes) -> Unpack | None:
-        # One search in a chunk with many messages, rather than one in each of them.
-        usable = type(self) is MsgPack and len(chunk) <= _SHORT_CHUNK
-        return _unpack_tuples if usable and _TYPE_KEY_BYTES not in chunk else None
+    def shortcuts(self) -> Shortcuts | None:
+        if type(self) is not MsgPack:
+            return None
+        # Without a function for objects, so that nothing can come here while it is at work.
+        return Shortcuts(msgpack.Packer().pack, _unpack_tuples, _TYPE_KEY_BYTES)
 
     def is_shallow(self, data: bytes) -> bool:
         return _msgpack.is_short_and_shallow(self.max_nesting, data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, ClassVar, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 __all__ = ["Router", "RoutingDict", "Service", "ServiceDict", "expose"]
 
@@ -87,9 +87,6 @@ class Router:
     """
 
     __slots__ = ("__weakref__", "_sub_routers", "name", "obj", "parent", "paths")
-
-    changes: ClassVar[int] = 0
-    """How often a router was taken from its place in any hierarchy."""
 
     def __init__(self, obj: Any) -> None:
         self.obj = obj
@@ -190,16 +187,24 @@ class Router:
         if self._sub_routers is None:
             self._sub_routers = {}
         elif self._sub_routers.get(name, router) is not router:
-            Router.changes += 1
+            self._changed()
         self._sub_routers[name] = router
 
     def clear(self) -> None:
         """Forget all children."""
-        Router.changes += 1
+        self._changed()
         for router in (self._sub_routers or {}).values():
             router.parent = None
             router.name = ""
         self._sub_routers = None
+
+    def _changed(self) -> None:
+        """Let nobody remember a path that leads through here."""
+        router: Router | None = self
+        while router is not None:
+            if router.paths is not None:
+                router.paths.forget()
+            router = router.parent
 
     def _sub_router(self, name: str) -> Router | None:
         return self._sub_routers.get(name) if self._sub_routers else None

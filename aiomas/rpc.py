@@ -117,6 +117,7 @@ async def rpc_service(router: RpcService, channel: Channel) -> None:
     dispatcher = Dispatcher(_as_router(router), loop=channel.loop)
     channel.serve(dispatcher, dispatcher.cancel)
     await channel.wait_closed()
+    dispatcher.end()
 
 
 async def rpc_service_process(rpc_client: RpcClient, router: RpcService, channel: Channel) -> None:
@@ -165,6 +166,7 @@ class RpcClient:
             self.dispatcher = Dispatcher(root, handlers, channel.loop)
             self.service = channel.loop.create_future()
             channel.on_closed(partial(_finish, self.service))
+            channel.on_closed(self.dispatcher.end)
             channel.serve(self.dispatcher, self.dispatcher.cancel)
             channel.on_lost(self._cancel_handlers)
 

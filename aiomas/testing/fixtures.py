@@ -72,7 +72,7 @@ async def _opened(options: dict[str, Any]) -> AsyncIterator[Container]:
 
 async def _late_calls(container: Container) -> list[str]:
     """Cancel the calls that are being served and do not end; return what was called."""
-    paths = dict(container._handlers._paths)  # noqa: SLF001 - nobody else needs to see them
+    paths = dict(container._handlers.paths)  # noqa: SLF001 - nobody else needs to see them
     if not paths:
         return []
     _, late = await asyncio.wait(paths, timeout=GRACE)

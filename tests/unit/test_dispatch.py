@@ -532,7 +532,7 @@ class TestWhatCannotBeCalled:
             msg = f"The agent at {path} has been stopped"
             raise GoneError(msg)
 
-        peer.dispatcher._resolve = resolve
+        peer.dispatcher._paths.resolve = resolve
         number = peer.call("agents/7/bid")
         text = "LookupError: The agent at agents/7/bid has been stopped"
         assert peer.answers[number] == ("lookup", text, NOT_EXECUTED)

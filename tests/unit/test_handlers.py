@@ -24,8 +24,8 @@ def handlers():
 
 def start(handlers: Handlers, coro, path: str = "agents/0/work") -> asyncio.Task[None]:
     task = asyncio.get_running_loop().create_task(coro)
-    handlers.add(task, path)
-    task.add_done_callback(handlers.remove)
+    handlers.paths[task] = path
+    task.add_done_callback(handlers.paths.pop)
     return task
 
 

@@ -48,7 +48,7 @@ def paths(root):
     root.agents["0"] = Agent("first")
     paths = Paths.of(root.router)
     assert paths.resolve("agents/0/who")() == "first"
-    assert "agents/0/who" in paths._known
+    assert "agents/0/who" in paths.known
     return paths
 
 
@@ -129,7 +129,7 @@ def test_there_is_an_end_to_what_is_remembered(root, paths, monkeypatch):
     for number in range(10):
         root.agents[f"{number}"] = Agent(f"{number}")
         assert paths.resolve(f"agents/{number}/who")() == f"{number}"
-        assert len(paths._known) <= 3
+        assert len(paths.known) <= 3
 
 
 def test_two_registries_on_the_way_are_searched_each_time(root, paths):
@@ -141,4 +141,4 @@ def test_two_registries_on_the_way_are_searched_each_time(root, paths):
 
 def test_functions_of_the_root_are_remembered(root, paths):
     assert paths.resolve("me")() == "root"
-    assert "me" in paths._known
+    assert "me" in paths.known
