@@ -20,6 +20,7 @@ from aiomas._handlers import Handlers
 from aiomas._intake import Request, ServeNow
 from aiomas._logs import LimitedLog
 from aiomas._paths import Paths, is_coroutine_function
+from aiomas._served import Served
 from aiomas.exceptions import Outcome
 from aiomas.routing import GoneError, NotYetError, Router, is_idempotent, not_found
 
@@ -30,61 +31,6 @@ _LISTS = frozenset({list, tuple})
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 _EAGER = sys.version_info >= (3, 12)
 _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
-
-
-class _Running:
-    """A call whose coroutine function is running.
-
-    Args:
-        request: the request.
-        awaitable: what the function has returned.
-        call: the call, if somebody may have asked for it.
-    """
-
-    # What is so for most of them; what an instance does not have takes no time to set.
-    active = True
-    """Whether it is still being served."""
-    task: asyncio.Task[None] | None = None
-    timer: asyncio.TimerHandle | None = None
-    ending = False
-    expired = False
-
-    def __init__(self, request: Any, awaitable: Awaitable[Any], call: Call | None) -> None:
-        self.request = request
-        self.awaitable = awaitable
-        self.deadline: float | None = request.deadline
-        """When the caller's time is up."""
-        self._call = call
-
-    def call(self) -> Call:
-        """Return the call."""
-        if self._call is None:
-            request = self.request
-            path, source = request.content[0], request.source
-            self._call = Call(path, source, request.deadline, one_way=request.one_way)
-        return self._call
-
-    def end(self) -> None:
-        """Note that it is not served any more."""
-        self.active = False
-        if self._call is not None:
-            self._call.active = False
-
-    def cancel(self, reason: str) -> None:
-        """Cancel it, once: then it may take its time to clean up."""
-        if not self.ending and self.task is not None:
-            self.ending = True
-            self.task.cancel(reason)
-
-    def expire(self) -> None:
-        """Cancel it because the caller's time is up."""
-        self.expired = not self.ending
-        self.cancel("the caller's time is up")
-
-    def drop(self) -> None:
-        """End the coroutine of a call that is not started any more."""
-        if inspect.iscoroutine(self.awaitable):
-            self.awaitable.close()
 
 
 class _Turn(Call):
@@ -128,7 +74,7 @@ class Dispatcher:
         self._paths = Paths.of(root)
         self._known = self._paths.known
         # By the ids of their requests.
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Served] = {}
         self._context = contextvars.Context()  # for timers, as in Outgoing
         self._loop = loop or util.current_loop()
         self._refusal: str | None = None
@@ -149,14 +95,14 @@ class Dispatcher:
     def cancel(self, message_id: int) -> None:
         """Cancel a call, if it is still running: its caller has given up."""
         if message_id in self._running:
-            running = self._running[message_id]
-            running.request.one_way = True  # nobody is left who would take a reply
-            running.cancel("the caller has given up")
+            request = self._running[message_id]
+            request.one_way = True  # nobody is left who would take a reply
+            request.cancel("the caller has given up")
 
     def cancel_all(self) -> None:
         """Cancel all calls that are running: their caller is gone."""
-        for running in list(self._running.values()):
-            running.cancel("the connection to the caller was lost")
+        for request in list(self._running.values()):
+            request.cancel("the connection to the caller was lost")
 
     def end(self) -> None:
         """Let go of the connection, which has ended."""
@@ -229,7 +175,9 @@ class Dispatcher:
             call = self.call()
             self.begin_turn(source)
         request = Request(content, message_id, source, size)
-        source.intake.hold(request)
+        request.intake = intake = source.intake  # what Intake.hold() does
+        intake.requests += 1
+        intake.bytes += size
         self._start_task(request, result, call)
         return True
 
@@ -246,7 +194,7 @@ class Dispatcher:
             self._turn.active = False
             self.begin_turn(self._source)
 
-    def __call__(self, request: Any) -> None:
+    def __call__(self, request: Served) -> None:
         """Serve a request (of a channel, or one like it)."""
         if self._refusal is not None:
             request.refuse("refused", self._refusal)
@@ -278,7 +226,7 @@ class Dispatcher:
             self._run(request, function, args, kwargs)
 
     def _run_late(
-        self, request: Any, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+        self, request: Served, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> None:
         self._not_started -= 1
         if request.source.holding:  # those before us wait for that, so we have to
@@ -294,7 +242,7 @@ class Dispatcher:
             self._run(request, function, args, kwargs)
 
     def _run(
-        self, request: Any, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+        self, request: Served, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> None:
         if request.deadline is not None and _is_late(request):
             _refuse_late(request)
@@ -318,15 +266,19 @@ class Dispatcher:
             return
         self._start_task(request, result, call)
 
-    def _failed(self, request: Any, function: Callable[..., Any], exc: BaseException) -> None:
+    def _failed(self, request: Served, function: Callable[..., Any], exc: BaseException) -> None:
         if _has_not_started(function, exc):
             request.refuse("bad request", f"TypeError: {exc}")
         else:
             _fail(request, exc)
 
-    def _start_task(self, request: Any, awaitable: Awaitable[Any], call: Call | None) -> None:
-        running = _Running(request, awaitable, call)
-        coro = self._serve(running)
+    def _start_task(
+        self, request: Served, awaitable: Awaitable[Any], call: Call | None = None
+    ) -> None:
+        request.awaitable = awaitable
+        if call is not None:
+            request.called = call
+        coro = self._serve(request)
         if _EAGER:
             # It runs up to its first wait right here, and many never have to wait.
             task = asyncio.Task(coro, loop=self._loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]
@@ -336,65 +288,67 @@ class Dispatcher:
             self._not_started += 1
             coro.send(None)  # up to _begun(), so that it notices if it is cancelled before it runs
             task = self._loop.create_task(coro)
-        running.task = task
+        request.task = task
         if request.source.extended:  # others never cancel, and may choose their ids in bad faith
-            self._running[request.message_id] = running
+            self._running[request.message_id] = request
         self.handlers.paths[task] = request.content[0]
-        if running.deadline is not None:
-            deadline = running.deadline
-            running.timer = self._loop.call_at(deadline, running.expire, context=self._context)
+        if request.deadline is not None:
+            deadline = request.deadline
+            request.timer = self._loop.call_at(deadline, request.expire, context=self._context)
 
-    async def _serve(self, running: _Running) -> None:
-        request, source = running.request, running.request.source
+    async def _serve(self, request: Served) -> None:
         started = False
         try:
             if not _EAGER:
                 await _begun()
-            while source.holding:
+            while request.source.holding:
                 # Those before us in this turn of the loop have replied more than the peer reads.
-                await source.drained()
+                await request.source.drained()
             started = True
             if not _EAGER:
                 self._not_started -= 1
-            if running.deadline is not None and _is_late(request):
-                running.drop()
+            if request.deadline is not None and _is_late(request):
+                request.drop()
                 _refuse_late(request)
                 return
-            serving.set(running)
-            result = await running.awaitable
+            serving.set(request)
+            result = await request.awaitable
         except BaseException as exc:
-            if started:
-                _fail_running(running, exc)
-            else:
-                self._drop(running, exc)
-            if not started or isinstance(exc, asyncio.CancelledError | _EXITS):
+            if not self._ended_by(request, exc, started=started):
                 raise
         else:
             request.answer(result)
         finally:
-            self._forget(running)
+            request.active = False
+            if request.called is not None:
+                request.called.active = False
+            if request.task is not None:  # it has not ended eagerly
+                self._forget(request, request.task)
 
-    def _drop(self, running: _Running, exc: BaseException) -> None:
-        """End a call that ended before it was started."""
-        if not _EAGER:
-            self._not_started -= 1
-        running.drop()
-        if running.expired:
-            _refuse_late(running.request)
-        elif isinstance(exc, asyncio.CancelledError):
-            text = "CancelledError: cancelled before it was started"
-            running.request.refuse("cancelled", text)
+    def _ended_by(self, request: Served, exc: BaseException, *, started: bool) -> bool:
+        """Tell the caller what has ended its call; return whether that was nothing else's end."""
+        is_cancelled = isinstance(exc, asyncio.CancelledError)
+        if not started:
+            if not _EAGER:
+                self._not_started -= 1
+            request.drop()
+            if request.expired:
+                _refuse_late(request)
+            elif is_cancelled:
+                request.refuse("cancelled", "CancelledError: cancelled before it was started")
+        elif is_cancelled and request.expired:
+            text = "DeadlineExceeded: it was cancelled when the caller's time was up"
+            request.refuse("deadline", text, Outcome.MAYBE_EXECUTED)
+        else:
+            _fail(request, exc)
+        return started and not is_cancelled and not isinstance(exc, _EXITS)
 
-    def _forget(self, running: _Running) -> None:
-        running.end()
-        if running.timer is not None:
-            running.timer.cancel()
-        task = running.task
-        if task is not None:  # it has not ended eagerly
-            if self._running:
-                self._running.pop(running.request.message_id, None)
-            del self.handlers.paths[task]
-            running.task = None  # or the two would wait for the garbage collector
+    def _forget(self, request: Served, task: asyncio.Task[None]) -> None:
+        if request.timer is not None:
+            request.timer.cancel()
+        self._running.pop(request.message_id, None)
+        del self.handlers.paths[task]
+        request.task = None  # or the two would wait for the garbage collector
 
 
 @types.coroutine
@@ -403,7 +357,7 @@ def _begun() -> Generator[None, None, None]:
     yield
 
 
-def _is_late(request: Any) -> bool:
+def _is_late(request: Served) -> bool:
     deadline: float | None = request.deadline
     return deadline is not None and asyncio.get_running_loop().time() >= deadline
 
@@ -415,7 +369,7 @@ def _has_not_started(function: Callable[..., Any], exc: BaseException) -> bool:
     return is_python and isinstance(exc, TypeError) and at_the_call
 
 
-def _refuse_unknown(request: Any, path: str, exc: Exception) -> None:
+def _refuse_unknown(request: Served, path: str, exc: Exception) -> None:
     """Say the same to the peer, whatever the reason is why it can call nothing at *path*."""
     if isinstance(exc, NotYetError):
         request.refuse("refused", str(exc))
@@ -426,20 +380,12 @@ def _refuse_unknown(request: Any, path: str, exc: Exception) -> None:
     request.refuse("lookup", f"LookupError: {text}")
 
 
-def _refuse_late(request: Any) -> None:
+def _refuse_late(request: Served) -> None:
     text = "DeadlineExceeded: the caller's time was up before it was started"
     request.refuse("deadline", text)
 
 
-def _fail_running(running: _Running, exc: BaseException) -> None:
-    if isinstance(exc, asyncio.CancelledError) and running.expired:
-        text = "DeadlineExceeded: it was cancelled when the caller's time was up"
-        running.request.refuse("deadline", text, Outcome.MAYBE_EXECUTED)
-    else:
-        _fail(running.request, exc)
-
-
-def _fail(request: Any, exc: BaseException) -> None:
+def _fail(request: Served, exc: BaseException) -> None:
     # Our own frame at the top is of no interest to the caller.
     if exc.__traceback__ is not None:
         exc = exc.with_traceback(exc.__traceback__.tb_next)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from aiomas._current import Source
 from aiomas._futures import copy_error
 from aiomas._limits import Limits
+from aiomas._served import Served
 from aiomas._session import EXCEPTION
 from aiomas.exceptions import ConnectionLost, Outcome
 
@@ -46,7 +47,7 @@ class Replier(Source, Protocol):
         """Return an awaitable that waits while the peer does not read."""
 
 
-class Request:
+class Request(Served):
     """A request that arrived, as :meth:`.Channel.recv` returns it.
 
     Args:
@@ -59,13 +60,6 @@ class Request:
         again: whether the caller repeats a request that may have run already.
     """
 
-    # Most requests have none of these; what an instance does not have takes no time to set.
-    deadline: float | None = None
-    """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
-    one_way = False
-    """Whether the caller wants no reply."""
-    again = False
-    """Whether the caller repeats a request that may have run already."""
     intake: Intake | None = None
     """For whose limits it counts, until :meth:`release`."""
 
@@ -81,11 +75,8 @@ class Request:
         again: bool = False,
     ) -> None:
         self.content = content
-        """The value that was sent."""
         self.message_id = message_id
-        """The number that the peer gave this request."""
-        self.source = protocol
-        """The connection on which it came."""
+        self.source: Replier = protocol
         self.size = size
         """How much it counts for the limits, in bytes."""
         if deadline is not None:
@@ -153,6 +144,10 @@ ServeNow = Callable[[Replier, int, Any, int], bool]
 and does nothing."""
 
 
+SMALL = 65_536
+"""Bytes of a small request, at the most."""
+
+
 class Intake:
     """The requests of one connection.
 
@@ -173,6 +168,8 @@ class Intake:
         self._loop = loop
         self._is_open = is_open
         self._paused = False
+        self.usual = limits.max_requests, limits.max_request_bytes - SMALL
+        """While less requests with less bytes are here, a small one more breaks no limit."""
         self._begin_turn: Callable[[Replier], ServeNow | None] = _serve_nothing
         self._handler: Callable[[Request], Any] | None = None
         self.waiting: OrderedDict[int, Request] = OrderedDict()

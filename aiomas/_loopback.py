@@ -22,6 +22,7 @@ from aiomas._futures import NOT_WAITING, copy_error
 from aiomas._intake import describe_failure
 from aiomas._outgoing import typed_failure
 from aiomas._retries import Retries
+from aiomas._served import Served
 from aiomas._terms import Terms
 from aiomas.codecs import Codec
 from aiomas.exceptions import (
@@ -189,9 +190,7 @@ class Loopback:
             future.add_done_callback(partial(self._given_up, request.message_id))
 
 
-class _Request:
-    __slots__ = ("again", "content", "deadline", "future", "message_id", "one_way", "source")
-
+class _Request(Served):
     def __init__(
         self,
         message_id: int,
@@ -202,10 +201,9 @@ class _Request:
         self.content: Any = None
         self.message_id = message_id
         self.future = future
-        self.source = source
-        self.deadline = deadline
-        self.one_way = False
-        self.again = False
+        self.source: Loopback = source
+        if deadline is not None:
+            self.deadline = deadline
 
     def answer(self, result: Any) -> None:
         if self.one_way:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from aiomas._current import CallOptions, Now, serving
 from aiomas._heartbeat import Heartbeat
-from aiomas._intake import Intake, Replier
+from aiomas._intake import SMALL, Intake, Replier
 from aiomas._outbox import BATCH, Outbox
 from aiomas._session import REQUEST, RESULT, Event, Session
 from aiomas._stats import Counters
@@ -29,8 +29,6 @@ Future = asyncio.Future[Any]
 Send = Callable[..., Future]
 Answer = Callable[[int, Any], None]
 Receive = Callable[[bytes], None]
-
-_SHORT_CHUNK = 65_536  # bytes in which a search takes little time, however few messages they are
 
 
 class Watch:
@@ -200,6 +198,7 @@ def receiver(  # noqa: C901 - as above
         loop: the event loop.
     """
     reader, waiting, max_frame = session.reader, session.waiting, session.max_frame
+    most, most_bytes = intake.usual
     shallow, is_shallow, time = codec.max_nesting, codec.is_shallow, loop.time
     shortcuts = codec.shortcuts()
     unpack, mark = (None, b"") if shortcuts is None else (shortcuts.decode, shortcuts.mark)
@@ -214,7 +213,7 @@ def receiver(  # noqa: C901 - as above
         if reader.parts:
             data = reader.join(data)
             size = len(data)
-        if unpack is None or size > _SHORT_CHUNK or mark in data or not session.settled:
+        if unpack is None or size > SMALL or mark in data or not session.settled:
             connection.take_all(session.events(reader.cut(data)))
             return
         serve = None
@@ -242,7 +241,11 @@ def receiver(  # noqa: C901 - as above
                     and type(number) is int
                     and number == session.next_of_peer
                     and not outbox.blocked
-                    and (not intake.requests or intake.limit_hit(length) is None)
+                    and (
+                        not intake.requests
+                        or (intake.requests < most and intake.bytes < most_bytes)
+                        or intake.limit_hit(length) is None
+                    )
                     and (serve := serve or intake.begin_turn(connection)) is not None
                 ):
                     session.next_of_peer = number + 1

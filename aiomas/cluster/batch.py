@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from aiomas._current import Source
 from aiomas._dispatch import Dispatcher
 from aiomas._intake import describe_failure
+from aiomas._served import Served
 from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc
 from aiomas.exceptions import DecodeError, Outcome, SerializationError
 
@@ -246,19 +247,14 @@ class Batch:
         return False, pack(self.terms.codec, _LATE), "deadline", str(outcome)
 
 
-class _Part:
+class _Part(Served):
     """One call of a batch, as a dispatcher sees it."""
-
-    __slots__ = ("_batch", "content", "deadline", "message_id", "one_way", "source")
-
-    again = False
 
     def __init__(self, number: int, batch: Batch) -> None:
         self.content: Any = None
         self.message_id = number
         self.source = batch.terms.source
         self.deadline = batch.terms.deadline
-        self.one_way = False
         self._batch = batch
 
     def answer(self, result: Any) -> None:

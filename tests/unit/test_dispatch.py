@@ -15,6 +15,7 @@ from aiomas._dispatch import Dispatcher
 from aiomas._futures import Waiting
 from aiomas._handlers import Handlers
 from aiomas._intake import Request, describe_failure
+from aiomas._served import Served
 from aiomas._session import EXCEPTION, RESULT
 from aiomas.exceptions import ConnectionLost, Outcome, RemoteException
 from aiomas.routing import GoneError, Service, ServiceDict, expose
@@ -627,9 +628,8 @@ class Timer:
         pass
 
 
-class LateRequest:
+class LateRequest(Served):
     message_id = 0
-    one_way = again = False
     content: tuple[str, tuple, dict] = ("run", (), {})
     source = LateSource()
 
