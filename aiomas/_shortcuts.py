@@ -197,10 +197,10 @@ def receiver(  # noqa: C901 - as above
         counters: count them.
         loop: the event loop.
     """
-    reader, waiting, max_frame = session.reader, session.waiting, session.max_frame
+    reader, waiting = session.reader, session.waiting
     most, most_bytes = intake.usual
     shallow, is_shallow, time = codec.max_nesting, codec.is_shallow, loop.time
-    shortcuts = codec.shortcuts()
+    shortcuts = codec.shortcuts() if session.max_frame >= SMALL else None
     unpack, mark = (None, b"") if shortcuts is None else (shortcuts.decode, shortcuts.mark)
 
     def receive(data: bytes) -> None:  # noqa: C901, PLR0912 - as above
@@ -221,13 +221,13 @@ def receiver(  # noqa: C901 - as above
         while start <= size:
             (length,) = unpack_header(data, position)
             end = start + length
-            if end > size or length > max_frame:
+            if end > size:
                 break
             payload = data[start:end]
             position, start = end, end + HEADER_SIZE
             if length <= shallow or is_shallow(payload):
                 try:
-                    kind, number, content = unpack(payload)
+                    kind, number, content = unpack(payload, use_list=False)
                     # (Small numbers are there once only, where not, it takes the long way.)
                     if kind is RESULT and type(number) is int:
                         waiting.pop(number).set_result(content)

@@ -11,7 +11,6 @@ whose only key is ``"__type__"`` is therefore reserved and no ordinary message c
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import reprlib
@@ -58,7 +57,6 @@ TYPE_KEY = "__type__"
 _TYPE_KEY_BYTES = TYPE_KEY.encode()
 _KEPT = 4 * 1024 * 1024  # bytes of a buffer for large messages that is kept for the next one
 _unpackb = msgpack.unpackb
-_unpack_tuples = functools.partial(_unpackb, use_list=False)
 
 
 class Shortcuts(NamedTuple):
@@ -66,10 +64,12 @@ class Shortcuts(NamedTuple):
 
     encode: Callable[[Any], bytes]
     """Does the same as :meth:`Codec.encode`, or raises anything."""
-    decode: Callable[[bytes], Any]
-    """Returns the same value as :meth:`Codec.decode_message`, or raises anything.
+    decode: Callable[..., Any]
+    """Called with a message and ``use_list=False``, returns the same value as
+    :meth:`Codec.decode_message`, or raises anything.
 
-    It is for messages of at most :attr:`Codec.max_nesting` bytes, or that are shallow.
+    It is for messages of at most :attr:`Codec.max_nesting` bytes, or that are shallow.  (To be the
+    library's own function it has to take the option; a function around it would cost a quarter.)
     """
     mark: bytes
     """What is in the bytes of every message that holds objects."""
@@ -446,7 +446,7 @@ class MsgPack(Codec):
         if type(self) is not MsgPack:
             return None
         # Without a function for objects, so that nothing can come here while it is at work.
-        return Shortcuts(msgpack.Packer().pack, _unpack_tuples, _TYPE_KEY_BYTES)
+        return Shortcuts(msgpack.Packer().pack, _unpackb, _TYPE_KEY_BYTES)
 
     def is_shallow(self, data: bytes) -> bool:
         return _msgpack.is_short_and_shallow(self.max_nesting, data)
