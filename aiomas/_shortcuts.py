@@ -177,7 +177,7 @@ class Connection(Replier, Protocol):
         """Do what messages ask for, and return whether there is nothing wrong with them."""
 
 
-def receiver(  # noqa: C901 - as above
+def receiver(  # noqa: C901, PLR0915 - as above
     connection: Connection,
     session: Session[Future],
     codec: Codec,
