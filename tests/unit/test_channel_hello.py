@@ -426,12 +426,12 @@ class TestSilence:
         await site.serve(queue, echo)
         client = await site.connect(queue, extensions=True)
         assert client.extended
-        assert client._protocol._heartbeat is None
+        assert client._protocol.heartbeat is None
 
     async def test_a_closed_connection_is_not_watched(self, site, unix_path):
         client, *_ = await silent_peer(site, unix_path)
         await client.close()
-        heartbeat = client._protocol._heartbeat  # type: ignore[attr-defined]
+        heartbeat = client._protocol.heartbeat  # type: ignore[attr-defined]
         assert heartbeat is not None
         assert heartbeat._timer.cancelled()
 
