@@ -93,7 +93,7 @@ def measure(plan: Plan) -> tuple[list[Result], list[Curve]]:
 def main() -> None:
     """Measure everything, print the table and write it to files."""
     options = parse()
-    known = facts.collect(sys.argv[1:])
+    known = facts.collect("benchmarks", sys.argv[1:])
     tell = progress()
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

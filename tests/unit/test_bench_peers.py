@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks import certificates, loops
 from benchmarks.peers import __main__ as command
-from benchmarks.peers import machine, report, session
+from benchmarks.peers import report, session
 from benchmarks.peers.catalogue import MEASURES, OURS, PEERS, Peer
 from benchmarks.peers.report import Row
 
@@ -35,7 +36,7 @@ def peer(tmp_path):
 def alone(monkeypatch):
     """Measure without this aiomas, and once: its part has a test of its own."""
     monkeypatch.setattr(command, "OURS", {})
-    monkeypatch.setattr(machine, "can_pin", lambda: False)
+    monkeypatch.setattr(loops, "can_pin", lambda: False)
 
 
 def measured(peer, folder):
@@ -63,7 +64,7 @@ def test_libraries_are_known_by_name(capsys):
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("needs", ["B1", "B7-B1"])
 def test_an_agent_is_measured_over_tcp_and_tls(needs, tmp_path):
-    machine.make_certificates(tmp_path)
+    certificates.make(tmp_path)
     rows = measured(Peer("theirs", "peer_aiomas.py", (needs,), None), tmp_path)
 
     assert [(row.measure, row.pinned, row.reason) for row in rows] == [(needs, False, None)]
@@ -71,7 +72,7 @@ def test_an_agent_is_measured_over_tcp_and_tls(needs, tmp_path):
 
 
 def test_a_library_and_aiomas_take_turns_on_one_core(tmp_path):
-    if not machine.can_pin():
+    if not loops.can_pin():
         pytest.skip("processes cannot be kept on one core here")
     before = os.sched_getaffinity(0)
     rows = measured(Peer("theirs", "peer_aiomas.py", ("B4",), None), tmp_path)
