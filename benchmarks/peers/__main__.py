@@ -172,10 +172,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     known = facts.collect("benchmarks.peers", sys.argv[1:])
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(report.table(rows, known))
-    for line in report.aims(rows):
-        console.print(line)
+    for line in (*report.remarks(rows), "", *report.aims(rows)):
+        console.print(line, markup=False, highlight=False)
     report.write(options.output, rows, known)
     console.print(f"All figures are in {options.output}.")
 
