@@ -103,7 +103,10 @@ def main() -> None:
     known["seconds"] = round(time.perf_counter() - begin)
     tell("done")
     if results:
-        Console(width=None if sys.stdout.isatty() else 160).print(report.table(results, known))
+        console = Console(width=None if sys.stdout.isatty() else report.WIDTH)
+        console.print(report.table(results, known))
+        for remark in report.remarks(results):
+            console.print(remark, markup=False, highlight=False)
     for path in report.write(options.output, results, found, known):
         print(path)
     if options.docs is not None:

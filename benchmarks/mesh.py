@@ -60,16 +60,16 @@ def measure_mesh(plan: Plan) -> list[Result]:
     for loop_name in LOOPS:
         plan.tell(f"mesh, {loop_name}")
         found = asyncio.run(gossip(loop_name, plan))
-        what = f"a mesh of {found['containers']} containers x {found['agents']:,} agents"
-        note = f"{found['informed']:,} agents heard the last rumour"
+        note = (
+            f"{found['containers']} containers, all connected, {found['agents']:,} agents in each"
+        )
         for name, part, unit in (
-            ("rate", what, "messages/s"),
-            ("memory", "memory (PSS) of all containers", "B"),
-            ("each", "memory (PSS) of a container", "B"),
+            ("rate", "gossip", "messages/s"),
+            ("memory", "memory of all", "B"),
+            ("each", "memory of each", "B"),
         ):
             rounds = {"aiomas": [found[name]]}
-            text = note if name == "rate" else ""
-            results.append(Result(f"mesh-{name}", part, loop_name, None, unit, rounds, note=text))
+            results.append(Result(f"mesh-{name}", part, loop_name, None, unit, rounds, note=note))
     return results
 
 
@@ -83,14 +83,13 @@ def measure_start(plan: Plan) -> list[Result]:
         ours.append(ready)
         own.append(size)
         plain.append(clusters.interpreters(containers))
-    name = f"{containers} interpreters"
-    rounds = {"aiomas": ours, name: plain}
-    note = "interpreters that only import asyncio"
-    what = f"{containers} containers ready, over Unix sockets"
-    size_of = "memory (PSS) of a container"
+    rounds = {"aiomas": ours, "interpreters": plain}
+    note = (
+        f"{containers} over Unix sockets, against as many that only import asyncio; memory is PSS"
+    )
     return [
-        Result("B6-ready", what, "", None, "s", rounds, note=note),
-        Result("B6-memory", size_of, "", None, "B", {"aiomas": own}),
+        Result("B6-ready", "containers ready", "", None, "s", rounds, note=note),
+        Result("B6-memory", "memory of each", "", None, "B", {"aiomas": own}, note=note),
     ]
 
 

@@ -74,8 +74,8 @@ def table(rows: Sequence[Row], facts: dict[str, Any]) -> Table:
     for column in ("", "cores", "library"):
         made.add_column(column)
     made.add_column("its figure", justify="right")
-    for own in OURS.values():
-        made.add_column(own.name, justify="right")
+    for loop in OURS:
+        made.add_column(f"aiomas\n{loop}", justify="right")
         made.add_column("ratio", justify="right")
     previous = None
     for row in in_order(rows):
