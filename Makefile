@@ -2,8 +2,8 @@
 # make test     set up .venv and run all tests           (ARGS="-k codec" for some of them)
 # make check    all that CI checks, with one interpreter
 # make bench    measure, in 5 minutes                    (ARGS="--only B1,B2" for some rows)
-# make bench-clusters  measure clusters                  (ARGS: see benchmarks/clusters.py)
-# make bench-peers     measure other libraries, too      (ARGS: see benchmarks/peers/__main__.py)
+# make bench-clusters  measure clusters, in a minute     (ARGS=--help)
+# make bench-peers     install and measure other libraries, too   (ARGS="--only pyzmq,rpyc")
 # make fuzz     look for inputs that do harm, on Linux   (ARGS="--seconds 60" for a minute, not ten)
 # make soak     random load and faults, for ten minutes    (ARGS="--seconds 60" for one)
 # make docs     build the documentation into docs/_build/html

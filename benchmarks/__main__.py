@@ -93,7 +93,7 @@ def measure(plan: Plan) -> tuple[list[Result], list[Curve]]:
 def main() -> None:
     """Measure everything, print the table and write it to files."""
     options = parse()
-    known = facts.collect(sys.argv[1:])
+    known = facts.collect("benchmarks", sys.argv[1:])
     tell = progress()
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +103,10 @@ def main() -> None:
     known["seconds"] = round(time.perf_counter() - begin)
     tell("done")
     if results:
-        Console(width=None if sys.stdout.isatty() else 160).print(report.table(results, known))
+        console = Console(width=None if sys.stdout.isatty() else report.WIDTH)
+        console.print(report.table(results, known))
+        for remark in report.remarks(results):
+            console.print(remark, markup=False, highlight=False)
     for path in report.write(options.output, results, found, known):
         print(path)
     if options.docs is not None:

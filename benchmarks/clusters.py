@@ -20,11 +20,11 @@ from rich.table import Table
 
 import aiomas
 from aiomas.cluster import Cluster
+from benchmarks import measure
+from benchmarks.measure import MIB, PAYLOAD
 
 AGENTS = 10_000
 IN_FLIGHT = 64
-PAYLOAD = "x" * 16
-MIB = 2**20
 
 
 class Caller(aiomas.Agent):
@@ -38,22 +38,12 @@ class Caller(aiomas.Agent):
     @aiomas.expose
     async def sequential(self, other: Any, seconds: float) -> float:
         """Return calls per second, one after the other."""
-        count, start = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - start) < seconds:
-            for _ in range(100):
-                await other.echo(PAYLOAD)
-            count += 100
-        return count / elapsed
+        return await measure.sequential(other.echo, seconds)
 
     @aiomas.expose
     async def pipelined(self, other: Any, seconds: float) -> float:
         """Return calls per second with :data:`IN_FLIGHT` of them under way."""
-        count, start = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - start) < seconds:
-            for _ in range(10):
-                await asyncio.gather(*[other.echo(PAYLOAD) for _ in range(IN_FLIGHT)])
-            count += 10 * IN_FLIGHT
-        return count / elapsed
+        return await measure.pipelined(IN_FLIGHT)(other.echo, seconds)
 
 
 def memory(pids: list[int]) -> float:

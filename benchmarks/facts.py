@@ -17,15 +17,16 @@ import aiomas
 PACKAGES = ("msgpack", "uvloop", "cryptography")
 
 
-def collect(arguments: list[str]) -> dict[str, Any]:
+def collect(module: str, arguments: list[str]) -> dict[str, Any]:
     """Return facts about this machine and this run.
 
     Args:
+        module: what was run, with ``python -m``.
         arguments: of the command.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
+        "command": shlex.join(["python", "-m", module, *arguments]),
         "cpu": _cpu(),
         "cores": psutil.cpu_count(),
         "memory": psutil.virtual_memory().total,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import random
 import time
-from collections.abc import Awaitable
 from typing import Any
 
 import aiomas
 
 IN_FLIGHT = 64
+CONNECTING = 4
+"""So many connections a container makes at once: more of them only make each other late."""
 PATIENCE = 60.0
-"""Seconds until an agent must be known: all containers connect to all others at once."""
+"""Seconds that a container tries to connect to another one."""
 
 
 class Gossip(aiomas.Agent):
@@ -35,10 +35,6 @@ class Gossip(aiomas.Agent):
         await random.choice(self.neighbours).hear(self.rumour)
 
 
-async def _meet(agent: Gossip, *connecting: Awaitable[Any]) -> None:
-    agent.neighbours = await asyncio.gather(*connecting)
-
-
 class Village(aiomas.Agent):
     """Speaks for the agents of its container."""
 
@@ -53,23 +49,35 @@ class Village(aiomas.Agent):
 
     @aiomas.expose
     async def meet(self, others: list[list[str]]) -> None:
-        """Let each agent know two others: one in the next container, and a random one.
+        """Connect to all *others*, and let each agent know two: a next one, and a random one.
 
-        Somebody knows each agent, since it is the next one of exactly one other; and each
-        container is connected to all others, since they take turns with the random ones.
+        Somebody knows each agent, since it is the next one of exactly one other.  All connections
+        are used, since the random ones are of each container in turns.
+
+        Raises:
+            ConnectionError: another container could not be reached; the message says what to do.
         """
+        turn = asyncio.Semaphore(CONNECTING)
+        await asyncio.gather(*[self._connect(agents[0], turn) for agents in others])
         dice = random.Random(1)
         following = others[0]
-        connect = functools.partial(self.container.connect, timeout=PATIENCE)
-        meetings = [
-            _meet(
-                agent,
-                connect(following[(number + 1) % len(following)]),
-                connect(dice.choice(others[number % len(others)])),
+        proxy = self.container.proxy  # where a connection is there, nobody has to be asked
+        for number, agent in enumerate(self._agents):
+            agent.neighbours = [
+                proxy(following[(number + 1) % len(following)]),
+                proxy(dice.choice(others[number % len(others)])),
+            ]
+
+    async def _connect(self, url: str, turn: asyncio.Semaphore) -> None:
+        try:
+            async with turn:
+                await self.container.connect(url, timeout=PATIENCE)
+        except OSError as exc:
+            msg = (
+                f"no connection to {url} within {PATIENCE:.0f} s ({exc}): the machine is too busy "
+                "for a mesh; end what else runs, or measure without it (--only B1,B2, say)"
             )
-            for number, agent in enumerate(self._agents)
-        ]
-        await asyncio.gather(*meetings)
+            raise ConnectionError(msg) from exc
 
     @aiomas.expose
     async def gossip(self, seconds: float, rumour: int) -> int:
@@ -83,8 +91,3 @@ class Village(aiomas.Agent):
             await asyncio.gather(*[agent.tell() for agent in some])
             count += len(some)
         return count
-
-    @aiomas.expose
-    def heard(self, rumour: int) -> int:
-        """Return how many agents know the rumour."""
-        return sum(agent.rumour == rumour for agent in self._agents)

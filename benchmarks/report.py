@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.results import Aim, Result
@@ -15,7 +16,10 @@ from benchmarks.svg import Curve, draw
 SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 SHORT = {"calls/s": "/s", "agents/s": "/s", "messages/s": "/s"}
 """Units of which the line says what they count."""
-HEAD = ("", "what", "loop", "cores", "aiomas", "baselines", "ratio", "aim", "")
+HEAD = ("", "what", "loop", "core", "aiomas", "against", "figure", "ratio", "aim", "met")
+NUMBERS = {"aiomas", "figure", "ratio"}
+WIDTH = 100
+"""Columns that the table has room in, so that it can be read in a log."""
 INCLUDE = "results.inc"
 """The name of the Markdown file, which is part of a page and none itself."""
 
@@ -31,48 +35,77 @@ def quantity(value: float, unit: str) -> str:
     return f"{value:.0f} {short}"
 
 
-def verdict(result: Result) -> str:
-    """Return whether all aims are met, or nothing where there are none."""
-    if not result.aims:
-        return ""
-    return "met" if all(aim.met(result.reached(aim)) for aim in result.aims) else "missed"
+def lines(result: Result) -> Iterator[list[str]]:
+    """Yield what the table says about a result: a line for each baseline.
 
-
-def cells(result: Result) -> list[str]:
-    """Return what a line of the table says about a result."""
-    figures = dict(result.figures)
-    ours = figures.pop(result.ours)
-    return [
-        result.id,
+    The cells are those of :data:`HEAD`; what is the same for all baselines is in the first line.
+    """
+    first = [
+        result.id.removesuffix("-unpinned"),  # as the next columns say
         result.what,
         result.loop,
         {True: "one", False: "all", None: ""}[result.pinned],
-        quantity(ours, result.unit),
-        ", ".join(f"{name} {quantity(value, result.unit)}" for name, value in figures.items()),
-        ", ".join(f"{value:.2f} of {name}" for name, value in result.ratios.items()),
-        ", ".join(_aim(aim, result.unit) for aim in result.aims) or result.note,
-        verdict(result),
+        quantity(result.figures[result.ours], result.unit),
     ]
+    for number, name in enumerate(result.ratios or [None]):
+        aims = [aim for aim in result.aims if aim.against == name or not (aim.against or number)]
+        against = ["", "", ""]
+        if name is not None:
+            figure = quantity(result.figures[name], result.unit)
+            against = [name, figure, f"{result.ratios[name]:.2f}"]
+        verdict = {True: "yes", False: "no"}[met(result, aims)] if aims else ""
+        yield [*first, *against, ", ".join(bound(aim, result.unit) for aim in aims), verdict]
+        first = [""] * len(first)
 
 
-def _aim(aim: Aim, unit: str) -> str:
-    bound = "at most" if aim.at_most else "at least"
-    if aim.against is None:
-        return f"{bound} {quantity(aim.value, unit)}"
-    return f"{bound} {aim.value:g} of {aim.against}"
+def met(result: Result, aims: Iterable[Aim]) -> bool:
+    """Return whether all these aims of a result are met."""
+    return all(aim.met(result.reached(aim)) for aim in aims)
+
+
+def bound(aim: Aim, unit: str) -> str:
+    """Return ``bound(Aim(0.75, "P"), "calls/s")`` as ">= 0.75"."""
+    value = quantity(aim.value, unit) if aim.against is None else f"{aim.value:g}"
+    return f"{'<=' if aim.at_most else '>='} {value}"
 
 
 def table(results: Iterable[Result], facts: dict[str, Any]) -> Table:
     """Return the table for the terminal."""
     machine = f"{facts['cpu']}, {facts['cores']} cores"
-    made = Table(title=f"aiomas {facts['aiomas']}, Python {facts['python']}, {machine}")
+    title = f"aiomas {facts['aiomas']}, Python {facts['python']}, {machine}"
+    made = Table(title=title, padding=0, box=SIMPLE_HEAD)
     for column in HEAD:
-        made.add_column(column)
+        made.add_column(column, justify="right" if column in NUMBERS else "left")
     for result in results:
-        *line, last = cells(result)
-        style = {"met": "green", "missed": "red"}.get(last)
-        made.add_row(*line, f"[{style}]{last}[/]" if style else last)
+        for *line, last in lines(result):
+            style = {"yes": "green", "no": "red"}.get(last)
+            made.add_row(*line, f"[{style}]{last}[/]" if style else last)
     return made
+
+
+def remarks(results: Iterable[Result]) -> Iterator[str]:
+    """Yield what the table has no room for: the notes, and how many aims are met and which not."""
+    notes: dict[str, dict[str, None]] = {}  # the rows with the same note, each once
+    missed, aims = [], 0
+    for result in results:
+        if result.note:
+            notes.setdefault(result.note, {})[result.id] = None
+        aims += len(result.aims)
+        missed += [(result, aim) for aim in result.aims if not met(result, [aim])]
+    for note, names in notes.items():
+        yield f"{', '.join(names)}: {note}."
+    if aims:
+        yield f"{aims - len(missed)} of {aims} aims are met{'; missed:' if missed else '.'}"
+    for result, aim in missed:
+        yield f"- {_missed(result, aim)}"
+
+
+def _missed(result: Result, aim: Aim) -> str:
+    reached = result.reached(aim)
+    where = ", ".join(filter(None, (result.id, result.loop)))
+    if aim.against is None:
+        return f"{where}: {quantity(reached, result.unit)}, aim {bound(aim, result.unit)}"
+    return f"{where}: {reached:.2f} of {aim.against}, aim {bound(aim, result.unit)}"
 
 
 def write(
@@ -113,7 +146,7 @@ def _drawings(folder: Path, curves: Iterable[Curve]) -> Iterator[Path]:
 
 
 def _markdown(
-    folder: str, results: Iterable[Result], curves: Iterable[Curve], facts: dict[str, Any]
+    folder: str, results: Sequence[Result], curves: Iterable[Curve], facts: dict[str, Any]
 ) -> Iterator[str]:
     versions = ", ".join(f"{name} {facts[name]}" for name in ("msgpack", "uvloop") if facts[name])
     yield f"Measured on {facts['date']} with `{facts['command']}`, which took {facts['seconds']} s:"
@@ -123,7 +156,10 @@ def _markdown(
     yield f"| {' | '.join(HEAD)} |"
     yield "| --- " * len(HEAD) + "|"
     for result in results:
-        yield f"| {' | '.join(cells(result))} |"
+        for line in lines(result):
+            yield f"| {' | '.join(line)} |"
+    for remark in remarks(results):
+        yield from ([remark] if remark.startswith("-") else ["", remark])
     for curve in curves:
         yield ""
         yield f"![{curve.title}, against {curve.x_label}]({folder}/{curve.name}.svg)"

@@ -40,7 +40,7 @@ PYZMQ = "to be compared with pyzmq: make bench-peers"
 ROWS = (
     Row(
         "B1",
-        "one call after the other",
+        "one by one",
         sequential,
         against=("P", "B"),
         aims={"asyncio": {"P": 1.2, "B": 0.9}, "uvloop": {"P": 0.8}},
@@ -49,10 +49,11 @@ ROWS = (
     Row("B2-64-unpinned", "64 in flight", pipelined(64), pinned=False, aims=both(P=1.2)),
     Row(
         "B2-64-async",
-        "64 in flight, async handler",
+        "64 in flight",
         pipelined(64),
         method="echo_async",
         aims=both(P=0.5),
+        note="the handler is a coroutine function",
     ),
     Row("B2-1000", "1000 in flight", pipelined(1000), pinned=False, note=PYZMQ),
     Row(
@@ -76,37 +77,38 @@ ROWS = (
     ),
     Row(
         "B4",
-        "between two agents in one container",
+        "in one container",
         sequential,
         ours=IN_CONTAINER,
         against=("aiomas",),
         aims={"asyncio": {"aiomas": 4.0}, "uvloop": {"aiomas": 3.0}},
-        note="against calls over TCP",
+        note="against our own calls over TCP, one by one",
     ),
     *(
         Row(
             f"B7-{name}{'' if on_one else '-unpinned'}",
-            f"mutual TLS, {what}",
+            f"TLS, {what}",
             measure,
             ours="aiomas TLS",
             against=("aiomas",),
             pinned=on_one,
             aims=both(aiomas=0.8 if on_one else 0.9) if name == "64" else {},
-            note="against our own plain TCP",
+            note="mutual TLS, against our own plain TCP",
         )
         for name, what, measure in (
-            ("1", "one call after the other", sequential),
+            ("1", "one by one", sequential),
             ("64", "64 in flight", pipelined(64)),
         )
         for on_one in (True, False)
     ),
     Row(
         "JSON",
-        "codec JSON, 64 in flight",
+        "64 in flight",
         pipelined(64),
         ours="aiomas JSON",
         against=("P on json",),
         aims={"asyncio": {"P on json": 0.6}, "uvloop": {"P on json": 0.5}},
+        note="the codec JSON",
     ),
 )
 

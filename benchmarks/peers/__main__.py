@@ -18,7 +18,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.peers import machine, report
+from benchmarks import certificates, facts, loops
+from benchmarks.peers import report
 from benchmarks.peers.catalogue import MEASURES, OURS, PEERS, Peer
 from benchmarks.peers.report import Row
 from benchmarks.peers.session import PeerError, Program, session
@@ -105,7 +106,7 @@ async def measure_peer(peer: Peer, python: Path, certs: Path, plan: tuple[int, f
         plan: rounds, and seconds of each.
     """
     rows: list[Row] = []
-    for pinned in (True, False) if machine.can_pin() else (False,):
+    for pinned in (True, False) if loops.can_pin() else (False,):
         for needs in ("server", "tls", "local"):
             wanted = [
                 Row(name, peer.name, pinned)
@@ -124,7 +125,7 @@ async def measure_together(
 ) -> None:
     """Fill rows that the same programs are needed for, with figures or with a reason."""
     try:
-        with machine.cores(one=rows[0].pinned):
+        with loops.pinned(to_one_core=rows[0].pinned):
             async with all_callers(peer, python, needs, certs) as (theirs, ours):
                 for row in rows:
                     await fill(row, theirs, ours, plan)
@@ -152,7 +153,7 @@ async def measure_all(installed: Sequence[tuple[Peer, Path]], plan: tuple[int, f
     """Return the rows of all libraries."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        machine.make_certificates(Path(folder))
+        certificates.make(Path(folder))
         for peer, python in installed:
             rows += await measure_peer(peer, python, Path(folder), plan)
     return rows
@@ -170,12 +171,12 @@ def main() -> None:
         rows += asyncio.run(measure_all(installed, (options.rounds, options.seconds)))
     except KeyboardInterrupt:
         sys.exit(130)
-    facts = machine.facts(sys.argv[1:])
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(report.table(rows, facts))
-    for line in report.aims(rows):
-        console.print(line)
-    report.write(options.output, rows, facts)
+    known = facts.collect("benchmarks.peers", sys.argv[1:])
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(report.table(rows, known))
+    for line in (*report.remarks(rows), "", *report.aims(rows)):
+        console.print(line, markup=False, highlight=False)
+    report.write(options.output, rows, known)
     console.print(f"All figures are in {options.output}.")
 
 

@@ -21,7 +21,7 @@ class Measure:
         pinned: on which cores: one (``True``) or all (``False``).
         needs: ``"server"`` for two processes, ``"tls"`` for two with mutual TLS, ``"local"`` for
             one process.
-        unit: of the figure.
+        unit: of the figure, which the title names if it is another one than calls per second.
     """
 
     title: str
@@ -37,7 +37,7 @@ MEASURES = {
     "B2-64": Measure("B2 64 in flight", "in_flight_64", "in_flight_64"),
     "B2-batch": Measure("B2 64 in one batch", "batch_64", "in_flight_64"),
     "B2-1000": Measure("B2 1000 in flight", "in_flight_1000", "in_flight_1000", (False,)),
-    "B3": Measure("B3 1 MiB echo", "mebibyte", "mebibyte", unit="GB/s"),
+    "B3": Measure("B3 1 MiB echo, GB/s", "mebibyte", "mebibyte", unit="GB/s"),
     "B4": Measure("B4 in one process", "sequential", "sequential", (True,), "local"),
     "B7-B1": Measure("B7 TLS, sequential", "sequential", "sequential", needs="tls"),
     "B7-B2": Measure("B7 TLS, 64 in flight", "in_flight_64", "in_flight_64", needs="tls"),
@@ -60,6 +60,8 @@ class Peer:
         base: returns the interpreter that the environment is made from.
         loop: the event loop, for programs that have a choice.
         has_server: whether the program is also run as a server; some start theirs themselves.
+        does: what a call is, in a line: how its function is found, how it is encoded, and how a
+            reply gets to its caller, so that a reader knows what is compared.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Peer:
     base: Callable[[], Path] = this_python
     loop: str = "asyncio"
     has_server: bool = True
+    does: str = ""
 
     def python(self) -> Path:
         """Return the interpreter for the program; making its environment may take minutes.
@@ -81,44 +84,76 @@ class Peer:
         return self.environment.python(self.base())
 
 
+_OURS = "an agent's method by path, MsgPack, a future for each call"
 OURS = {
-    loop: Peer(f"aiomas ({loop})", "peer_aiomas.py", tuple(MEASURES), None, loop=loop)
+    loop: Peer(f"aiomas, {loop}", "peer_aiomas.py", tuple(MEASURES), None, loop=loop, does=_OURS)
     for loop in ("asyncio", "uvloop")
 }
 """This aiomas, by event loop."""
 
 _PYZMQ = Environment("pyzmq", ("pyzmq", "msgpack", "uvloop"), "import msgpack, uvloop, zmq.asyncio")
+_PYZMQ_ASYNCIO = "zmq.asyncio; a function by path, msgpack, a future for each call, by id"
 _TCP = ("B1", "B2-64")
 _TLS = ("B7-B1", "B7-B2")
 
 PEERS = (
-    Peer("aiomas 2.0.1", "peer_aiomas.py", (*_TCP, "B3", "B4", *_TLS), AIOMAS_2, find_python_3_8),
+    Peer(
+        "aiomas 2.0.1",
+        "peer_aiomas.py",
+        (*_TCP, "B3", "B4", *_TLS),
+        AIOMAS_2,
+        find_python_3_8,
+        does=_OURS,
+    ),
     Peer(
         "mango-agents",
         "peer_mango.py",
         (*_TCP, "B4"),
         Environment("mango-agents", ("mango-agents",), "import mango"),
+        does="messages between agents, JSON; our own futures, by id, as it has no calls",
     ),
     Peer(
         "Pyro5",
         "peer_pyro5.py",
         (*_TCP, "B2-batch", "B3", *_TLS),
         Environment("pyro5", ("Pyro5", "msgpack"), "import msgpack, Pyro5.api"),
+        does="an object's method by name, msgpack; calls block, in 16 threads, or in one batch",
     ),
     Peer(
         "rpyc",
         "peer_rpyc.py",
         (*_TCP, "B3", *_TLS),
         Environment("rpyc", ("rpyc",), "import rpyc.utils.authenticators"),
+        does="a function held by reference, its own codec; in flight: an AsyncResult for each",
     ),
-    Peer("pyzmq", "peer_pyzmq.py", (*_TCP, "B2-1000", "B3"), _PYZMQ),
-    Peer("pyzmq-asyncio", "peer_pyzmq_asyncio.py", (*_TCP, "B2-1000"), _PYZMQ),
-    Peer("pyzmq-uvloop", "peer_pyzmq_asyncio.py", (*_TCP, "B2-1000"), _PYZMQ, loop="uvloop"),
+    Peer(
+        "pyzmq",
+        "peer_pyzmq.py",
+        (*_TCP, "B2-1000", "B3"),
+        _PYZMQ,
+        does="plain sockets, no event loop; a function by path, msgpack, replies by id, no futures",
+    ),
+    Peer(
+        "pyzmq-asyncio",
+        "peer_pyzmq_asyncio.py",
+        (*_TCP, "B2-1000"),
+        _PYZMQ,
+        does=_PYZMQ_ASYNCIO,
+    ),
+    Peer(
+        "pyzmq-uvloop",
+        "peer_pyzmq_asyncio.py",
+        (*_TCP, "B2-1000"),
+        _PYZMQ,
+        loop="uvloop",
+        does=f"{_PYZMQ_ASYNCIO}; on uvloop",
+    ),
     Peer(
         "grpcio",
         "peer_grpcio.py",
         (*_TCP, "B3"),
         Environment("grpcio", ("grpcio", "msgpack"), "import grpc.aio, msgpack"),
+        does="grpc.aio; a function by path, msgpack in place of protobuf, an awaitable for each",
     ),
     Peer(
         "ray",
@@ -126,12 +161,14 @@ PEERS = (
         _TCP,
         Environment("ray", ("ray",), "import ray.actor"),
         has_server=False,
+        does="an actor's method, pickle; an ObjectRef for each call, ray.get() for all of them",
     ),
     Peer(
         "xoscar",
         "peer_xoscar.py",
         ("B4",),
         Environment("xoscar", ("xoscar",), "import xoscar"),
+        does="an actor's method in its own process, by reference: nothing is encoded or copied",
     ),
 )
 """All others.  Ray comes late, since what it leaves running for a moment would disturb."""

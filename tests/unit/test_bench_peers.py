@@ -1,6 +1,7 @@
 """The runner of `make bench-peers`, with programs of its own in place of other libraries."""
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
+from benchmarks import certificates, loops
 from benchmarks.peers import __main__ as command
-from benchmarks.peers import machine, report, session
+from benchmarks.peers import report, session
 from benchmarks.peers.catalogue import MEASURES, OURS, PEERS, Peer
 from benchmarks.peers.report import Row
 
@@ -35,7 +38,7 @@ def peer(tmp_path):
 def alone(monkeypatch):
     """Measure without this aiomas, and once: its part has a test of its own."""
     monkeypatch.setattr(command, "OURS", {})
-    monkeypatch.setattr(machine, "can_pin", lambda: False)
+    monkeypatch.setattr(loops, "can_pin", lambda: False)
 
 
 def measured(peer, folder):
@@ -63,7 +66,7 @@ def test_libraries_are_known_by_name(capsys):
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("needs", ["B1", "B7-B1"])
 def test_an_agent_is_measured_over_tcp_and_tls(needs, tmp_path):
-    machine.make_certificates(tmp_path)
+    certificates.make(tmp_path)
     rows = measured(Peer("theirs", "peer_aiomas.py", (needs,), None), tmp_path)
 
     assert [(row.measure, row.pinned, row.reason) for row in rows] == [(needs, False, None)]
@@ -71,7 +74,7 @@ def test_an_agent_is_measured_over_tcp_and_tls(needs, tmp_path):
 
 
 def test_a_library_and_aiomas_take_turns_on_one_core(tmp_path):
-    if not machine.can_pin():
+    if not loops.can_pin():
         pytest.skip("processes cannot be kept on one core here")
     before = os.sched_getaffinity(0)
     rows = measured(Peer("theirs", "peer_aiomas.py", ("B4",), None), tmp_path)
@@ -148,7 +151,32 @@ def test_what_cannot_be_installed_has_a_row_for_each_measure():
     rows = command.unavailable(peer, "no network")
 
     assert {row.measure for row in rows} == set(peer.measures)
-    assert all(row.cells()[-1] == "no network" for row in rows)
+    assert all(row.cells()[-1] == "none" for row in rows)
+    missing = "pyzmq, no figures for B1, B2-64, B2-1000, B3: no network"
+    assert missing in list(report.remarks(rows))
+
+
+def test_the_table_says_of_each_library_what_a_call_is():
+    assert all(peer.does for peer in (*PEERS, *OURS.values()))
+    rows = [row("B1", "pyzmq", peer_rounds=[1.0]), row("B1", "ray", reason="no network")]
+
+    named = [line.partition(":")[0] for line in report.remarks(rows)]
+    assert named == ["aiomas", "pyzmq", "ray, no figures for B1"]
+
+
+def test_rows_and_remarks_fit_into_lines_of_100_characters():
+    rounds = {"asyncio": [123_456.0], "uvloop": [123_456.0]}
+    rows = [
+        row(measure, peer.name, peer_rounds=[123_456.0], our_rounds=rounds)
+        for peer in PEERS
+        for measure in peer.measures
+    ]
+    with io.StringIO() as text:
+        Console(file=text, width=100).print(report.table(rows, FACTS))
+        lines = [line for line in text.getvalue().splitlines() if line.startswith("│")]
+    assert len(lines) == len(rows)
+    assert all(line.count("123,456") == 3 and "…" not in line for line in lines)
+    assert all(len(line) <= 100 for line in report.remarks(rows))
 
 
 def test_the_ratio_is_the_median_of_the_rounds():
@@ -157,7 +185,7 @@ def test_the_ratio_is_the_median_of_the_rounds():
     assert found.ratio("asyncio") == 2.0
     assert found.ratio("uvloop") is None
     assert found.cells() == [
-        "B1 sequential", "all", "theirs", "10 calls/s", "30", "2.00", "", "",
+        "B1 sequential", "all", "theirs", "10", "30", "2.00", "", "",
     ]  # fmt: skip
 
 

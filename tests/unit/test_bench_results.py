@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from benchmarks import report
 from benchmarks.plan import Plan
@@ -54,17 +56,71 @@ def test_a_ratio_is_that_of_a_round(result):
 def test_an_aim_is_compared_with_the_ratio_or_the_figure(result, aim, met):
     result.aims = [aim]
     assert result.as_json()["aims"][0]["met"] is met
-    assert report.verdict(result) == ("met" if met else "missed")
+    assert [line[-1] for line in report.lines(result)] == ["yes" if met else "no"]
 
 
 def test_all_aims_have_to_be_met(result):
     result.aims = [Aim(0.1, "P"), Aim(0.9, "P")]
-    assert report.verdict(result) == "missed"
+    assert [line[-2:] for line in report.lines(result)] == [[">= 0.1, >= 0.9", "no"]]
 
 
 def test_without_an_aim_there_is_no_verdict(result):
     result.aims = []
-    assert report.verdict(result) == ""
+    assert [line[-2:] for line in report.lines(result)] == [["", ""]]
+
+
+def test_each_baseline_has_a_line_with_its_own_aim(result):
+    result.rounds["B"] = [100.0, 100.0, 100.0]
+    result.aims = [Aim(0.5, "P"), Aim(1.5, "B")]
+    assert list(report.lines(result)) == [
+        ["B1", "calls", "asyncio", "one", "100 /s", "P", "200 /s", "0.60", ">= 0.5", "yes"],
+        ["", "", "", "", "", "B", "100 /s", "1.00", ">= 1.5", "no"],
+    ]
+
+
+def test_an_aim_of_the_figure_itself_is_in_the_first_line(result):
+    result.rounds["B"] = [100.0, 100.0, 100.0]
+    result.aims = [Aim(450.0, at_most=True)]
+    assert [line[-2:] for line in report.lines(result)] == [["<= 450 /s", "yes"], ["", ""]]
+
+
+def test_a_figure_without_a_baseline_is_a_line():
+    alone = Result("B6", "memory", "", None, "B", {"aiomas": [7.0]})
+    assert list(report.lines(alone)) == [["B6", "memory", "", "", "7 B", "", "", "", "", ""]]
+
+
+def test_the_table_ends_with_notes_and_with_the_aims_that_are_missed(result):
+    result.note = "a note"
+    result.aims = [Aim(0.5, "P"), Aim(0.7, "P"), Aim(200.0)]
+    other = Result("B2", "calls", "", None, "calls/s", {"aiomas": [1.0]}, note="a note")
+    assert list(report.remarks([result, other])) == [
+        "B1, B2: a note.",
+        "1 of 3 aims are met; missed:",
+        "- B1, asyncio: 0.60 of P, aim >= 0.7",
+        "- B1, asyncio: 100 /s, aim >= 200 /s",
+    ]
+
+
+def test_all_rows_fit_into_the_width_of_the_table():
+    """None of them is cut or broken, however long their figures are."""
+    results = [
+        Result(
+            row.id,
+            row.what,
+            "asyncio",
+            row.pinned,
+            row.unit,
+            {name: [99.9e6] for name in ("aiomas", *row.against)},
+            [Aim(value, name) for name, value in row.aims.get("asyncio", {}).items()],
+        )
+        for row in ROWS
+    ]
+    with io.StringIO() as text:
+        Console(file=text, width=report.WIDTH).print(report.table(results, FACTS))
+        _, shown = text.getvalue().split("─ \n")  # the line below the head
+    assert [line.split() for line in shown.splitlines() if line.strip()] == [
+        " ".join(line).split() for one in results for line in report.lines(one)
+    ]
 
 
 def test_rows_have_aims_for_baselines_that_they_measure():
@@ -108,7 +164,7 @@ def test_the_documentation_gets_the_date_the_machine_the_command_and_figures(res
     text = paths[0].read_text()
     for part in ("2026-01-02", "a processor, 2 cores", "`python -m benchmarks --only B1`"):
         assert part in text
-    assert "| B1 | calls | asyncio | one | 100 /s | P 200 /s | 0.60 of P |" in text
+    assert "| B1 | calls | asyncio | one | 100 /s | P | 200 /s | 0.60 | >= 0.5 | yes |" in text
     assert "](performance/shape.svg)" in text
     assert "A note." in text
 

@@ -1,4 +1,8 @@
-"""A ROUTER that echoes to a DEALER: msgpack ``[type, id, content]``, without an event loop."""
+"""RPC on plain sockets of pyzmq: a ROUTER calls functions by path for a DEALER, loops that block.
+
+Messages are those of the other programs, msgpack ``[type, id, content]``.  This is the least that
+RPC needs: there are no futures, and no errors are told.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,19 @@ import measuring
 import msgpack
 import zmq
 
+HANDLERS: dict[str, Callable[..., Any]] = {"agents/0/echo": lambda value: value}
+"""What is called, by path."""
 
-def echo(socket: Any) -> None:
+
+def answer(socket: Any) -> None:
     """Answer each request, until the context is terminated."""
     pack = msgpack.Packer().pack
     try:
         while True:
             sender, message = socket.recv_multipart()
-            _, number, (_, args, _) = msgpack.unpackb(message, use_list=False)
-            socket.send_multipart((sender, pack((1, number, args[0]))))
+            _, number, (path, args, kwargs) = msgpack.unpackb(message, use_list=False)
+            result = HANDLERS[path](*args, **kwargs)
+            socket.send_multipart((sender, pack((1, number, result))))
     except zmq.ContextTerminated:
         socket.close()
 
@@ -30,7 +38,7 @@ def serve() -> None:
     # As in the other programs, nothing is lost: who sends too much has to wait.
     socket.set(zmq.ROUTER_MANDATORY, 1)
     port = socket.bind_to_random_port("tcp://127.0.0.1")
-    thread = threading.Thread(target=echo, args=(socket,))
+    thread = threading.Thread(target=answer, args=(socket,))
     thread.start()
     measuring.say(f"tcp://127.0.0.1:{port}")
     measuring.wait_for_end()
@@ -47,16 +55,16 @@ class Caller:
         self._pack = msgpack.Packer().pack
 
     def call_many(self, value: Any, count: int) -> Any:
-        """Call *count* times at once, wait for all and return the last reply."""
+        """Call *count* times at once, wait for all and return the last call's reply."""
         first = self._next_id
         self._next_id += count
         for number in range(first, self._next_id):
             self._socket.send(self._pack((0, number, ("agents/0/echo", (value,), {}))))
-        pending = set(range(first, self._next_id))
-        while pending:
+        replies: dict[int, Any] = {}
+        while len(replies) < count:
             _, number, content = msgpack.unpackb(self._socket.recv(), use_list=False)
-            pending.remove(number)
-        return content
+            replies[number] = content
+        return [replies[number] for number in range(first, self._next_id)][-1]
 
     def in_flight(self, count: int) -> Callable[[float], float]:
         """Return what measures so many calls at once."""

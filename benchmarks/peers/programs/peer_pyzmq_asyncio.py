@@ -1,8 +1,12 @@
-"""A ROUTER that echoes to a DEALER: msgpack ``[type, id, content]``, on asyncio or uvloop."""
+"""RPC on sockets of zmq.asyncio: a ROUTER calls functions by path for a DEALER, a future each.
+
+Messages are those of the other programs, msgpack ``[type, id, content]``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import measuring
@@ -10,19 +14,24 @@ import msgpack
 import zmq
 import zmq.asyncio
 
+HANDLERS: dict[str, Callable[..., Any]] = {"agents/0/echo": lambda value: value}
+"""What is called, by path."""
 
-async def echo(socket: Any) -> None:
+
+async def answer(socket: Any) -> None:
     """Answer each request."""
+    pack = msgpack.Packer().pack
     while True:
         sender, message = await socket.recv_multipart()
-        _, number, (_, args, _) = msgpack.unpackb(message, use_list=False)
-        await socket.send_multipart((sender, msgpack.packb((1, number, args[0]))))
+        _, number, (path, args, kwargs) = msgpack.unpackb(message, use_list=False)
+        result = HANDLERS[path](*args, **kwargs)
+        await socket.send_multipart((sender, pack((1, number, result))))
 
 
 async def serve(socket: Any) -> None:
     """Serve until standard input ends."""
     port = socket.bind_to_random_port("tcp://127.0.0.1")
-    task = asyncio.create_task(echo(socket))
+    task = asyncio.create_task(answer(socket))
     measuring.say(f"tcp://127.0.0.1:{port}")
     await measuring.wait_for_end_async()
     task.cancel()
@@ -36,6 +45,7 @@ class Caller:
         self._socket = socket
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._next_id = 0
+        self._pack = msgpack.Packer().pack
 
     async def call(self, value: Any) -> Any:
         """Return the echo of *value*."""
@@ -43,7 +53,7 @@ class Caller:
         self._next_id += 1
         future = asyncio.get_running_loop().create_future()
         self._pending[number] = future
-        await self._socket.send(msgpack.packb((0, number, ("agents/0/echo", (value,), {}))))
+        await self._socket.send(self._pack((0, number, ("agents/0/echo", (value,), {}))))
         return await future
 
     async def receive(self) -> None:
