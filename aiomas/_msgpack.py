@@ -123,8 +123,8 @@ def levels_exceed(limit: int, packed: bytes | memoryview, value: Any) -> bool:
 
 
 def is_short_and_shallow(limit: int, packed: bytes) -> bool:
-    """Return whether it takes no time to see that there are at most *limit* lists and maps."""
-    return len(packed) <= _SHORT and _count_openers(packed) <= limit
+    """Return whether it takes little time to see that there are at most *limit* lists and maps."""
+    return len(packed) <= _MEDIUM and _count_openers(packed) <= limit
 
 
 def may_hold_key(key: bytes, packed: bytes | memoryview, value: Any) -> bool:
@@ -216,6 +216,7 @@ def _are_numbers(values: tuple[Any, ...]) -> bool:
 
 # In bytes: up to where counting is faster than a look at the values, and where it always is slow.
 _SHORT = 256
+_MEDIUM = 2048
 _LARGE = 4096
 _NO_OPENERS = bytes({*range(256)} - {*range(0x80, 0xA0)} - {*range(0xDC, 0xE0)})
 

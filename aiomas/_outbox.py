@@ -16,7 +16,7 @@ from aiomas._futures import NOT_WAITING, Waiting
 from aiomas._limits import Limits
 from aiomas._sockets import bytes_acknowledged
 from aiomas._stats import Counters
-from aiomas._wire import LARGE_PAYLOAD, frame, header
+from aiomas._wire import HEADER_SIZE, LARGE_PAYLOAD, frame, header
 
 BATCH = 32
 """Frames that leave in one write at the most."""
@@ -57,6 +57,7 @@ class Outbox:
         """Whether the transport takes nothing any more."""
         self._written = 0  # bytes
         self._write_through = False
+        self._joins = False  # whether the transport can write several pieces only if it copies them
         self._closed = False
         self._high_water = limits.write_high_water
         self._at_once = False  # whether the next frame waits for no others
@@ -80,6 +81,8 @@ class Outbox:
         self._transport = transport
         self.is_closing = transport.is_closing
         self._write_through = self._at_once = write_through
+        # In asyncio before Python 3.12, for instance.
+        self._joins = type(transport).writelines is asyncio.WriteTransport.writelines
         transport.set_write_buffer_limits(high=self._limits.write_high_water)
 
     @property
@@ -134,8 +137,17 @@ class Outbox:
             self.send(frame(payload), request_id)
             return
         self.said += 1
-        self._write(header(payload))
-        self._write(payload)
+        if self._joins:
+            # A header alone would wake the peer for four bytes.
+            view = memoryview(payload)
+            self._write(header(payload) + view[:LARGE_PAYLOAD])
+            if len(view) > LARGE_PAYLOAD:
+                self._write(view[LARGE_PAYLOAD:])
+            return
+        size = HEADER_SIZE + len(payload)
+        self._written += size
+        self._counters.bytes_out += size
+        self._transport.writelines((header(payload), payload))
 
     def heard(self) -> None:
         """Note that something has come from the peer: it is our turn.

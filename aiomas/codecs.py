@@ -15,6 +15,7 @@ import json
 import re
 import reprlib
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -55,7 +56,9 @@ Serializer = tuple[type, Serialize, Callable[[Any], Any]]
 
 TYPE_KEY = "__type__"
 _TYPE_KEY_BYTES = TYPE_KEY.encode()
-_KEPT = 4 * 1024 * 1024  # bytes of a buffer for large messages that is kept for the next one
+# Bytes of a buffer for large messages that is kept for the next one: as large as Limits.max_frame
+# allows by default, and a little more for what is around the content.
+_KEPT = 17 * 1024 * 1024
 _unpackb = msgpack.unpackb
 
 
@@ -378,7 +381,6 @@ class MsgPack(Codec):
         super().__init__()
         self._pack = msgpack.Packer(default=self._serialize).pack
         self._serializing = False
-        self._large_packer: msgpack.Packer | None = None
 
     def encode(self, data: Any) -> bytes:
         # A serializer that encodes something itself must not do so into our half-filled buffer.
@@ -392,26 +394,12 @@ class MsgPack(Codec):
         return packed
 
     def encode_large(self, data: Any) -> bytes | memoryview:
-        packer, self._large_packer = self._large_packer, None  # a serializer may come here, too
-        if type(self) is not MsgPack or self._serializing:
+        if type(self) is not MsgPack:
             return self.encode(data)
         try:
-            if packer is not None:
-                packer.reset()
-        except BufferError:  # somebody has not sent the last message yet
-            packer = None
-        if packer is None:
-            packer = msgpack.Packer(default=self._serialize, autoreset=False)
-        try:
-            packer.pack(data)
-        except SerializationError:
-            raise  # with the cause that it has
-        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
-            raise _unencodable(self, exc) from exc
-        view: memoryview = packer.getbuffer()
-        if len(view) <= _KEPT:
-            self._large_packer = packer
-        return view
+            return _large.pack(data)
+        except Exception:  # noqa: BLE001 - it holds objects, or cannot be encoded, as is said there
+            return self.encode(data)
 
     def decode(self, data: bytes) -> Any:
         value, failure = self.decode_message(data)
@@ -467,6 +455,32 @@ class MsgPack(Codec):
         return msgpack.unpackb(
             packed, use_list=False, strict_map_key=False, object_hook=self.deserialize_obj
         )
+
+
+class _Large(threading.local):
+    """Encodes large messages without objects, into memory that all codecs of a thread share."""
+
+    def __init__(self) -> None:
+        self._packer: msgpack.Packer | None = None
+
+    def pack(self, data: Any) -> memoryview:
+        """Encode *data*, or raise anything."""
+        packer, self._packer = self._packer, None  # what is encoded may come here, too
+        try:
+            if packer is not None:
+                packer.reset()
+        except BufferError:  # somebody has not sent the last message yet
+            packer = None
+        if packer is None:
+            packer = msgpack.Packer(autoreset=False)
+        packer.pack(data)
+        view: memoryview = packer.getbuffer()
+        if len(view) <= _KEPT:
+            self._packer = packer
+        return view
+
+
+_large = _Large()
 
 
 class MsgPackBlosc(MsgPack):
