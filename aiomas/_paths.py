@@ -73,6 +73,8 @@ class Paths:
         """
         parent, above = router.parent, router
         if isinstance(parent, DictRouter):
+            if not parent.follows_values(router):
+                return None
             # Nobody is hidden who was found once: that is for those who are not there yet.
             objects: dict[Any, Any] = parent.obj
             above = parent
