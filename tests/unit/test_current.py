@@ -172,7 +172,7 @@ def remote(asker):
 
 
 async def test_an_ordinary_function_serves_its_call(asker, remote):
-    assert await asyncio.gather(remote.sync(), remote.sync()) == ["sync", "sync"]
+    assert list(await asyncio.gather(remote.sync(), remote.sync())) == ["sync", "sync"]
 
 
 async def test_after_a_function_that_failed_nothing_is_served(asker, remote):
@@ -185,7 +185,7 @@ async def test_a_coroutine_function_serves_its_call_to_its_end(asker, remote):
     waiting = asyncio.gather(remote.waiting(), remote.coro(), remote.sync(), remote.waiting())
     assert await remote.coro() == ("coro", "coro")
     asker.let_go.set()
-    assert await waiting == ["waiting", ("coro", "coro"), "sync", "waiting"]
+    assert list(await waiting) == ["waiting", ("coro", "coro"), "sync", "waiting"]
     assert asker.seen == ["waiting", "waiting"]
 
 
@@ -214,7 +214,7 @@ async def test_who_asks_for_the_first_time_after_the_end_gets_no_call(asker, rem
 async def test_a_task_that_a_function_waits_for_is_part_of_its_call(asker, remote, name):
     reply, coro, sync = getattr(remote, name)(), remote.coro(), remote.sync()
     # Which have come together with that one.
-    assert await asyncio.gather(coro, sync) == [("coro", "coro"), "sync"]
+    assert list(await asyncio.gather(coro, sync)) == [("coro", "coro"), "sync"]
     asker.let_go.set()
     assert await reply == name
     assert asker.seen == [name]

@@ -224,6 +224,8 @@ class TestChildrenOfDictionaries:
 class Plain:
     """Has a router only if somebody gives it one."""
 
+    router: Router
+
     def __init__(self, name: str) -> None:
         self.name = name
 
