@@ -367,12 +367,11 @@ class DictRouter(Router):
     def follows_values(self, router: Router) -> bool:
         """Whether *router* is that of the value at its name, as any of its class would have one.
 
-        Else it was registered by hand, or not every instance of its class has a router of its own.
+        Else it was registered by hand, or not every instance of the class has a router of its own.
         """
-        value = self.obj.get(router.name)
         by_hand = router.name in (self._sub_routers or ())
-        of_class = isinstance(getattr(type(value), "router", None), Service)
-        return value is router.obj and of_class and not by_hand
+        cls = type(self.obj.get(router.name))
+        return not by_hand and isinstance(getattr(cls, "router", None), Service)
 
     def adopt(self, name: str) -> Router | None:
         """Return the router of the value at *name*, if it has one; register it if it is new."""
