@@ -131,12 +131,17 @@ class Dispatcher:
         """
         try:  # what Paths.resolve() does, whose call counts here
             path, args, kwargs = content
-            objects, key, name, plain, starts_task = self._known[path]
-            function = getattr(objects[key], name)
-            if function.__func__ is not plain:
+            objects, key, cls, name, plain, starts_task = self._known[path]
+            obj = objects[key]
+            function = getattr(obj, name)
+            is_known = type(obj) is cls and function.__func__ is plain
+        except Exception:  # noqa: BLE001 - then it is searched for
+            is_known = False
+        if not is_known:
+            found = self._find(content)
+            if found is None:
                 return False
-        except Exception:  # noqa: BLE001 - then it is looked at again, and the caller is told why
-            return False
+            path, args, kwargs, function, plain, starts_task = found
         if (
             self._refusal is not None
             or type(args) not in _LISTS
@@ -180,6 +185,18 @@ class Dispatcher:
         intake.bytes += size
         self._start_task(request, result, call)
         return True
+
+    def _find(self, content: Any) -> tuple[Any, ...] | None:
+        """Take a call apart whose function is not known, or not any more."""
+        try:
+            path, args, kwargs = content
+            function = self._paths.resolve(path)
+        except Exception:  # noqa: BLE001 - then it is tried again, and the caller is told why
+            return None
+        plain = getattr(function, "__func__", function)
+        if type(plain) is not types.FunctionType:
+            return None
+        return path, args, kwargs, function, plain, is_coroutine_function(plain)
 
     def call(self) -> Call:
         """Return the call that is being served at once."""

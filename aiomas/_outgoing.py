@@ -23,6 +23,7 @@ from aiomas._futures import copy_error
 from aiomas._outbox import Outbox
 from aiomas._session import EXCEPTION, Session, State
 from aiomas._shortcuts import Send, Watch, sender
+from aiomas._sweeper import Sweeper
 from aiomas._terms import Terms
 from aiomas.codecs import Codec
 from aiomas.exceptions import (
@@ -42,8 +43,6 @@ from aiomas.exceptions import (
 class NotIdempotent(RemoteException):
     """The other side does not let us repeat a call."""
 
-
-_SWEEP = 0.25  # seconds after which it is noticed that a caller has given up
 
 _OUTCOMES = frozenset(Outcome)
 _KINDS: Mapping[str, type[RemoteException]] = {
@@ -92,7 +91,8 @@ class Outgoing:
         self._peer = peer
         self._at_once = at_once
         self._watch = Watch()
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweeper = Sweeper.of(loop)
+        self._seen_id = -1  # the number of the next request, at the last sweep
         # For timers: a cancelled one stays in the loop for a while, and would hold its caller's.
         self._context = contextvars.Context()
         # In asyncio's debug mode: what was sent, and where, for the errors of calls.
@@ -157,8 +157,8 @@ class Outgoing:
             future.add_done_callback(lambda _: timer.cancel())
         if self._at_once:
             future.add_done_callback(partial(self._given_up, message_id))
-        elif self._sweeper is None:
-            self._plan_sweep()
+        else:
+            self._be_swept()
 
     def ended(self, kind: int, future: asyncio.Future[Any], content: Any) -> None:
         """Take a reply that is no result: raise it where *future* is awaited."""
@@ -208,9 +208,7 @@ class Outgoing:
     def stop(self) -> None:
         """Look after nothing any more: the connection has ended."""
         self._watch.idle = False
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
+        self._sweeper.remove(self)
 
     def _on_the_wire(
         self, options: CallOptions | None, deadline: float | None
@@ -289,19 +287,24 @@ class Outgoing:
         """Look whether a future that is done was still waited for by the session."""
         self._tell(self._session.forget_one(message_id))
 
-    def _sweep(self) -> None:
-        self._sweeper = None
-        self._watch.idle = False
+    def sweep(self) -> bool:
+        """Look which callers have given up; return whether to do that again."""
         self._tell(self._session.forget(asyncio.Future.done))
         # Those that have been answered are of no interest any more.
         self._watch.of_handlers &= self._session.waiting.keys()
-        if self._session.pending:
-            self._plan_sweep()
+        was_used = self._session.next_id != self._seen_id
+        self._seen_id = self._session.next_id
+        if was_used or self._session.pending:
+            self._be_swept()
+            return True
+        self._watch.idle = False
+        return False
 
-    def _plan_sweep(self) -> None:
+    def _be_swept(self) -> None:
+        """Let somebody look soon whether callers have given up, so that requests need no care."""
         self._debug = self._loop.get_debug()
         self._watch.idle = not self._debug and self._terms.call_timeout is None
-        self._sweeper = self._loop.call_later(_SWEEP, self._sweep, context=self._context)
+        self._sweeper.add(self)
 
     def _tell(self, given_up: Iterable[int]) -> None:
         if self._session.extended and self._is_open():

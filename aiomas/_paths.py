@@ -16,7 +16,7 @@ from aiomas.routing import DictRouter, Router
 
 _MOST = 16_384  # paths of one root router, some 200 bytes each
 
-_Known = tuple[dict[Any, Any], Any, str, Callable[..., Any], bool]
+_Known = tuple[dict[Any, Any], Any, type, str, Callable[..., Any], bool]
 
 
 class Paths:
@@ -29,12 +29,12 @@ class Paths:
     def __init__(self, root: Router) -> None:
         self._root = root
         self.known: dict[str, _Known] = {}
-        """For each path: a dictionary, the key of the object in there, the name of the object's
-        attribute, the plain function that its method is made of, and whether that is a coroutine
-        function.
+        """For each path: a dictionary, the key of the object in there, the class of the object, the
+        name of its attribute, the plain function that the method is made of, and whether that is a
+        coroutine function.
 
-        To be used if the method's ``__func__`` still is this function; else :meth:`find` it.  (A
-        named tuple takes twice as long to be taken apart.)
+        To be used if the class and the method's ``__func__`` still are the same; else :meth:`find`
+        it.  (A named tuple takes twice as long to be taken apart.)
         """
 
     @classmethod
@@ -48,9 +48,11 @@ class Paths:
     def resolve(self, path: str) -> Callable[..., Any]:
         """Do the same as :meth:`.Router.resolve`."""
         if path in self.known:
-            objects, key, name, plain, _ = self.known[path]
-            method: Callable[..., Any] | None = getattr(objects.get(key), name, None)
-            if method is not None and getattr(method, "__func__", None) is plain:
+            objects, key, cls, name, plain, _ = self.known[path]
+            obj = objects.get(key)
+            method: Callable[..., Any] | None = getattr(obj, name, None)
+            is_same = type(obj) is cls and getattr(method, "__func__", None) is plain
+            if method is not None and is_same:
                 return method
         return self.find(path)
 
@@ -61,11 +63,12 @@ class Paths:
         self.known.pop(path, None)  # even if nothing is found any more
         router, function = self._root.find(path)
         objects = self._objects(router, path)
-        if objects is not None and type(function) is _Method and function.__self__ is router.obj:
-            name = path.rpartition("/")[2]
-            plain = function.__func__
+        owner, plain = (getattr(function, name, None) for name in ("__self__", "__func__"))
+        is_method = type(function) is types.MethodType and type(plain) is types.FunctionType
+        if objects is not None and is_method and owner is router.obj:
+            cls, name = type(router.obj), path.rpartition("/")[2]
             starts_task = is_coroutine_function(plain)
-            self.known[path] = objects, router.name, name, plain, starts_task
+            self.known[path] = objects, router.name, cls, name, plain, starts_task
         return function
 
     def forget(self) -> None:
@@ -79,6 +82,8 @@ class Paths:
         """
         parent, above = router.parent, router
         if isinstance(parent, DictRouter):
+            if not parent.follows_values(router):
+                return None
             # Nobody is hidden who was found once: that is for those who are not there yet.
             objects: dict[Any, Any] = parent.obj
             above = parent
@@ -90,9 +95,6 @@ class Paths:
                 return None
         leads_here = path.rpartition("/")[0] == router.path
         return objects if above is self._root and leads_here else None
-
-
-_Method = types.MethodType
 
 
 def is_coroutine_function(function: Any) -> bool:

@@ -98,6 +98,8 @@ class Codec(ABC):
         super().__init_subclass__(**kwargs)
         if not hasattr(cls, "name"):  # a subclass of a codec is compatible with it
             cls.name = cls.__name__
+        if "decode" in vars(cls) and "decode_message" not in vars(cls):
+            cls.decode_message = Codec.decode_message  # type: ignore[method-assign]  # calls decode
 
     def __init__(self) -> None:
         self._serializers: dict[type, tuple[int, Serialize]] = {}
@@ -329,10 +331,7 @@ class JSON(Codec):
         return text.encode()
 
     def decode(self, data: bytes) -> Any:
-        value, failure = self.decode_message(data)
-        if failure is not None:
-            raise failure
-        return value
+        return _decode(self, data, JSON.decode_message)
 
     def decode_message(self, data: bytes | memoryview) -> tuple[Any, DecodeError | None]:
         try:
@@ -402,10 +401,7 @@ class MsgPack(Codec):
             return self.encode(data)
 
     def decode(self, data: bytes) -> Any:
-        value, failure = self.decode_message(data)
-        if failure is not None:
-            raise failure
-        return value
+        return _decode(self, data, MsgPack.decode_message)
 
     def _serialize(self, obj: Any) -> dict[str, Any]:
         nested, self._serializing = self._serializing, True
@@ -502,6 +498,9 @@ class MsgPackBlosc(MsgPack):
         compressed: bytes = self._blosc.compress(packed)
         return compressed
 
+    def decode(self, data: bytes) -> Any:
+        return _decode(self, data, MsgPackBlosc.decode_message)
+
     def decode_message(self, data: bytes | memoryview) -> tuple[Any, DecodeError | None]:
         # The header says what will come out, so look at it before memory is set aside for that.
         # The library looks at the rest of it, but not at whether all of it is there.
@@ -520,6 +519,16 @@ class MsgPackBlosc(MsgPack):
 
 
 _BLOSC_HEADER = 16  # bytes: https://www.blosc.org/c-blosc/README_CHUNK_FORMAT.html
+
+
+def _decode(codec: Codec, data: bytes, own: Callable[..., Any]) -> Any:
+    """Do what ``decode()`` of a class does whose ``decode_message()`` is *own*."""
+    read = type(codec).decode_message
+    # That of a subclass with a decode() of its own would come here again.
+    value, failure = (own if read is Codec.decode_message else read)(codec, data)
+    if failure is not None:
+        raise failure
+    return value
 
 
 def _levels_exceed(limit: int, value: Any) -> bool:

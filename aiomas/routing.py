@@ -43,6 +43,9 @@ def expose(func: F | None = None, *, idempotent: bool = False) -> F | Callable[[
     ``@expose(idempotent=True)`` it says as well that calling the function again with the same
     arguments changes nothing, so that callers who ask for it may have failed calls repeated.
 
+    The attribute is looked at when a path is called for the first time.  What is to be called no
+    longer has to be removed or replaced: a mark that is taken away does not end that.
+
     Args:
         func: the function.
         idempotent: whether a repetition does no harm.
@@ -361,6 +364,19 @@ class DictRouter(Router):
         if router is None and self.missing is not None:
             self.missing(name)
         return router
+
+    def set_sub_router(self, router: Router, name: str) -> None:
+        super().set_sub_router(router, name)
+        self._changed()  # the dictionary's own value of that name is hidden from now on
+
+    def follows_values(self, router: Router) -> bool:
+        """Whether *router* is that of the value at its name, as any of its class would have one.
+
+        Else it was registered by hand, or not every instance of the class has a router of its own.
+        """
+        by_hand = router.name in (self._sub_routers or ())
+        cls = type(self.obj.get(router.name))
+        return not by_hand and isinstance(getattr(cls, "router", None), Service)
 
     def adopt(self, name: str) -> Router | None:
         """Return the router of the value at *name*, if it has one; register it if it is new."""

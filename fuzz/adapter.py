@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
+import decimal
 import enum
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aiomas import Limits, _dispatch, _protocol
@@ -29,7 +32,14 @@ from aiomas.exceptions import DecodeError, SerializationError
 from aiomas.routing import Service, expose
 from aiomas.rpc import RpcClient
 
-__all__ = ["CODECS", "Connection", "DecodeError", "SerializationError", "codec_with_types"]
+__all__ = [
+    "CODECS",
+    "Connection",
+    "DecodeError",
+    "SerializationError",
+    "codec_with_types",
+    "sample_values",
+]
 
 MAX_FRAME = 64 * 1024
 """The largest message, in bytes: little enough that going over it is likely, and cheap."""
@@ -96,6 +106,17 @@ def codec_with_types(name: str) -> Codec:
     codec = make_codec(CODECS[name], serializers)
     codec.max_size = MAX_FRAME
     return codec
+
+
+def sample_values(name: str) -> Iterator[Any]:
+    """Yield a value of each type that :func:`codec_with_types` knows and that is imported late."""
+    yield datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)
+    yield decimal.Decimal("1E-7")
+    yield uuid.UUID(int=0)
+    if name != "json":
+        import numpy as np  # noqa: PLC0415 - 100 ms that the other targets need not spend
+
+        yield np.zeros(1)
 
 
 def codec_of_connection(name: str) -> Codec:

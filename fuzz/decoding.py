@@ -12,7 +12,7 @@ import reprlib
 from typing import Any
 
 from aiomas.codecs import Codec
-from fuzz.adapter import DecodeError, SerializationError, codec_with_types
+from fuzz.adapter import DecodeError, SerializationError, codec_with_types, sample_values
 from fuzz.checks import Finding, check
 
 PLAIN = (type(None), bool, int, float, str, bytes)
@@ -23,6 +23,14 @@ DEPTH = 50
 @functools.cache
 def _codec(name: str) -> Codec:
     return codec_with_types(name)
+
+
+@functools.cache
+def prepare(name: str) -> None:
+    """Have the codec *name* import all that it imports once, which takes more than many inputs."""
+    codec = _codec(name)
+    for value in sample_values(name):
+        codec.decode(codec.encode(value))
 
 
 def decode(name: str, data: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fuzz.checks import MIB, within_memory
 from fuzz.connection import SEPARATOR, converse
-from fuzz.decoding import decode
+from fuzz.decoding import decode, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +24,7 @@ class Target:
         tokens: parts of inputs that are worth trying anywhere.
         base: bytes of memory that each input may take.
         factor: bytes of memory that it may take for each of its own.
+        prepare: called before an input is measured: what is done once belongs to none of them.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Target:
     tokens: tuple[bytes, ...]
     base: int
     factor: int
+    prepare: Callable[[], object] = lambda: None
 
     @property
     def corpus(self) -> Path:
@@ -39,6 +41,7 @@ class Target:
 
     def run(self, data: bytes, *, measure: bool = False) -> None:
         """Take *data*; *measure* its memory even if it is not in the sample."""
+        self.prepare()
         within_memory(self.take, data, base=self.base, factor=self.factor, always=measure)
 
 
@@ -141,15 +144,23 @@ _STEPS = (
 TARGETS = {
     target.name: target
     for target in (
-        Target("json", partial(decode, "json"), _JSON_TOKENS, MIB, 100),
+        Target("json", partial(decode, "json"), _JSON_TOKENS, MIB, 100, partial(prepare, "json")),
         # Its unpacker sets memory aside for each level of nesting, before what is in it was seen.
-        Target("msgpack", partial(decode, "msgpack"), _MSGPACK_TOKENS, 64 * MIB, 100),
+        Target(
+            "msgpack",
+            partial(decode, "msgpack"),
+            _MSGPACK_TOKENS,
+            64 * MIB,
+            100,
+            partial(prepare, "msgpack"),
+        ),
         Target(
             "msgpack-blosc",
             partial(decode, "msgpack-blosc"),
             _MSGPACK_TOKENS + _BLOSC_TOKENS,
             128 * MIB,
             100,
+            partial(prepare, "msgpack-blosc"),
         ),
         Target(
             "connection", converse, _STEPS + _JSON_TOKENS[:3] + _MSGPACK_TOKENS, 128 * MIB, 1000

@@ -637,6 +637,12 @@ class LateRequest(Served):
         self.deadline = deadline
         self.refusal: asyncio.Future[tuple] = asyncio.get_running_loop().create_future()
 
+    def answer(self, result):
+        raise AssertionError
+
+    def fail(self, exception):
+        raise AssertionError
+
     def refuse(self, kind, text, outcome=Outcome.NOT_EXECUTED):
         self.refusal.set_result((kind, outcome))
 

@@ -11,6 +11,7 @@ import pytest
 from aiomas._limits import Limits
 from aiomas._outbox import Outbox
 from aiomas._stats import Counters
+from aiomas._wire import LARGE_PAYLOAD, frame, header
 from aiomas.testing import VirtualTimeLoop
 
 HIGH = 100
@@ -26,6 +27,7 @@ class Transport(asyncio.Transport):
         self.writes: list[bytes] = []
         self.buffered = 0
         self.closing = False
+        self.high_water = HIGH
         self.high: int | None = None
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -41,13 +43,13 @@ class Transport(asyncio.Transport):
         assert not self.closing
         self.writes.append(data)
         self.buffered += len(data)
-        if self.buffered > HIGH and not self.outbox.paused:
+        if self.buffered > self.high_water and not self.outbox.paused:
             self.outbox.pause()
 
     def take(self, size: float = math.inf) -> None:
         """Let the peer take so many bytes."""
         self.buffered -= min(int(min(size, self.buffered)), self.buffered)
-        if self.buffered <= HIGH / 4 and self.outbox.paused:
+        if self.buffered <= self.high_water / 4 and self.outbox.paused:
             self.outbox.resume()
             loop = self.outbox._loop
             if not loop.is_running():
@@ -747,3 +749,142 @@ class TestTakingTurns:
         assert transport.written() == b""
         setting.turn()
         assert transport.written() == b"4"
+
+
+class TestLongPayloads:
+    """Those whose size is not known to be small."""
+
+    LARGE = b"#" * LARGE_PAYLOAD
+
+    @pytest.fixture
+    def setting(self, loop):
+        limits = Limits(write_high_water=4 * LARGE_PAYLOAD, write_cap=9 * LARGE_PAYLOAD)
+        setting = Setting(loop, limits)
+        setting.transport.high_water = 4 * LARGE_PAYLOAD
+        return setting
+
+    def test_only_the_beginning_of_a_large_one_is_copied_for_its_header(self, outbox, transport):
+        payload = memoryview(self.LARGE + b"the end")
+        outbox.send_long(payload)
+        first, second = transport.writes
+        assert first == header(payload) + self.LARGE
+        assert second == b"the end"
+        assert second.obj is payload.obj
+
+    def test_it_is_not_copied_for_a_transport_that_writes_several_at_once(self, loop):
+        class Gathering(Transport):
+            def writelines(self, data: Any) -> None:
+                pieces.append(tuple(data))
+                self.buffered += sum(map(len, data))
+
+        pieces: list[tuple] = []
+        setting = Setting(loop)
+        transport = Gathering()
+        setting.outbox.attach(transport, setting.counters, write_through=False)
+        payload = memoryview(self.LARGE)
+        setting.outbox.send_long(payload)
+        (piece,) = pieces
+        assert piece[0] == header(payload)
+        assert piece[1] is payload
+        assert setting.counters.bytes_out == len(frame(self.LARGE))
+        assert not setting.outbox.all_taken()
+
+    def test_one_below_that_size_leaves_with_others_of_this_turn(self, setting, outbox, transport):
+        payload = self.LARGE[1:]
+        outbox.send_long(payload)
+        outbox.send(b"next")
+        assert transport.writes == []
+        setting.turn()
+        assert transport.writes == [frame(payload) + b"next"]
+
+    def test_a_large_one_leaves_after_those_before_it(self, setting, outbox, transport):
+        outbox.send(b"before", 1)
+        outbox.send_long(self.LARGE, 2)
+        outbox.send(b"after", 3)
+        assert transport.writes == [b"before", frame(self.LARGE)]
+        assert outbox.first_unsent() == 3
+        setting.turn()
+        assert transport.writes[2:] == [b"after"]
+        assert outbox.first_unsent() == math.inf
+
+    def test_it_is_counted(self, setting, outbox):
+        outbox.send_long(self.LARGE)
+        assert setting.counters.bytes_out == len(frame(self.LARGE))
+        assert not outbox.all_taken()
+        setting.transport.take()
+        assert outbox.all_taken()
+
+    @pytest.mark.parametrize("size", [10, LARGE_PAYLOAD])
+    def test_it_is_held_while_the_peer_does_not_read(self, setting, outbox, transport, size):
+        payload = memoryview(bytearray(b"x" * size))
+        outbox.pause()
+        outbox.send(b"before", 1)
+        outbox.send_long(payload, 2)
+        outbox.send(b"after", 3)
+        payload[:] = b"y" * size  # its memory may be used for something else by then
+        assert transport.writes == []
+        assert outbox.held_bytes == len(b"before" + b"after") + len(header(payload)) + size
+        assert outbox.first_unsent() == 1
+
+        outbox.resume()
+        setting.turn()
+
+        assert transport.written() == b"before" + frame(b"x" * size) + b"after"
+        assert outbox.first_unsent() == math.inf
+
+    def test_the_first_that_is_held_is_the_first_unsent(self, outbox):
+        outbox.send_long(self.LARGE, 6)
+        outbox.pause()
+        outbox.send_long(self.LARGE, 7)
+        assert outbox.first_unsent() == 7
+        outbox.discard()
+        assert outbox.first_unsent() == 7
+
+    def test_one_that_a_closing_transport_does_not_take_stays_unsent(
+        self, setting, outbox, transport
+    ):
+        transport.closing = True
+        outbox.send_long(self.LARGE, 5)
+        setting.turn()
+        assert transport.writes == []
+        assert outbox.first_unsent() == 5
+
+    def test_those_before_it_stay_unsent_with_it(self, outbox, transport):
+        outbox.send(b"before", 4)
+        transport.closing = True
+        outbox.send_long(self.LARGE, 5)
+        assert transport.writes == []
+        outbox.discard()
+        assert outbox.first_unsent() == 4
+
+    def test_one_that_brings_the_transport_over_its_mark_leaves_as_a_whole(
+        self, setting, outbox, transport
+    ):
+        payload = b"#" * 5 * LARGE_PAYLOAD
+        outbox.send_long(payload, 1)
+        outbox.send_long(self.LARGE, 2)
+        assert outbox.paused
+        assert transport.written() == frame(payload)
+        assert outbox.first_unsent() == 2
+
+    def test_one_whose_header_alone_brings_the_transport_over_its_mark_leaves_as_a_whole(
+        self, outbox, transport
+    ):
+        transport.buffered = transport.high_water
+        outbox.send_long(self.LARGE, 1)
+        assert outbox.paused
+        assert transport.written() == frame(self.LARGE)
+        assert outbox.first_unsent() == math.inf
+
+    def test_after_the_end_it_is_lost(self, outbox, transport):
+        outbox.close()
+        outbox.send_long(self.LARGE, 1)
+        assert transport.writes == []
+        assert outbox.held_bytes == 0
+
+    def test_who_said_a_large_thing_has_said_one_thing(self, outbox, transport):
+        outbox.send_long(self.LARGE)
+        outbox.heard()
+        transport.written()
+        outbox.send(b"again")
+        assert transport.written() == b"again"

@@ -142,3 +142,93 @@ def test_two_registries_on_the_way_are_searched_each_time(root, paths):
 def test_functions_of_the_root_are_remembered(root, paths):
     assert paths.resolve("me")() == "root"
     assert "me" in paths.known
+
+
+def test_a_mark_that_is_taken_away_counts_for_paths_that_were_not_called(root, paths, monkeypatch):
+    root.agents["1"] = Agent("other")
+    monkeypatch.delattr(Agent.who, "__rpc__")
+    with pytest.raises(LookupError):
+        paths.resolve("agents/1/who")
+    monkeypatch.setattr(Agent.who, "__rpc__", False, raising=False)
+    with pytest.raises(LookupError):
+        paths.resolve("agents/1/who")
+
+
+class TestChildrenOfDictionaries:
+    """Those that are registered by hand hide the dictionary's own values."""
+
+    @pytest.fixture
+    def who(self, root, paths):
+        """Returns who is found at a path, again and again, which is who a search would find."""
+
+        def who(name: str = "0") -> str:
+            path = f"agents/{name}/who"
+            found: set[str] = {paths.resolve(path)() for _ in range(2)}
+            assert found == {root.router.resolve(path)()}
+            return found.pop()
+
+        return who
+
+    def test_one_hides_a_value_that_was_found(self, root, who):
+        assert who() == "first"
+        root.agents.router.set_sub_router(Agent("by hand").router, "0")
+        assert who() == "by hand"
+
+    def test_one_hides_a_value_that_comes_later(self, root, who):
+        root.agents.router.set_sub_router(Agent("by hand").router, "1")
+        assert who("1") == "by hand"
+        root.agents["1"] = Agent("value")
+        assert who("1") == "by hand"
+
+    def test_one_that_is_a_value_as_well_stays_when_the_value_goes(self, root, who):
+        root.agents.router.add("0")
+        assert who() == "first"
+        root.agents["0"] = Agent("value")
+        assert who() == "first"
+
+    def test_a_value_is_found_after_they_were_forgotten(self, root, who):
+        root.agents.router.set_sub_router(Agent("by hand").router, "0")
+        assert who() == "by hand"
+        root.agents.router.clear()
+        assert who() == "first"
+
+    def test_another_one_takes_the_place_of_the_first(self, root, who):
+        for name in ("by hand", "by hand, too"):
+            root.agents.router.set_sub_router(Agent(name).router, "0")
+            assert who() == name
+
+    def test_values_beside_one_are_still_remembered(self, root, paths, who):
+        root.agents.router.set_sub_router(Agent("by hand").router, "1")
+        assert who() == "first"
+        assert "agents/0/who" in paths.known
+
+    def test_the_router_of_a_value_may_be_that_of_another_object(self, root, who):
+        other = Plain("other")
+        value = Plain("value")
+        value.router = Router(other)
+        root.agents["1"] = value
+        assert who("1") == "other"
+
+    def test_a_value_without_a_router_is_not_found_in_the_place_of_one_with_a_router(
+        self, root, paths, who
+    ):
+        served = Plain("served")
+        served.router = Router(served)
+        root.agents["1"] = served
+        assert who("1") == "served"
+        root.agents["1"] = Plain("not served")
+        with pytest.raises(LookupError):
+            paths.resolve("agents/1/who")
+
+
+class Plain:
+    """Has a router only if somebody gives it one."""
+
+    router: Router
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @expose
+    def who(self):
+        return self.name

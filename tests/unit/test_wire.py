@@ -176,7 +176,29 @@ def test_the_buffer_of_a_large_frame_is_used_again_and_released():
     assert not spare.take()
 
 
-def test_a_huge_buffer_is_not_kept():
-    spare = Spare()
-    spare.give_back(bytearray(17 << 20))
-    assert not spare.take()
+class TestSpare:
+    def test_who_finds_none_gets_a_new_one(self):
+        spare = Spare()
+        assert spare.take() == b""
+        assert spare.take() is not spare.take()
+
+    def test_what_is_given_back_is_taken_once(self):
+        spare, buffer = Spare(), bytearray(5)
+        spare.give_back(buffer)
+        assert spare.take() is buffer
+        assert not spare.take()
+
+    @pytest.mark.parametrize("sizes", [(5, 7), (7, 5), (7, 7)])
+    def test_the_largest_is_kept(self, sizes):
+        spare = Spare()
+        for size in sizes:
+            spare.give_back(bytearray(size))
+        assert len(spare.take()) == 7
+        assert not spare.take()
+
+    def test_a_huge_one_is_not_kept(self):
+        spare = Spare()
+        spare.give_back(bytearray((17 << 20) + 1))
+        assert not spare.take()
+        spare.give_back(bytearray(16 << 20))
+        assert len(spare.take()) == 16 << 20

@@ -1,0 +1,89 @@
+"""A request of whatever kind, as what serves it sees it: it may become a task."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from abc import abstractmethod
+from collections.abc import Awaitable
+from typing import Any
+
+from aiomas._current import Call
+from aiomas.exceptions import Outcome
+
+
+class Served:
+    """A request that is to be served, or is being served.
+
+    It also stands in the context of its task for the call that is being served there.
+    """
+
+    # What is so for most of them; what an instance does not have takes no time to set.
+    deadline: float | None = None
+    """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
+    one_way = False
+    """Whether the caller wants no reply."""
+    again = False
+    """Whether the caller repeats a request that may have run already."""
+
+    content: Any
+    """The value that was sent."""
+    message_id: int
+    """The number that the peer gave this request."""
+    source: Any
+    """The connection on which it came."""
+
+    # While it is served by a task:
+    active = True
+    """Whether it is still being served, or will be."""
+    awaitable: Awaitable[Any]
+    """What the function has returned."""
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    expired = False
+    """Whether it was cancelled because the caller's time was up."""
+    called: Call | None = None
+    """The call that it is, once somebody has asked for it."""
+    _ending = False
+
+    @abstractmethod
+    def answer(self, result: Any) -> None:
+        """Send *result* back."""
+
+    @abstractmethod
+    def fail(self, exception: BaseException) -> Any:
+        """Raise an exception at the peer."""
+
+    @abstractmethod
+    def refuse(self, kind: str, text: str, outcome: Outcome = Outcome.NOT_EXECUTED) -> None:
+        """Say that this request has not run, or not to its end.
+
+        Args:
+            kind: of which kind the failure is.
+            text: what is wrong.
+            outcome: whether the request may have run.
+        """
+
+    def call(self) -> Call:
+        """Return the call that it is."""
+        if self.called is None:
+            path = self.content[0]
+            self.called = Call(path, self.source, self.deadline, one_way=self.one_way)
+            self.called.active = self.active
+        return self.called
+
+    def cancel(self, reason: str) -> None:
+        """Cancel its task, once: then it may take its time to clean up."""
+        if not self._ending and self.task is not None:
+            self._ending = True
+            self.task.cancel(reason)
+
+    def expire(self) -> None:
+        """Cancel its task because the caller's time is up."""
+        self.expired = not self._ending
+        self.cancel("the caller's time is up")
+
+    def drop(self) -> None:
+        """End the coroutine of a call that is not started any more."""
+        if inspect.iscoroutine(self.awaitable):
+            self.awaitable.close()
