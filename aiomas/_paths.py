@@ -63,9 +63,12 @@ class Paths:
         self.known.pop(path, None)  # even if nothing is found any more
         router, function = self._root.find(path)
         objects = self._objects(router, path)
-        owner, plain = (getattr(function, name, None) for name in ("__self__", "__func__"))
-        is_method = type(function) is types.MethodType and type(plain) is types.FunctionType
-        if objects is not None and is_method and owner is router.obj:
+        if (
+            objects is not None
+            and isinstance(function, types.MethodType)
+            and isinstance(plain := function.__func__, types.FunctionType)
+            and function.__self__ is router.obj
+        ):
             cls, name = type(router.obj), path.rpartition("/")[2]
             starts_task = is_coroutine_function(plain)
             self.known[path] = objects, router.name, cls, name, plain, starts_task
