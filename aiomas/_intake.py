@@ -60,6 +60,18 @@ class Request(Served):
         again: whether the caller repeats a request that may have run already.
     """
 
+    content: Any
+    """The value that was sent."""
+    message_id: int
+    """The number that the peer gave this request."""
+    source: Replier
+    """The connection on which it came."""
+    deadline: float | None
+    """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
+    one_way: bool
+    """Whether the caller wants no reply."""
+    again: bool
+    """Whether the caller repeats a request that may have run already."""
     intake: Intake | None = None
     """For whose limits it counts, until :meth:`release`."""
 
@@ -76,7 +88,7 @@ class Request(Served):
     ) -> None:
         self.content = content
         self.message_id = message_id
-        self.source: Replier = protocol
+        self.source = protocol
         self.size = size
         """How much it counts for the limits, in bytes."""
         if deadline is not None:

@@ -18,23 +18,17 @@ class Served:
     It also stands in the context of its task for the call that is being served there.
     """
 
+    # As in `aiomas.channel.Request`.
+    content: Any
+    message_id: int
+    source: Any
     # What is so for most of them; what an instance does not have takes no time to set.
     deadline: float | None = None
-    """When the caller's time is up, in terms of the event loop's ``time()``, or ``None``."""
-    one_way = False
-    """Whether the caller wants no reply."""
-    again = False
-    """Whether the caller repeats a request that may have run already."""
-
-    content: Any
-    """The value that was sent."""
-    message_id: int
-    """The number that the peer gave this request."""
-    source: Any
-    """The connection on which it came."""
+    one_way: bool = False
+    again: bool = False
 
     # While it is served by a task:
-    active = True
+    active: bool = True
     """Whether it is still being served, or will be."""
     awaitable: Awaitable[Any]
     """What the function has returned."""

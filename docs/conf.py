@@ -40,7 +40,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"aiomas\.tls\._Files"),  # the names that a tuple of SSLCerts always has
     ("py:.*", r"Dispatcher|aiomas\.rpc\.(Objects|Sender)"),
     ("py:.*", r"(aiomas\._\w+\.)?(CallOptions|Cancellable|Connected|Handlers|Intake)"),
-    ("py:.*", r"(aiomas\._\w+\.)?(Replier|SerializerOf|Source|Terms)"),
+    ("py:.*", r"(aiomas\.\w+\.)?(Replier|SerializerOf|Served|Shortcuts|Source|Terms)"),
 ]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
