@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from aiomas._current import CallOptions, Now, serving
 from aiomas._heartbeat import Heartbeat
 from aiomas._intake import SMALL, Intake, Replier
-from aiomas._outbox import BATCH, Outbox
+from aiomas._outbox import Outbox
 from aiomas._session import REQUEST, RESULT, Event, Session
 from aiomas._stats import Counters
 from aiomas._wire import HEADER_SIZE, LARGE_PAYLOAD, SHORT, SHORT_HEADERS, unpack_header
@@ -69,7 +69,8 @@ def sender(  # noqa: C901 - in one piece, which is what this module is for
     usual = encode = _encoder(codec)
     waiting, is_closing = session.waiting, outbox.is_closing
     put, put_long, max_frame = outbox.send, outbox.send_long, session.max_frame
-    batch, flush, short = outbox.batch, outbox.flush, min(SHORT, max_frame)
+    batch, batch_size, flush = outbox.batch, outbox.batch_size, outbox.flush
+    short = min(SHORT, max_frame)
     now, create_future, of_handlers = Now.of(loop), loop.create_future, watch.of_handlers
 
     def send(content: Any, options: CallOptions | None = None) -> Future:
@@ -95,7 +96,7 @@ def sender(  # noqa: C901 - in one piece, which is what this module is for
             waiting[number] = future = create_future()
             if outbox.batch_first is not None:  # then this is all that Outbox.send() does
                 batch.append(SHORT_HEADERS[size] + payload)
-                if len(batch) >= BATCH:
+                if len(batch) >= batch_size:
                     flush()
             else:
                 put(SHORT_HEADERS[size] + payload, number)
@@ -128,7 +129,8 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
     """
     usual = encode = _encoder(codec)
     put, put_long, max_frame = outbox.send, outbox.send_long, session.max_frame
-    batch, flush, short = outbox.batch, outbox.flush, min(SHORT, max_frame)
+    batch, batch_size, flush = outbox.batch, outbox.batch_size, outbox.flush
+    short = min(SHORT, max_frame)
 
     def answer(number: int, result: Any) -> None:
         nonlocal usual, encode
@@ -145,7 +147,7 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
         if size < short:
             if batch:  # then this is all that Outbox.send() does
                 batch.append(SHORT_HEADERS[size] + payload)
-                if len(batch) >= BATCH:
+                if len(batch) >= batch_size:
                     flush()
             else:
                 put(SHORT_HEADERS[size] + payload)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aiomas._cores import usable_cores
 from aiomas._limits import Limits, check_seconds
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.basedir import LONGEST_NAME, NAME
@@ -245,13 +246,6 @@ class ClusterSpec:
         """Return the value with these fields."""
         restart, limits = RestartPolicy(**fields["restart"]), Limits(**fields["limits"])
         return cls(**fields | {"restart": restart, "limits": limits})
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _absolute(path: str | os.PathLike[str] | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aiomas import _outbox
 from aiomas._limits import Limits
 from aiomas._outbox import Outbox
 from aiomas._stats import Counters
@@ -152,17 +153,21 @@ def test_a_later_turn_has_its_own_write(setting, outbox, transport):
     assert transport.writes == [b"a", b"b"]
 
 
-def test_a_batch_that_is_full_leaves_at_once(setting, outbox, transport):
-    for _ in range(31):
+@pytest.mark.parametrize(("cores", "size"), [(1, 128), (2, 32), (64, 32)])
+def test_a_batch_that_is_full_leaves_at_once(loop, monkeypatch, cores, size):
+    monkeypatch.setattr(_outbox, "usable_cores", lambda: cores)
+    setting = Setting(loop)
+    outbox, transport = setting.outbox, setting.transport
+    for _ in range(size - 1):
         outbox.send(b"x")
     assert transport.writes == []
 
     outbox.send(b"x")
-    assert transport.writes == [b"x" * 32]
+    assert transport.writes == [b"x" * size]
 
     outbox.send(b"y")
     setting.turn()
-    assert transport.writes == [b"x" * 32, b"y"]
+    assert transport.writes == [b"x" * size, b"y"]
 
 
 def test_a_large_frame_leaves_at_once_with_those_before_it(outbox, transport):
@@ -371,10 +376,10 @@ def test_request_number_0_counts(setting, outbox):
 
 
 def test_requests_in_a_full_batch_are_sent(outbox):
-    for number in range(33):
+    for number in range(outbox.batch_size + 1):
         outbox.send(b"x", number)
 
-    assert outbox.first_unsent() == 32
+    assert outbox.first_unsent() == outbox.batch_size
 
 
 def test_requests_that_were_held_at_the_end_of_the_connection_stay_unsent(setting, outbox):
