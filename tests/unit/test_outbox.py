@@ -156,8 +156,9 @@ def test_a_later_turn_has_its_own_write(setting, outbox, transport):
 @pytest.mark.parametrize(("cores", "size"), [(1, 128), (2, 32), (64, 32)])
 def test_a_batch_that_is_full_leaves_at_once(loop, monkeypatch, cores, size):
     monkeypatch.setattr(_outbox, "usable_cores", lambda: cores)
-    setting = Setting(loop)
+    setting = Setting(loop, Limits(write_high_water=1000))
     outbox, transport = setting.outbox, setting.transport
+    transport.high_water = 1000
     for _ in range(size - 1):
         outbox.send(b"x")
     assert transport.writes == []
