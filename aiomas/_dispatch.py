@@ -134,10 +134,9 @@ class Dispatcher:
             objects, key, cls, name, plain, starts_task = self._known[path]
             obj = objects[key]
             function = getattr(obj, name)
-            is_known = type(obj) is cls and function.__func__ is plain
+            if type(obj) is not cls or function.__func__ is not plain:
+                raise LookupError  # noqa: TRY301 - as if it had never been known
         except Exception:  # noqa: BLE001 - then it is searched for
-            is_known = False
-        if not is_known:
             found = self._find(content)
             if found is None:
                 return False
