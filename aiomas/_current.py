@@ -130,7 +130,8 @@ class Now:
 
     An ordinary function serves its call from its beginning to its end without anything in between,
     so that it is enough to note here who has called it: a context variable, and a :class:`Call`
-    that nobody asks for, would take a third of the time that it takes to serve a short call.
+    that nobody asks for, would take a third of the time that it takes to serve a short call.  So
+    whatever the function runs belongs to its call, even in a context of its own.
     """
 
     __slots__ = ("__weakref__", "server")
@@ -150,6 +151,10 @@ class Now:
         if now is None:
             now = cls._of_loops[loop] = cls()
         return now
+
+    def is_serving(self, call: Serving | None) -> bool:
+        """Whether a request is being served, with *call* in the context."""
+        return self.server is not None or (call is not None and call.active)
 
 
 def _serving_now() -> Server | None:

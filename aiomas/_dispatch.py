@@ -19,7 +19,7 @@ from aiomas._current import Call, Now, Source, serving
 from aiomas._handlers import Handlers
 from aiomas._intake import Request, ServeNow
 from aiomas._logs import LimitedLog
-from aiomas._paths import Paths, is_coroutine_function
+from aiomas._paths import PLAIN, TASK, UNSURE, Paths, is_coroutine_function, kind_of
 from aiomas._served import Served
 from aiomas.exceptions import Outcome
 from aiomas.routing import GoneError, NotYetError, Router, is_idempotent, not_found
@@ -28,7 +28,7 @@ troubles = LimitedLog(logging.getLogger("aiomas.rpc"))
 
 _LISTS = frozenset({list, tuple})
 # Results that need no search for what could be awaited in them.
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
+_NOT_AWAITABLE = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 _EAGER = sys.version_info >= (3, 12)
 _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
 
@@ -41,6 +41,7 @@ class _Turn(Call):
     call.
     """
 
+    _source: Any = None
     __init__ = object.__init__  # everything has the value that it has in the class
 
     def begin(self, path: str, source: Source) -> None:
@@ -131,7 +132,7 @@ class Dispatcher:
         """
         try:  # what Paths.resolve() does, whose call counts here
             path, args, kwargs = content
-            objects, key, cls, name, plain, starts_task = self._known[path]
+            objects, key, cls, name, plain, returns = self._known[path]
             obj = objects[key]
             function = getattr(obj, name)
             if type(obj) is not cls or function.__func__ is not plain:
@@ -140,14 +141,16 @@ class Dispatcher:
             found = self._find(content)
             if found is None:
                 return False
-            path, args, kwargs, function, plain, starts_task = found
+            path, args, kwargs, function, plain, returns = found
         if (
             self._refusal is not None
             or type(args) not in _LISTS
             or type(kwargs) is not dict
-            or (self._not_started and not starts_task)
+            or (self._not_started and returns is not TASK)
         ):
             return False
+        if returns is UNSURE:  # perhaps it goes on in what it returns, and needs its own turn
+            self.begin_turn(source)
         now = self._now
         before = now.server
         now.server = self
@@ -155,16 +158,14 @@ class Dispatcher:
         try:
             # Without any keywords, a third of the time of the call is saved.
             result = function(*args, **kwargs) if kwargs else function(*args)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - those that are no errors are raised again
             now.server = before
             self._end_now()
             self._failed(Request(content, message_id, source, size), function, exc)
-            if isinstance(exc, _EXITS):
-                raise
             return True
         now.server = before
         kind = type(result)
-        if kind in _PLAIN or not hasattr(kind, "__await__"):
+        if kind in _NOT_AWAITABLE or not hasattr(kind, "__await__"):
             if self._turn.active:
                 self._end_now()
             source.answer(message_id, result)
@@ -195,7 +196,17 @@ class Dispatcher:
         plain = getattr(function, "__func__", function)
         if type(plain) is not types.FunctionType:
             return None
-        return path, args, kwargs, function, plain, is_coroutine_function(plain)
+        return path, args, kwargs, function, plain, kind_of(plain)
+
+    def _call_that_goes_on(self, path: str, source: Any, returns: int) -> Call:
+        """Return the call of a function that has returned something to be awaited."""
+        if returns is PLAIN:  # but for this time
+            self._paths.note(path, UNSURE)
+        if returns is UNSURE or self._turn.active:
+            call = self.call()
+            self.begin_turn(source)
+            return call
+        return Call(path, source)  # the turn belongs to others as well
 
     def call(self) -> Call:
         """Return the call that is being served at once."""
@@ -267,16 +278,14 @@ class Dispatcher:
         token = serving.set(call)
         try:
             result = function(*args, **kwargs)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - those that are no errors are raised again
             call.active = False
             self._failed(request, function, exc)
-            if isinstance(exc, _EXITS):
-                raise
             return
         finally:
             serving.reset(token)
         kind = type(result)
-        if kind in _PLAIN or not hasattr(kind, "__await__"):
+        if kind in _NOT_AWAITABLE or not hasattr(kind, "__await__"):
             call.active = False
             request.answer(result)
             return
@@ -287,6 +296,8 @@ class Dispatcher:
             request.refuse("bad request", f"TypeError: {exc}")
         else:
             _fail(request, exc)
+        if isinstance(exc, _EXITS):
+            raise exc
 
     def _start_task(
         self, request: Served, awaitable: Awaitable[Any], call: Call | None = None
@@ -348,6 +359,9 @@ class Dispatcher:
             if not _EAGER:
                 self._not_started -= 1
             request.drop()
+        if self._loop.is_closed():  # which ends all that it has not finished; nobody can be told
+            return False
+        if not started:
             if request.expired:
                 _refuse_late(request)
             elif is_cancelled:

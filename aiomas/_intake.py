@@ -18,6 +18,7 @@ from aiomas._futures import copy_error
 from aiomas._limits import Limits
 from aiomas._served import Served
 from aiomas._session import EXCEPTION
+from aiomas._wire import LARGE_FRAME
 from aiomas.exceptions import ConnectionLost, Outcome
 
 
@@ -156,10 +157,6 @@ ServeNow = Callable[[Replier, int, Any, int], bool]
 and does nothing."""
 
 
-SMALL = 65_536
-"""Bytes of a small request, at the most."""
-
-
 class Intake:
     """The requests of one connection.
 
@@ -180,8 +177,8 @@ class Intake:
         self._loop = loop
         self._is_open = is_open
         self._paused = False
-        self.usual = limits.max_requests, limits.max_request_bytes - SMALL
-        """While less requests with less bytes are here, a small one more breaks no limit."""
+        self.usual = limits.max_requests, limits.max_request_bytes - LARGE_FRAME
+        """While less requests with less bytes are here, one that is not large breaks no limit."""
         self._begin_turn: Callable[[Replier], ServeNow | None] = _serve_nothing
         self._handler: Callable[[Request], Any] | None = None
         self.waiting: OrderedDict[int, Request] = OrderedDict()

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiomas._current import (
     CallOptions,
+    Now,
     deadline_of,
     serving,
 )
@@ -70,6 +71,7 @@ class Loopback:
         self._timed = terms.call_timeout is not None
         self._pending: dict[asyncio.Future[Any], bool] = {}  # whether a handler has made them
         self._next_id = 0
+        self._now = Now.of(loop)
         self._context = contextvars.Context()  # for timers, as in Outgoing
         self._open = True
         self._closing: ConnectionLost | None = None  # for calls that serve no request
@@ -93,9 +95,8 @@ class Loopback:
 
     def _send_once(self, content: Any, options: CallOptions | None) -> asyncio.Future[Any]:
         call = serving.get()
-        if call is not None and not call.active:
-            call = None
-        if self._closing is not None and (call is None or not self._open):
+        of_handler = self._now.is_serving(call)
+        if self._closing is not None and not (of_handler and self._open):
             raise copy_error(self._closing).of_call(Outcome.NOT_SENT)
         deadline = None
         if options is not None or self._timed or call is not None:
@@ -119,7 +120,7 @@ class Loopback:
             self._loop.call_soon(_finish, future)
         else:
             # What is part of serving a request may end while we shut down.
-            self._pending[future] = call is not None
+            self._pending[future] = of_handler
             if deadline is not None:
                 timer = self._loop.call_at(deadline, self._expire, future, context=self._context)
                 future.add_done_callback(lambda _: timer.cancel())

@@ -17,7 +17,7 @@ from aiomas._futures import NOT_WAITING, Waiting
 from aiomas._limits import Limits
 from aiomas._sockets import bytes_acknowledged
 from aiomas._stats import Counters
-from aiomas._wire import HEADER_SIZE, LARGE_PAYLOAD, frame, header
+from aiomas._wire import HEADER_SIZE, LARGE_FRAME, frame, header
 
 _BATCH = 32
 """Frames that leave in one write: the peer can begin with them while we make the next ones, which
@@ -61,7 +61,7 @@ class Outbox:
         """Whether the transport takes nothing any more."""
         self._written = 0  # bytes
         self._write_through = False
-        self._joins = False  # whether the transport can write several pieces only if it copies them
+        self._gathers = False  # whether the transport can write several pieces in one go
         self._closed = False
         self._high_water = limits.write_high_water
         self._at_once = False  # whether the next frame waits for no others
@@ -87,8 +87,8 @@ class Outbox:
         self._transport = transport
         self.is_closing = transport.is_closing
         self._write_through = self._at_once = write_through
-        # In asyncio before Python 3.12, for instance.
-        self._joins = type(transport).writelines is asyncio.WriteTransport.writelines
+        # That of asyncio copies all of it, or (CVE-2024-12254) never tells us to pause.
+        self._gathers = type(transport).__module__.partition(".")[0] == "uvloop"
         transport.set_write_buffer_limits(high=self._limits.write_high_water)
 
     @property
@@ -135,7 +135,7 @@ class Outbox:
 
     def send_long(self, payload: bytes | memoryview, request_id: int | None = None) -> None:
         """Send the frame of *payload*; a large one is not copied for its header."""
-        if self.blocked or len(payload) < LARGE_PAYLOAD:
+        if self.blocked or len(payload) < LARGE_FRAME:
             self.send(frame(payload), request_id)
             return
         self.flush()
@@ -143,17 +143,17 @@ class Outbox:
             self.send(frame(payload), request_id)
             return
         self.said += 1
-        if self._joins:
-            # A header alone would wake the peer for four bytes.
-            view = memoryview(payload)
-            self._write(header(payload) + view[:LARGE_PAYLOAD])
-            if len(view) > LARGE_PAYLOAD:
-                self._write(view[LARGE_PAYLOAD:])
+        if self._gathers:
+            size = HEADER_SIZE + len(payload)
+            self._written += size
+            self._counters.bytes_out += size
+            self._transport.writelines((header(payload), payload))
             return
-        size = HEADER_SIZE + len(payload)
-        self._written += size
-        self._counters.bytes_out += size
-        self._transport.writelines((header(payload), payload))
+        # A header alone would wake the peer for four bytes.
+        view = memoryview(payload)
+        self._write(header(payload) + view[:LARGE_FRAME])
+        if len(view) > LARGE_FRAME:
+            self._write(view[LARGE_FRAME:])
 
     def heard(self) -> None:
         """Note that something has come from the peer: it is our turn.

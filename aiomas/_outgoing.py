@@ -149,6 +149,8 @@ class Outgoing:
             return
         if is_serving():
             self._watch.of_handlers.add(message_id)
+        if not self._at_once:
+            self._be_swept()
         if self._debug:
             self._sent[future] = f"The request was {content!r:.200}, sent from:\n{_caller()}"
             future.add_done_callback(self._sent.pop)
@@ -157,8 +159,6 @@ class Outgoing:
             future.add_done_callback(lambda _: timer.cancel())
         if self._at_once:
             future.add_done_callback(partial(self._given_up, message_id))
-        else:
-            self._be_swept()
 
     def ended(self, kind: int, future: asyncio.Future[Any], content: Any) -> None:
         """Take a reply that is no result: raise it where *future* is awaited."""
@@ -291,7 +291,7 @@ class Outgoing:
         """Look which callers have given up; return whether to do that again."""
         self._tell(self._session.forget(asyncio.Future.done))
         # Those that have been answered are of no interest any more.
-        self._watch.of_handlers &= self._session.waiting.keys()
+        self._watch.of_handlers.intersection_update(self._session.waiting)
         was_used = self._session.next_id != self._seen_id
         self._seen_id = self._session.next_id
         if was_used or self._session.pending:

@@ -2,7 +2,7 @@
 
 A path that was resolved once leads to the same function for as long as the same function is there
 under the same names.  That is looked at each time, which takes a tenth of the time of the search.
-What is remembered keeps no agent alive.
+What is remembered keeps no agent of a container alive.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from typing import Any
 
 from aiomas.routing import DictRouter, Router
 
-_MOST = 16_384  # paths of one root router, some 200 bytes each
+_MOST = 131_072  # paths of one root router, some 200 bytes each
 
-_Known = tuple[dict[Any, Any], Any, type, str, Callable[..., Any], bool]
+PLAIN, TASK, UNSURE = range(3)
+"""Kinds of functions: one whose results were no awaitables, a coroutine function, any other."""
+
+_Known = tuple[dict[Any, Any], Any, type, str, Callable[..., Any], int]
 
 
 class Paths:
@@ -30,8 +33,7 @@ class Paths:
         self._root = root
         self.known: dict[str, _Known] = {}
         """For each path: a dictionary, the key of the object in there, the class of the object, the
-        name of its attribute, the plain function that the method is made of, and whether that is a
-        coroutine function.
+        name of its attribute, the function that the method is made of, and the kind of that.
 
         To be used if the class and the method's ``__func__`` still are the same; else :meth:`find`
         it.  (A named tuple takes twice as long to be taken apart.)
@@ -58,8 +60,6 @@ class Paths:
 
     def find(self, path: str) -> Callable[..., Any]:
         """Do the same as :meth:`.Router.resolve`, and note what was found if that can be used."""
-        if len(self.known) >= _MOST:
-            self.known.clear()
         self.known.pop(path, None)  # even if nothing is found any more
         router, function = self._root.find(path)
         objects = self._objects(router, path)
@@ -70,9 +70,15 @@ class Paths:
             and function.__self__ is router.obj
         ):
             cls, name = type(router.obj), path.rpartition("/")[2]
-            starts_task = is_coroutine_function(plain)
-            self.known[path] = objects, router.name, cls, name, plain, starts_task
+            if len(self.known) >= _MOST:
+                del self.known[next(iter(self.known))]  # the oldest one
+            self.known[path] = objects, router.name, cls, name, plain, kind_of(plain)
         return function
+
+    def note(self, path: str, kind: int) -> None:
+        """Remember of which kind the function at *path* is."""
+        if path in self.known:
+            self.known[path] = *self.known[path][:-1], kind
 
     def forget(self) -> None:
         """Forget everything: a router has changed its place."""
@@ -98,6 +104,11 @@ class Paths:
                 return None
         leads_here = path.rpartition("/")[0] == router.path
         return objects if above is self._root and leads_here else None
+
+
+def kind_of(function: Callable[..., Any]) -> int:
+    """Return the kind of a function that was not called yet."""
+    return TASK if is_coroutine_function(function) else UNSURE
 
 
 def is_coroutine_function(function: Any) -> bool:

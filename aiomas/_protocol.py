@@ -259,10 +259,14 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         except ProtocolError as exc:
             self._violated(exc)
             return False
-        except SerializationError as exc:  # not even the shortest answer fits
-            self._violated(ProtocolError(f"what cannot be answered: {exc}"))
+        except SerializationError as exc:
+            self.unanswerable(exc)
             return False
         return True
+
+    def unanswerable(self, exc: SerializationError) -> None:
+        """End the connection: not even the shortest answer to a request can be encoded."""
+        self._violated(ProtocolError(f"what cannot be answered: {exc}"))
 
     def eof_received(self) -> bool:
         """Let the transport close itself: nobody is there to read any more."""
@@ -343,7 +347,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
                 self._counters.errors += 1
             # Where in here it was raised is of no interest to the peer, nor is all of its text.
             text = f"{type(exc).__name__}: {exc}"[: self._longest_text]
-            data = session.frame(EXCEPTION, message_id, text)
+            text = text.encode(errors="backslashreplace").decode()  # which every codec can encode
+            data = session.frame(EXCEPTION, message_id, text[: self._longest_text])
         if outbox.blocked:
             self._send_reply(data)
         else:

@@ -7,7 +7,7 @@ function needs is in variables of its own, which are found faster than attribute
 the number of calls per second.
 
 Each of these functions hands over to the layers whatever is not ordinary, and has done nothing by
-then; so what they promise is said, and tested, there.
+then, or undone it; so what they promise is said, and tested, there.
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ from typing import Any, Protocol
 
 from aiomas._current import CallOptions, Now, serving
 from aiomas._heartbeat import Heartbeat
-from aiomas._intake import SMALL, Intake, Replier
+from aiomas._intake import Intake, Replier
 from aiomas._outbox import Outbox
 from aiomas._session import REQUEST, RESULT, Event, Session
 from aiomas._stats import Counters
-from aiomas._wire import HEADER_SIZE, LARGE_PAYLOAD, SHORT, SHORT_HEADERS, unpack_header
+from aiomas._wire import HEADER_SIZE, LARGE_FRAME, SHORT, SHORT_HEADERS, unpack_header
 from aiomas.codecs import Codec
+from aiomas.exceptions import SerializationError
 
 Future = asyncio.Future[Any]
 Send = Callable[..., Future]
 Answer = Callable[[int, Any], None]
 Receive = Callable[[bytes], None]
+
+# Bytes in which a search takes little time, however few messages they are: as much as is received
+# in one go, and what was left before it.
+_LONGEST_CHUNK = LARGE_FRAME
 
 
 class Watch:
@@ -106,7 +111,7 @@ def sender(  # noqa: C901 - in one piece, which is what this module is for
             session.next_id = number + 1
             waiting[number] = future = create_future()
             put_long(payload, number)
-            if size >= LARGE_PAYLOAD:  # so will the next one be, probably
+            if size >= LARGE_FRAME:  # so will the next one be, probably
                 encode = codec.encode_large
         else:
             return otherwise(content, options)
@@ -155,7 +160,7 @@ def answerer(session: Session[Future], codec: Codec, outbox: Outbox, otherwise: 
                 encode = usual
         elif size <= max_frame:
             put_long(payload)
-            if size >= LARGE_PAYLOAD:  # so will the next one be, probably
+            if size >= LARGE_FRAME:  # so will the next one be, probably
                 encode = codec.encode_large
         else:
             otherwise(number, result)
@@ -174,6 +179,9 @@ class Connection(Replier, Protocol):
 
     heartbeat: Heartbeat | None
     """Finds out that the peer has vanished."""
+
+    def unanswerable(self, exc: SerializationError) -> None:
+        """End the connection: not even the shortest answer to a request can be encoded."""
 
     def take_all(self, events: Iterator[Event]) -> bool:
         """Do what messages ask for, and return whether there is nothing wrong with them."""
@@ -201,8 +209,9 @@ def receiver(  # noqa: C901, PLR0915 - as above
     """
     reader, waiting = session.reader, session.waiting
     most, most_bytes = intake.usual
-    shallow, is_shallow, time = codec.max_nesting, codec.is_shallow, loop.time
-    shortcuts = codec.shortcuts() if session.max_frame >= SMALL else None
+    max_frame, time = session.max_frame, loop.time
+    shallow, is_shallow = min(codec.max_nesting, max_frame), codec.is_shallow
+    shortcuts = codec.shortcuts()
     unpack, mark = (None, b"") if shortcuts is None else (shortcuts.decode, shortcuts.mark)
 
     def receive(data: bytes) -> None:  # noqa: C901, PLR0912 - as above
@@ -215,7 +224,7 @@ def receiver(  # noqa: C901, PLR0915 - as above
         if reader.parts:
             data = reader.join(data)
             size = len(data)
-        if unpack is None or size > SMALL or mark in data or not session.settled:
+        if unpack is None or size > _LONGEST_CHUNK or mark in data or not session.settled:
             connection.take_all(session.events(reader.cut(data)))
             return
         serve = None
@@ -227,7 +236,7 @@ def receiver(  # noqa: C901, PLR0915 - as above
                 break
             payload = data[start:end]
             position, start = end, end + HEADER_SIZE
-            if length <= shallow or is_shallow(payload):
+            if length <= shallow or (length <= max_frame and is_shallow(payload)):
                 try:
                     kind, number, content = unpack(payload, use_list=False)
                     # (Small numbers are there once only, where not, it takes the long way.)
@@ -252,10 +261,17 @@ def receiver(  # noqa: C901, PLR0915 - as above
                 ):
                     session.next_of_peer = number + 1
                     counters.calls_in += 1
-                    if serve(connection, number, content, length):
-                        continue
+                    try:
+                        if serve(connection, number, content, length):
+                            continue
+                    except SerializationError as exc:
+                        connection.unanswerable(exc)
+                        return
                     counters.calls_in -= 1
                     session.next_of_peer = number
+            if length > max_frame:  # to those who complain of it
+                position = end - length - HEADER_SIZE
+                break
             serve = None  # who knows how things are after this
             if not connection.take_all(session.events((payload,))):
                 return

@@ -32,9 +32,10 @@ class Sweeper:
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)  # which would be kept alive by its own entry
-        self._swept: set[Swept] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        # Nothing here may keep the loop alive, or its entry above would do so for ever.
+        self._loop = weakref.ref(loop)
+        self._swept: weakref.WeakSet[Swept] = weakref.WeakSet()
+        self._planned = False
         self._context = contextvars.Context()  # the timer belongs to nobody's request
 
     @classmethod
@@ -48,25 +49,24 @@ class Sweeper:
     def add(self, swept: Swept) -> None:
         """Look at *swept* until it says that it is enough."""
         self._swept.add(swept)
-        if self._timer is None:
-            self._plan()
+        self._plan()
 
     def remove(self, swept: Swept) -> None:
         """Do not look at *swept* any more."""
         self._swept.discard(swept)
-        if not self._swept and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _plan(self) -> None:
         loop = self._loop()
-        if loop is not None:  # else nobody is left who could have called
-            self._timer = loop.call_later(_INTERVAL, self._sweep, context=self._context)
+        if not self._planned and loop is not None:
+            self._planned = True
+            loop.call_later(_INTERVAL, self._sweep, context=self._context)
 
     def _sweep(self) -> None:
-        self._timer = None
-        for swept in list(self._swept):
-            if not swept.sweep():
-                self._swept.discard(swept)
-        if self._swept and self._timer is None:
-            self._plan()
+        self._planned = False
+        try:
+            for swept in list(self._swept):
+                if not swept.sweep():
+                    self._swept.discard(swept)
+        finally:
+            if self._swept:
+                self._plan()

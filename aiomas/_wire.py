@@ -18,9 +18,9 @@ unpack_header = _HEADER.unpack_from
 
 _MANY = 1024  # parts of a frame
 LARGE_FRAME = 128 * 1024
-"""Bytes of a frame that is received into a buffer of its own; see :meth:`FrameReader.room`."""
-# Bytes of such a buffer that is kept for the next frame: as large as Limits.max_frame allows by
-# default, with its header.
+"""Bytes of a frame that takes longer to copy than to be sent and received in several pieces."""
+# Bytes of a buffer for a large frame that is kept for the next one: as large as Limits.max_frame
+# allows by default, with its header.
 _KEPT = 17 * 1024 * 1024
 # The first byte of a record of TLS, which the version follows: 3, and a number of at most 4.
 _ALERT, _HANDSHAKE = 0x15, 0x16
@@ -29,7 +29,6 @@ _TLS_VERSIONS = range(0x0300, 0x0305)
 
 
 SHORT = 1024  # bytes
-LARGE_PAYLOAD = 128 * 1024  # bytes that take longer to copy than to be written in two pieces
 SHORT_HEADERS = tuple(pack_header(size) for size in range(SHORT))
 """The headers of short frames: looking one up takes a fifth of the time of making it."""
 

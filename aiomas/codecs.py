@@ -59,6 +59,7 @@ _TYPE_KEY_BYTES = TYPE_KEY.encode()
 # Bytes of a buffer for large messages that is kept for the next one: as large as Limits.max_frame
 # allows by default, and a little more for what is around the content.
 _KEPT = 17 * 1024 * 1024
+_SMALL_BUFFER = 1024  # bytes
 _unpackb = msgpack.unpackb
 
 
@@ -380,6 +381,7 @@ class MsgPack(Codec):
         super().__init__()
         self._pack = msgpack.Packer(default=self._serialize).pack
         self._serializing = False
+        self._shortcuts: Shortcuts | None = None
 
     def encode(self, data: Any) -> bytes:
         # A serializer that encodes something itself must not do so into our half-filled buffer.
@@ -429,8 +431,12 @@ class MsgPack(Codec):
     def shortcuts(self) -> Shortcuts | None:
         if type(self) is not MsgPack:
             return None
-        # Without a function for objects, so that nothing can come here while it is at work.
-        return Shortcuts(msgpack.Packer().pack, _unpackb, _TYPE_KEY_BYTES)
+        if self._shortcuts is None:
+            # Without a function for objects, as serializers may encode something themselves; and
+            # with little memory for the beginning, as there may be thousands of connections.
+            packer = msgpack.Packer(buf_size=_SMALL_BUFFER)
+            self._shortcuts = Shortcuts(packer.pack, _unpackb, _TYPE_KEY_BYTES)
+        return self._shortcuts
 
     def is_shallow(self, data: bytes) -> bool:
         return _msgpack.is_short_and_shallow(self.max_nesting, data)
