@@ -379,7 +379,7 @@ class MsgPack(Codec):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pack = msgpack.Packer(default=self._serialize).pack
+        self._pack = msgpack.Packer(default=self._serialize, buf_size=_SMALL_BUFFER).pack
         self._serializing = False
         self._shortcuts: Shortcuts | None = None
 
