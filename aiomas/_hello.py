@@ -211,3 +211,10 @@ def _described(hello: Hello) -> str:
 
 def _bytes_of(token: str) -> bytes:
     return token.encode(errors="surrogatepass")  # JSON can carry anything
+
+
+def without_serializers(codec: Codec) -> Codec:
+    """Return a codec of the same kind and with the same limits that knows no serializers."""
+    plain = type(codec)()
+    plain.max_size, plain.max_nesting = codec.max_size, codec.max_nesting
+    return plain

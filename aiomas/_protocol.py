@@ -43,7 +43,7 @@ from aiomas._session import (
     Session,
     State,
 )
-from aiomas._shortcuts import answerer, receiver
+from aiomas._shortcuts import answer_nobody, answerer, receive_nothing, receiver
 from aiomas._terms import Terms
 from aiomas._wire import LARGE_FRAME, TlsRecordError, frame
 from aiomas.codecs import JSON, Codec, MsgPack, MsgPackBlosc
@@ -104,7 +104,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             self.terms.limits,
             accepting=accepting,
             expects=expects,
-            plain=None if expects is None or not accepting else _plain(codec),
+            plain=None if expects is None or not accepting else _hello.without_serializers(codec),
             spare=buffers.spare,
         )
         self._small = buffers.small
@@ -178,15 +178,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         self.answer = answerer(
             self.session, self._codec, self.outbox, functools.partial(self.reply, RESULT)
         )
-        self._receive = receiver(
-            self,
-            self.session,
-            self._codec,
-            self.intake,
-            self.outbox,
-            self._counters,
-            self._loop,
-        )
+        parts = self.session, self._codec, self.intake, self.outbox, self._counters, self._loop
+        self._receive = receiver(self, *parts)
         self.channel = Channel(self, self._codec, transport, self._loop)
         logger.debug("Connected to %s", self.peer)
         if self.session.expects is not None and self.session.accepting and not local:
@@ -221,7 +214,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         self.intake.close(error)
         self.channel.connection_lost(error, by_peer=by_peer)
         # They know this object, which knows them; nobody should have to wait for the collector.
-        self._receive, self.answer = _receive_nothing, _answer_nobody
+        self._receive, self.answer = receive_nothing, answer_nobody
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the transport puts what it receives next."""
@@ -236,7 +229,10 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         """Take what was received; nothing that the peer sends raises anything here."""
         if self._in_large:
             self._in_large = False
-            self._heard(nbytes)
+            self._counters.bytes_in += nbytes
+            if self.heartbeat is not None:
+                self.heartbeat.heard()
+            self.outbox.heard()
             self.take_all(self.session.fill(nbytes))
         else:
             self._receive(bytes(self._small[:nbytes]))
@@ -244,12 +240,6 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what was received; nothing that the peer sends raises anything here."""
         self._receive(data)
-
-    def _heard(self, size: int) -> None:
-        self._counters.bytes_in += size
-        if self.heartbeat is not None:
-            self.heartbeat.heard()
-        self.outbox.heard()
 
     def take_all(self, events: Iterator[Event]) -> bool:
         """Do what messages ask for, and return whether there is nothing wrong with them."""
@@ -601,22 +591,5 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             self.close()
 
 
-def _receive_nothing(data: bytes) -> None:
-    """Take what comes after the end of a connection."""
-    del data
-
-
-def _answer_nobody(message_id: int, result: Any) -> None:
-    """Take the result of what a connection has left behind."""
-    del message_id, result
-
-
 _TAKE_VIEWS = frozenset({JSON, MsgPack, MsgPackBlosc})
 """Codecs that decode whatever has bytes; that of a user may want :class:`bytes`."""
-
-
-def _plain(codec: Codec) -> Codec:
-    """Return a codec of the same kind and with the same limits that knows no serializers."""
-    plain = type(codec)()
-    plain.max_size, plain.max_nesting = codec.max_size, codec.max_nesting
-    return plain

@@ -15,7 +15,6 @@ import json
 import re
 import reprlib
 import sys
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -24,6 +23,7 @@ import msgpack
 from msgpack.exceptions import StackError
 
 from aiomas import _json, _msgpack
+from aiomas._large import large_messages
 from aiomas._serializers import (
     DeferredSerializer,
     dataclass_serializer,
@@ -56,10 +56,7 @@ Serializer = tuple[type, Serialize, Callable[[Any], Any]]
 
 TYPE_KEY = "__type__"
 _TYPE_KEY_BYTES = TYPE_KEY.encode()
-# Bytes of a buffer for large messages that is kept for the next one: as large as Limits.max_frame
-# allows by default, and a little more for what is around the content.
-_KEPT = 17 * 1024 * 1024
-_SMALL_BUFFER = 1024  # bytes
+_SMALL_BUFFER = 1024  # bytes for the beginning, as there may be thousands of connections
 _unpackb = msgpack.unpackb
 
 
@@ -398,7 +395,7 @@ class MsgPack(Codec):
         if type(self) is not MsgPack:
             return self.encode(data)
         try:
-            return _large.pack(data)
+            return large_messages.pack(data)
         except Exception:  # noqa: BLE001 - it holds objects, or cannot be encoded, as is said there
             return self.encode(data)
 
@@ -432,8 +429,7 @@ class MsgPack(Codec):
         if type(self) is not MsgPack:
             return None
         if self._shortcuts is None:
-            # Without a function for objects, as serializers may encode something themselves; and
-            # with little memory for the beginning, as there may be thousands of connections.
+            # Without a function for objects: a serializer may encode something itself.
             packer = msgpack.Packer(buf_size=_SMALL_BUFFER)
             self._shortcuts = Shortcuts(packer.pack, _unpackb, _TYPE_KEY_BYTES)
         return self._shortcuts
@@ -457,32 +453,6 @@ class MsgPack(Codec):
         return msgpack.unpackb(
             packed, use_list=False, strict_map_key=False, object_hook=self.deserialize_obj
         )
-
-
-class _Large(threading.local):
-    """Encodes large messages without objects, into memory that all codecs of a thread share."""
-
-    def __init__(self) -> None:
-        self._packer: msgpack.Packer | None = None
-
-    def pack(self, data: Any) -> memoryview:
-        """Encode *data*, or raise anything."""
-        packer, self._packer = self._packer, None  # what is encoded may come here, too
-        try:
-            if packer is not None:
-                packer.reset()
-        except BufferError:  # somebody has not sent the last message yet
-            packer = None
-        if packer is None:
-            packer = msgpack.Packer(autoreset=False)
-        packer.pack(data)
-        view: memoryview = packer.getbuffer()
-        if len(view) <= _KEPT:
-            self._packer = packer
-        return view
-
-
-_large = _Large()
 
 
 class MsgPackBlosc(MsgPack):
@@ -530,8 +500,9 @@ _BLOSC_HEADER = 16  # bytes: https://www.blosc.org/c-blosc/README_CHUNK_FORMAT.h
 def _decode(codec: Codec, data: bytes, own: Callable[..., Any]) -> Any:
     """Do what ``decode()`` of a class does whose ``decode_message()`` is *own*."""
     read = type(codec).decode_message
-    # That of a subclass with a decode() of its own would come here again.
-    value, failure = (own if read is Codec.decode_message else read)(codec, data)
+    if read is Codec.decode_message:  # of a subclass with a decode() that calls ours
+        read = own
+    value, failure = read(codec, data)
     if failure is not None:
         raise failure
     return value
