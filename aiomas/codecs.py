@@ -499,10 +499,8 @@ _BLOSC_HEADER = 16  # bytes: https://www.blosc.org/c-blosc/README_CHUNK_FORMAT.h
 
 def _decode(codec: Codec, data: bytes, own: Callable[..., Any]) -> Any:
     """Do what ``decode()`` of a class does whose ``decode_message()`` is *own*."""
-    read = type(codec).decode_message
-    if read is Codec.decode_message:  # of a subclass with a decode() that calls ours
-        read = own
-    value, failure = read(codec, data)
+    read = type(codec).decode_message  # that of Codec, if a subclass has a decode() that calls ours
+    value, failure = (own if read is Codec.decode_message else read)(codec, data)
     if failure is not None:
         raise failure
     return value
