@@ -41,6 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=Path("build/peers/results.json"),
         help="the file for all figures (default: build/peers/results.json)",
     )
+    parser.add_argument("--docs", type=Path, help="a folder of the documentation, for the table")
     options = parser.parse_args(arguments)
     options.only = options.only.split(",") if options.only else names
     if unknown := set(options.only) - set(names):
@@ -178,6 +179,8 @@ def main() -> None:
         console.print(line, markup=False, highlight=False)
     report.write(options.output, rows, known)
     console.print(f"All figures are in {options.output}.")
+    if options.docs is not None:
+        report.write_docs(options.docs, rows, known)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from rich.table import Table
 
 from benchmarks.peers.catalogue import AIMS, MEASURES, OURS, PEERS
 
+INCLUDE = "peers.inc"
+"""What the page on performance includes."""
+
 
 @dataclass
 class Row:
@@ -121,3 +124,28 @@ def write(path: Path, rows: Sequence[Row], facts: dict[str, Any]) -> None:
         for row in in_order(rows)
     ]
     path.write_text(json.dumps({"facts": facts, "rows": found}, indent=2) + "\n")
+
+
+def write_docs(folder: Path, rows: Sequence[Row], facts: dict[str, Any]) -> None:
+    """Write what a page of the documentation includes into *folder*."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INCLUDE).write_text("\n".join(_markdown(rows, facts)) + "\n")
+
+
+def _markdown(rows: Sequence[Row], facts: dict[str, Any]) -> Iterator[str]:
+    yield f"Measured on {facts['date']} with `{facts['command']}`:"
+    yield f"aiomas {facts['aiomas']}, Python {facts['python']};"
+    yield f"{facts['cpu']}, {facts['cores']} cores, {facts['system']}."
+    yield "Calls/s unless said; a ratio says how many times as fast as the library aiomas is."
+    yield ""
+    head = ["", "cores", "library", "its figure"]
+    for loop in OURS:
+        head += [f"aiomas, {loop}", "ratio"]
+    yield f"| {' | '.join(head)} |"
+    yield "| --- " * len(head) + "|"
+    for row in in_order(rows):
+        cells = row.cells()
+        yield f"| {' | '.join([*cells, *[''] * (len(head) - len(cells))])} |"
+    yield ""
+    for line in (*remarks(rows), *aims(rows)):
+        yield f"- {line}"

@@ -217,3 +217,19 @@ def test_the_file_and_the_table_have_all_rows_in_the_order_of_the_measures(tmp_p
     assert written["rows"][0]["ratios"] == {"asyncio": 2.0, "uvloop": 3.0}
     assert written["rows"][1]["reason"] == "no network"
     assert report.table(rows, FACTS).row_count == 2
+
+
+def test_the_documentation_gets_the_same_table_and_where_it_comes_from(tmp_path):
+    rows = [
+        row("B1", "pyzmq", peer_rounds=[10.0], our_rounds={"asyncio": [20.0], "uvloop": [40.0]}),
+        row("B1", "ray", reason="it cannot be had"),
+    ]
+    names = ("date", "command", "aiomas", "python", "cpu", "cores", "system")
+    facts = dict.fromkeys(names, "known")
+    report.write_docs(tmp_path / "page", rows, facts)
+
+    text = (tmp_path / "page" / report.INCLUDE).read_text()
+    assert text.startswith("Measured on known with `known`:")
+    assert "| B1 sequential | all | pyzmq | 10 | 20 | 2.00 | 40 | 4.00 |" in text
+    assert "| B1 sequential | all | ray | none |  |  |  |  |" in text
+    assert "- ray, no figures for B1: it cannot be had" in text
