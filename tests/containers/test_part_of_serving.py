@@ -12,6 +12,7 @@ from aiomas.agent import Container
 
 from .world import Worker
 
+OPTIONS: dict[str, Any] = {"codec": aiomas.MsgPack}  # which has the shortest way
 SWEEPS = 0.6  # seconds in which it is looked twice whether callers have given up
 
 with_connections = pytest.mark.parametrize("world", ["tcp", "unix", "local"], indirect=True)
@@ -34,7 +35,7 @@ def of_handlers(container: Container) -> set[int]:
 
 @with_connections
 async def test_a_call_on_a_connection_that_has_been_used_for_long(world):
-    caller, relay, holder = [await world.worker() for _ in range(3)]
+    caller, relay, holder = [await world.worker(**OPTIONS) for _ in range(3)]
     relay.known = await relay.container.connect(holder.addr)
     remote = await caller.container.connect(relay.addr)
     for _ in range(3):
@@ -54,7 +55,7 @@ async def test_a_call_on_a_connection_that_has_been_used_for_long(world):
 
 @pytest.mark.parametrize("world", ["tcp", "unix"], indirect=True)
 async def test_they_are_noted_until_they_are_answered(world):
-    caller, relay, holder = [await world.worker() for _ in range(3)]
+    caller, relay, holder = [await world.worker(**OPTIONS) for _ in range(3)]
     relay.known = await relay.container.connect(holder.addr)
     remote = await caller.container.connect(relay.addr)
     for _ in range(3):
@@ -75,8 +76,8 @@ async def test_they_are_noted_until_they_are_answered(world):
 @with_connections
 @pytest.mark.parametrize("used", [0, 2])
 async def test_a_call_within_the_container_that_an_ordinary_function_has_made(world, used):
-    caller = await world.worker()
-    container = await world.container()
+    caller = await world.worker(**OPTIONS)
+    container = await world.container(**OPTIONS)
     relay, holder = world.take(Relay(container)), world.take(Worker(container))
     relay.known = await container.connect(holder.addr)
     remote = await caller.container.connect(relay.addr)
