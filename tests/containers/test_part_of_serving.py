@@ -29,7 +29,7 @@ class Relay(Worker):
 def of_handlers(container: Container) -> set[int]:
     """Return the numbers of the requests that serve others, of the only connection to somebody."""
     (client,) = container._pool.clients
-    numbers: set[int] = client.channel.outgoing._watch.of_handlers  # type: ignore[attr-defined]
+    numbers: set[int] = client.channel.outgoing._watch.of_handlers
     return numbers
 
 

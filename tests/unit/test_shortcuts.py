@@ -15,14 +15,14 @@ from typing import Any
 import msgpack
 import pytest
 
-from aiomas import _protocol, codecs, rpc
+from aiomas import _protocol, rpc
 from aiomas._limits import Limits
 from aiomas._logs import LimitedLog
 from aiomas._protocol import ChannelProtocol
 from aiomas._session import REQUEST
 from aiomas._terms import Terms
 from aiomas.codecs import JSON, Codec, MsgPack
-from aiomas.exceptions import ConnectionLost, RemoteException
+from aiomas.exceptions import ConnectionLost, RemoteException, SerializationError
 from aiomas.rpc import RpcClient, Service, expose
 from tests.ids import plain
 
@@ -125,7 +125,7 @@ async def test_a_peer_that_never_reads_gets_no_more_than_the_buffers_hold(server
         peer.setblocking(False)
         served = await server.accepted.get()
         server.clients.append(served)
-        protocol = served.channel._protocol  # type: ignore[attr-defined]
+        protocol = served.channel._protocol
         most = 0
         for number in range(asked):
             await loop.sock_sendall(peer, framed(msgpack.packb([0, number, ["big", [], {}]])))
@@ -142,9 +142,7 @@ async def test_a_peer_that_never_reads_gets_no_more_than_the_buffers_hold(server
 @pytest.mark.parametrize("anyio_backend", LOOPS)
 @pytest.mark.parametrize("in_flight", [1000, 5000])
 @pytest.mark.parametrize("size", [40, 200])
-async def test_many_calls_in_flight_all_take_the_shortest_way(
-    server, monkeypatch, in_flight, size
-):
+async def test_many_calls_in_flight_all_take_the_shortest_way(server, monkeypatch, in_flight, size):
     remote, served = await server.connect()
     await remote.echo(1)
     protocol = served.channel._protocol
@@ -169,7 +167,9 @@ async def test_what_cannot_even_be_described_is_an_error_of_one_call(server, nam
     remote, _ = await server.connect()
     for _ in range(2):
         calls = remote.echo("before"), getattr(remote, name)(), remote.echo("after")
-        before, odd, after = await asyncio.gather(*calls, return_exceptions=True)
+        async with asyncio.timeout(5):
+            results: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+        before, odd, after = results
         assert isinstance(odd, RemoteException)
         assert r"<Odd \udc80>" in str(odd)
         assert (before, after) == ("before", "after")
@@ -181,11 +181,18 @@ class Terse(MsgPack):
     def encode(self, data: Any) -> bytes:
         if data[0] == 2:
             msg = "there are no words for this"
-            raise codecs.SerializationError(msg)
+            raise SerializationError(msg)
         return super().encode(data)
 
 
-@pytest.mark.parametrize("server", [Terse], indirect=True, ids=plain)
+class TerseAtOnce(Terse):
+    """The same, but for what it says of messages that need no care."""
+
+    def shortcuts(self) -> Any:
+        return MsgPack().shortcuts()
+
+
+@pytest.mark.parametrize("server", [Terse, TerseAtOnce], indirect=True, ids=plain)
 @pytest.mark.parametrize("name", ["odd", "missing"])
 async def test_what_cannot_be_answered_at_all_ends_the_connection(server, caplog, name):
     remote, _ = await server.connect()
@@ -194,8 +201,9 @@ async def test_what_cannot_be_answered_at_all_ends_the_connection(server, caplog
     errors: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     calls = getattr(remote, name)(), remote.echo("never served")
-    for result in await asyncio.gather(*calls, return_exceptions=True):
-        assert isinstance(result, ConnectionLost)
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [isinstance(result, ConnectionLost) for result in results] == [True, True]
     lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len([line for line in lines if "cannot be answered" in line]) == 1
     assert len(lines) == 1

@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ class Loop(VirtualTimeLoop):
         self.errors: list[str] = []
         self.set_exception_handler(lambda _, context: self.errors.append(str(context["exception"])))
 
-    def call_later(self, *args, **kwds):
+    def call_later(self, *args: Any, **kwds: Any) -> asyncio.TimerHandle:  # type: ignore[override]
         self.timers += 1
         return super().call_later(*args, **kwds)
 
@@ -167,7 +168,7 @@ def test_no_loop_is_kept_alive():
     loop.call_later(LONG, loop.stop)
     loop.run_forever()
     assert owner.swept
-    left = [weakref.ref(loop), weakref.ref(Sweeper.of(loop))]
+    left: list[weakref.ref[Any]] = [weakref.ref(loop), weakref.ref(Sweeper.of(loop))]
     loop.close()
     del loop, owner
     gc.collect()
