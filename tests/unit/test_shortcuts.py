@@ -168,7 +168,7 @@ async def test_what_cannot_even_be_described_is_an_error_of_one_call(server, nam
     for _ in range(2):
         calls = remote.echo("before"), getattr(remote, name)(), remote.echo("after")
         async with asyncio.timeout(5):
-            results: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+            results: Any = await asyncio.gather(*calls, return_exceptions=True)
         before, odd, after = results
         assert isinstance(odd, RemoteException)
         assert r"<Odd \udc80>" in str(odd)
