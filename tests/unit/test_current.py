@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,7 @@ class Asker(aiomas.Agent):
         self.later: list[asyncio.Future[Any]] = []
         self.looked = asyncio.Event()
         self.let_go = asyncio.Event()
+        self.told = asyncio.Event()
         self.other: Any = None
 
     def look(self) -> None:
@@ -99,6 +101,34 @@ class Asker(aiomas.Agent):
 
         self.later.append(asyncio.ensure_future(look_later()))
         await asyncio.sleep(0)
+
+    @aiomas.expose
+    def sync_leaves_watcher(self) -> None:
+        """Leave a task behind that looks what is served when it is told to."""
+
+        async def watch() -> str | None:
+            await self.told.wait()
+            return path()
+
+        self.later.append(asyncio.ensure_future(watch()))
+
+    @aiomas.expose
+    def sync_returns_coro(self) -> Any:
+        return self._wait_and_look()
+
+    @aiomas.expose
+    def sync_returns_coro_of_task(self) -> Any:
+        """Start a task, and return a coroutine that waits for it."""
+        task = asyncio.ensure_future(self._wait_and_look())
+
+        async def wait() -> str | None:
+            return await task
+
+        return wait()
+
+    @aiomas.expose
+    def sync_may_return_coro(self, *, waits: bool) -> Any:
+        return self._wait_and_look() if waits else path()
 
     @aiomas.expose
     def sync_schedules(self) -> None:
@@ -214,6 +244,53 @@ async def test_a_task_that_a_function_waits_for_is_part_of_its_call(asker, remot
     asker.let_go.set()
     assert await reply == name
     assert asker.seen == [name]
+
+
+async def watch(asker: Asker, waiting: Callable[[], asyncio.Future[Any]]) -> Any:
+    """Start a task and call what waits, both of it in one chunk of what the server receives.
+
+    Returns what the task sees while the call waits, and the result of that.
+    """
+    asker.seen, asker.later = [], []
+    for event in (asker.looked, asker.told, asker.let_go):
+        event.clear()
+    # What comes first may leave alone.
+    first, left, reply = asker.other.sync(), asker.other.sync_leaves_watcher(), waiting()
+    assert list(await asyncio.gather(first, left)) == ["sync", None]
+    await asker.looked.wait()
+    asker.told.set()
+    (seen,) = await asyncio.gather(*asker.later)
+    assert not reply.done()
+    asker.let_go.set()
+    return seen, await reply
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "waiting",
+        "coro_awaits_task",
+        "sync_returns_coro",
+        "sync_returns_task",
+        "sync_returns_coro_of_task",
+    ],
+)
+async def test_a_task_that_is_left_behind_never_has_the_call_that_came_after_it(
+    asker, remote, name
+):
+    for _ in range(4):  # more is known of the functions each time
+        assert await watch(asker, getattr(remote, name)) == (None, name)
+        assert asker.seen == [name]
+
+
+async def test_nor_has_it_that_of_a_function_which_never_had_to_be_waited_for_before(asker, remote):
+    name = "sync_may_return_coro"
+    for _ in range(3):
+        assert await remote.sync_may_return_coro(waits=False) == name
+    for _ in range(2):
+        waiting = functools.partial(remote.sync_may_return_coro, waits=True)
+        assert await watch(asker, waiting) == (None, name)
+        assert await remote.sync_may_return_coro(waits=False) == name
 
 
 async def test_a_callback_that_an_ordinary_function_leaves_behind_has_no_call(asker, remote):

@@ -132,6 +132,43 @@ def test_there_is_an_end_to_what_is_remembered(root, paths, monkeypatch):
         assert len(paths.known) <= 3
 
 
+def know(root: Root, paths: Paths, *names: str) -> None:
+    """Call agents of these names."""
+    for name in names:
+        root.agents[name] = Agent(name)
+        assert paths.resolve(f"agents/{name}/who")() == name
+
+
+def test_without_room_the_oldest_path_alone_is_forgotten(root, paths, monkeypatch):
+    monkeypatch.setattr(_paths, "_MOST", 4)
+    know(root, paths, "1", "2", "3")
+    assert list(paths.known) == [f"agents/{number}/who" for number in range(4)]
+    know(root, paths, "4")
+    assert list(paths.known) == [f"agents/{number}/who" for number in range(1, 5)]
+
+
+def test_a_path_that_is_searched_for_again_takes_no_room_of_another(root, paths, monkeypatch):
+    monkeypatch.setattr(_paths, "_MOST", 3)
+    know(root, paths, "1", "2")
+    know(root, paths, "1")
+    assert {*paths.known} == {f"agents/{number}/who" for number in range(3)}
+
+
+@pytest.mark.parametrize("most", [3, 4])
+@pytest.mark.parametrize("path", ["agents/nobody/who", "agents/0/what", "agents", "", "no/body"])
+def test_who_asks_for_what_is_not_there_makes_nobody_forget_anything(
+    root, paths, monkeypatch, most, path
+):
+    monkeypatch.setattr(_paths, "_MOST", most)
+    know(root, paths, "1", "2")
+    known = dict(paths.known)
+    assert len(known) == 3
+    for _ in range(5):
+        with pytest.raises(LookupError):
+            paths.resolve(path)
+    assert paths.known == known
+
+
 def test_two_registries_on_the_way_are_searched_each_time(root, paths):
     root.agents["group"] = RoutingDict({"0": Agent("in a group")})
     assert paths.resolve("agents/group/0/who")() == "in a group"
