@@ -118,7 +118,9 @@ class Dispatcher:
         serving.set(turn)
         return self.serve_now
 
-    def serve_now(self, source: Any, message_id: int, content: Any, size: int) -> bool:
+    def serve_now(  # noqa: C901 - in one piece, as what is in _shortcuts
+        self, source: Any, message_id: int, content: Any, size: int
+    ) -> bool:
         """Serve an ordinary request, and return whether it was one.
 
         It is served at once if nothing has to be looked after, and that takes half the steps.  Call
@@ -168,17 +170,14 @@ class Dispatcher:
         if kind in _NOT_AWAITABLE or not hasattr(kind, "__await__"):
             if self._turn.active:
                 self._end_now()
+            if returns is UNSURE:
+                self._paths.note(path, PLAIN)
             source.answer(message_id, result)
             return True
         call = None
-        if (
-            self._turn.active
-            or kind is not types.CoroutineType
-            or result.cr_code is not plain.__code__
-        ):
+        if kind is not types.CoroutineType or result.cr_code is not plain.__code__:
             # Part of it has run already, and what it has started may belong to what goes on.
-            call = self.call()
-            self.begin_turn(source)
+            call = self._call_that_goes_on(path, source, returns)
         request = Request(content, message_id, source, size)
         request.intake = intake = source.intake  # what Intake.hold() does
         intake.requests += 1

@@ -285,6 +285,7 @@ class Outgoing:
 
     def _given_up(self, message_id: int, _: asyncio.Future[Any]) -> None:
         """Look whether a future that is done was still waited for by the session."""
+        self._watch.of_handlers.discard(message_id)
         self._tell(self._session.forget_one(message_id))
 
     def sweep(self) -> bool:

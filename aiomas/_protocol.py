@@ -250,13 +250,9 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             self._violated(exc)
             return False
         except SerializationError as exc:
-            self.unanswerable(exc)
+            self._unanswerable(exc)
             return False
         return True
-
-    def unanswerable(self, exc: SerializationError) -> None:
-        """End the connection: not even the shortest answer to a request can be encoded."""
-        self._violated(ProtocolError(f"what cannot be answered: {exc}"))
 
     def eof_received(self) -> bool:
         """Let the transport close itself: nobody is there to read any more."""
@@ -338,7 +334,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             # Where in here it was raised is of no interest to the peer, nor is all of its text.
             text = f"{type(exc).__name__}: {exc}"[: self._longest_text]
             text = text.encode(errors="backslashreplace").decode()  # which every codec can encode
-            data = session.frame(EXCEPTION, message_id, text[: self._longest_text])
+            self._send_error(session.frame, EXCEPTION, message_id, text[: self._longest_text])
+            return
         if outbox.blocked:
             self._send_reply(data)
         else:
@@ -349,7 +346,19 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         if self._is_open():
             self._counters.errors += 1
             text = text[: self._longest_text]
-            self._send_reply(self.session.failure(message_id, kind, text, outcome))
+            self._send_error(self.session.failure, message_id, kind, text, outcome)
+
+    def _send_error(self, make: Callable[..., bytes], *args: Any) -> None:
+        """Send the frame of an error; if that cannot be told either, end the connection."""
+        try:
+            data = make(*args)
+        except SerializationError as exc:
+            self._unanswerable(exc)
+        else:
+            self._send_reply(data)
+
+    def _unanswerable(self, exc: SerializationError) -> None:
+        self._violated(ProtocolError(f"what cannot be answered: {exc}"))
 
     def failure_content(self, failure: BaseException | str | list[Any]) -> Any:
         """Return what is sent for a failure of a handler."""
@@ -386,6 +395,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         if self._error is None:
             self._error = error
             self._transport.abort()
+            self.outbox.discard()
 
     def _is_plain_tcp(self) -> bool:
         sock = self._transport.get_extra_info("socket")
@@ -419,7 +429,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         self.intake.resume()
 
     def _requested(self, request: Request) -> None:
-        if self.session.state is not State.OPEN:  # a handler may have closed it just now
+        if not self._is_open():  # a handler may have closed it just now
             return
         self._counters.calls_in += 1
         limit = self.intake.limit_hit(request.size)

@@ -24,7 +24,6 @@ from aiomas._session import REQUEST, RESULT, Event, Session
 from aiomas._stats import Counters
 from aiomas._wire import HEADER_SIZE, LARGE_FRAME, SHORT, SHORT_HEADERS, unpack_header
 from aiomas.codecs import Codec
-from aiomas.exceptions import SerializationError
 
 Future = asyncio.Future[Any]
 Send = Callable[..., Future]
@@ -180,9 +179,6 @@ class Connection(Replier, Protocol):
     heartbeat: Heartbeat | None
     """Finds out that the peer has vanished."""
 
-    def unanswerable(self, exc: SerializationError) -> None:
-        """End the connection: not even the shortest answer to a request can be encoded."""
-
     def take_all(self, events: Iterator[Event]) -> bool:
         """Do what messages ask for, and return whether there is nothing wrong with them."""
 
@@ -261,12 +257,8 @@ def receiver(  # noqa: C901, PLR0915 - as above
                 ):
                     session.next_of_peer = number + 1
                     counters.calls_in += 1
-                    try:
-                        if serve(connection, number, content, length):
-                            continue
-                    except SerializationError as exc:
-                        connection.unanswerable(exc)
-                        return
+                    if serve(connection, number, content, length):
+                        continue
                     counters.calls_in -= 1
                     session.next_of_peer = number
             if length > max_frame:  # to those who complain of it

@@ -65,8 +65,9 @@ class Sweeper:
         self._planned = False
         try:
             for swept in list(self._swept):
-                if not swept.sweep():
-                    self._swept.discard(swept)
+                self._swept.discard(swept)  # nor is it looked at again after an error
+                if swept.sweep():
+                    self._swept.add(swept)
         finally:
             if self._swept:
                 self._plan()

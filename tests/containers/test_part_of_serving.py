@@ -53,7 +53,7 @@ async def test_a_call_on_a_connection_that_has_been_used_for_long(world):
     await ending
 
 
-@pytest.mark.parametrize("world", ["tcp", "unix"], indirect=True)
+@with_connections
 async def test_they_are_noted_until_they_are_answered(world):
     caller, relay, holder = [await world.worker(**OPTIONS) for _ in range(3)]
     relay.known = await relay.container.connect(holder.addr)

@@ -212,6 +212,14 @@ async def test_what_cannot_be_answered_at_all_ends_the_connection(server, caplog
     assert await other.echo("goes on") == "goes on"
 
 
+@pytest.mark.parametrize("server", [Terse, TerseAtOnce], indirect=True, ids=plain)
+async def test_nor_can_that_of_a_coroutine_function(server):
+    remote, _ = await server.connect()
+    async with asyncio.timeout(5):
+        with pytest.raises(ConnectionLost):
+            await remote.odd_later()
+
+
 class Transport(asyncio.Transport):
     """Keeps what was written."""
 
