@@ -35,7 +35,7 @@ class Sweeper:
         # Nothing here may keep the loop alive, or its entry above would do so for ever.
         self._loop = weakref.ref(loop)
         self._swept: weakref.WeakSet[Swept] = weakref.WeakSet()
-        self._planned = False
+        self._timer: weakref.ref[asyncio.TimerHandle] | None = None
         self._context = contextvars.Context()  # the timer belongs to nobody's request
 
     @classmethod
@@ -54,15 +54,19 @@ class Sweeper:
     def remove(self, swept: Swept) -> None:
         """Do not look at *swept* any more."""
         self._swept.discard(swept)
+        timer = None if self._timer is None else self._timer()
+        if timer is not None and not self._swept:
+            timer.cancel()
+            self._timer = None
 
     def _plan(self) -> None:
         loop = self._loop()
-        if not self._planned and loop is not None:
-            self._planned = True
-            loop.call_later(_INTERVAL, self._sweep, context=self._context)
+        if self._timer is None and loop is not None:
+            timer = loop.call_later(_INTERVAL, self._sweep, context=self._context)
+            self._timer = weakref.ref(timer)
 
     def _sweep(self) -> None:
-        self._planned = False
+        self._timer = None
         try:
             for swept in list(self._swept):
                 self._swept.discard(swept)  # nor is it looked at again after an error

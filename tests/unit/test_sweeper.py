@@ -111,15 +111,22 @@ def test_who_is_removed_is_not_looked_at(loop, sweeper):
     assert kept.swept == 4
 
 
-def test_who_is_removed_and_added_again_needs_no_second_timer(loop, sweeper):
+def test_who_is_removed_and_added_again_is_looked_at_no_more_often(loop, sweeper):
     member = Member()
     for _ in range(3):
         sweeper.add(member)
         sweeper.remove(member)
     sweeper.add(member)
-    assert loop.timers == 1
-    loop.let_pass(LONG)
+    assert loop.let_pass(LONG) == 4
     assert member.swept == 4
+
+
+def test_when_nobody_is_left_the_timer_goes_as_well(loop, sweeper):
+    member = Member()
+    sweeper.add(member)
+    (timer,) = (handle for handle in loop._scheduled if not handle.cancelled())
+    sweeper.remove(member)
+    assert timer.cancelled()
 
 
 class Placed(Member):
