@@ -165,21 +165,21 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         # and nothing there may depend on time.
         local = isinstance(transport, LocalQueueTransport)
         self.outbox.attach(self._transport, self._counters, write_through=local)
+        session, codec, loop = self.session, self._codec, self._loop
         self.outgoing = Outgoing(
-            self.session,
-            self._codec,
+            session,
+            codec,
             self.outbox,
             self.terms,
-            self._loop,
+            loop,
             self._is_open,
             lambda: self.channel.peer,
             at_once=local,
         )
-        self.answer = answerer(
-            self.session, self._codec, self.outbox, functools.partial(self.reply, RESULT)
-        )
-        parts = self.session, self._codec, self.intake, self.outbox, self._counters, self._loop
-        self._receive = receiver(self, *parts)
+        reply = functools.partial(self.reply, RESULT)
+        self.answer = answerer(session, codec, self.outbox, reply)
+        counters = self._counters
+        self._receive = receiver(self, session, codec, self.intake, self.outbox, counters, loop)
         self.channel = Channel(self, self._codec, transport, self._loop)
         logger.debug("Connected to %s", self.peer)
         if self.session.expects is not None and self.session.accepting and not local:
