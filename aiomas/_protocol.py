@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import inspect
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
@@ -159,7 +158,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
         """Make the channel and announce it."""
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        if _sockets.is_tcp(sock):
             _sockets.keep_alive(sock, self.terms.limits)
         # A local queue promises an order over several connections, which batches would change;
         # and nothing there may depend on time.
@@ -398,12 +397,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             self.outbox.discard()
 
     def _is_plain_tcp(self) -> bool:
-        sock = self._transport.get_extra_info("socket")
-        return (
-            sock is not None
-            and sock.family in {socket.AF_INET, socket.AF_INET6}
-            and not self.channel.is_tls
-        )
+        is_tcp = _sockets.is_tcp(self._transport.get_extra_info("socket"))
+        return is_tcp and not self.channel.is_tls
 
     def _is_open(self) -> bool:
         return self.session.state is State.OPEN and not self._transport.is_closing()

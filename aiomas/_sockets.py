@@ -37,12 +37,17 @@ def keep_alive(sock: socket.socket, limits: Limits) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def is_tcp(sock: socket.socket | None) -> bool:
+    """Return whether this is a socket of TCP."""
+    return sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}
+
+
 def bytes_acknowledged(sock: socket.socket) -> int | None:
     """Return how many bytes the peer of a TCP connection has acknowledged, where that is known.
 
     Linux tells it, as ``tcpi_bytes_acked`` in ``struct tcp_info``.
     """
-    if sys.platform != "linux" or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+    if sys.platform != "linux" or not is_tcp(sock):
         return None
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED_AT + 8)
     if len(info) < _ACKED_AT + 8:
