@@ -313,7 +313,11 @@ class Dispatcher:
         else:
             self._not_started += 1
             coro.send(None)  # up to _begun(), so that it notices if it is cancelled before it runs
-            task = self._loop.create_task(coro)
+            if self._loop.get_task_factory() is None:
+                # What create_task() does.  To be given a number as a name would take longer.
+                task = asyncio.Task(coro, loop=self._loop, name=request.content[0])
+            else:
+                task = self._loop.create_task(coro)
         request.task = task
         if request.source.extended:  # others never cancel, and may choose their ids in bad faith
             self._running[request.message_id] = request
