@@ -321,7 +321,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def reply(self, kind: int, message_id: int, content: Any) -> None:
         """Answer a request; what cannot be sent is replaced by an error."""
         session, outbox = self.session, self.outbox
-        if session.state is not State.OPEN:
+        if session.state is not State.OPEN or (outbox.blocked and not self._is_open()):
             return  # nobody is left who waits for it
         if kind == EXCEPTION:
             self._counters.errors += 1

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from tests.e2e.peer_process import AID
 
-PATIENCE = 5.0
-"""Seconds that each operation may take at the most."""
+PATIENCE = 20.0
+"""Seconds that each operation may take at the most, also on a machine that is busy."""
 RESULT = 1
 EXCEPTION = 2
 
