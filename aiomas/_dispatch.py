@@ -356,7 +356,7 @@ class Dispatcher:
                 self._forget(request, request.task)
 
     def _ended_by(self, request: Served, exc: BaseException, *, started: bool) -> bool:
-        """Tell the caller what has ended its call; return whether that was nothing else's end."""
+        """Tell the caller what has ended its call; return whether *exc* ends nothing else."""
         is_cancelled = isinstance(exc, asyncio.CancelledError)
         if not started:
             if not _EAGER:

@@ -16,35 +16,9 @@ from aiomas._terms import Terms
 from aiomas._wire import frame
 from aiomas.channel import ChannelProtocol, Request
 from aiomas.codecs import JSON, datetime_serializer, make_codec
+from tests.kept_transport import KeptTransport
 
 NO_TIMES = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "-" + "9" * 400, "true", '"1"']
-
-
-class Transport(asyncio.Transport):
-    """Keeps what was written."""
-
-    def __init__(self) -> None:
-        super().__init__({"peername": "peer"})
-        self.data = b""
-        self.closing = False
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def write(self, data: Any) -> None:
-        self.data += data
-
-    def close(self) -> None:
-        self.closing = True
-
-    def abort(self) -> None:
-        self.closing = True
 
 
 class End:
@@ -54,7 +28,7 @@ class End:
         self.codec = make_codec(JSON, [datetime_serializer])
         loop = asyncio.get_running_loop()
         self.protocol = ChannelProtocol(self.codec, loop=loop, terms=terms or Terms())
-        self.transport = Transport()
+        self.transport = KeptTransport()
         self.protocol.connection_made(self.transport)
         self.requests: list[Request] = []
         self.protocol.channel.serve(self.requests.append)

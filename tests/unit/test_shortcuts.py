@@ -25,6 +25,7 @@ from aiomas.codecs import JSON, Codec, MsgPack
 from aiomas.exceptions import ConnectionLost, RemoteException, SerializationError
 from aiomas.rpc import RpcClient, Service, expose
 from tests.ids import plain
+from tests.kept_transport import KeptTransport
 
 MIB = 1024**2
 LOOPS = [
@@ -220,35 +221,6 @@ async def test_nor_can_that_of_a_coroutine_function(server):
             await remote.odd_later()
 
 
-class Transport(asyncio.Transport):
-    """Keeps what was written."""
-
-    def __init__(self) -> None:
-        super().__init__({"peername": "peer"})
-        self.data = b""
-        self.closing = False
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def write(self, data: Any) -> None:
-        self.data += bytes(data)
-
-    def close(self) -> None:
-        self.closing = True
-
-    abort = close
-
-
 class End:
     """The accepting end of a connection, whose peer's bytes come from the tests."""
 
@@ -256,7 +228,7 @@ class End:
         self.service = Spam()
         self.cls = codec
         self.terms = Terms(limits=limits)
-        self.transport = Transport()
+        self.transport = KeptTransport()
         self.clients: list[RpcClient] = []
         self.protocol = ChannelProtocol(
             codec(),
