@@ -28,6 +28,9 @@ class Connected(Protocol):
     def close(self) -> None:
         """Send what is there, then close the transport."""
 
+    def cut(self, error: ConnectionLost) -> None:
+        """End the connection at once, with *error* for all who wait for something."""
+
 
 class Channel:
     """One end of a connection on which both sides can make requests.
@@ -178,6 +181,10 @@ class Channel:
         """
         self._protocol.close()
         return self.wait_closed()
+
+    def cut(self, error: ConnectionLost) -> None:
+        """End the connection at once, as if it was lost: calls and handlers end with *error*."""
+        self._protocol.cut(error)
 
     def wait_closed(self) -> Awaitable[None]:
         """Return an awaitable that waits until the connection has ended, whoever ended it."""

@@ -6,8 +6,7 @@ What an agent is is not known here.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from aiomas import channel as channels
@@ -28,7 +27,7 @@ from aiomas._serializers import DeferredSerializer
 from aiomas._terms import Terms
 from aiomas.channel import DEFAULT_CODEC, Channel
 from aiomas.codecs import Codec, make_codec
-from aiomas.exceptions import ContainerClosedError
+from aiomas.exceptions import ContainerClosedError, HandshakeError
 from aiomas.rpc import RpcClient
 
 _REFUSAL = "ContainerClosedError: the container is being shut down"
@@ -60,19 +59,22 @@ class Connections:
         self._certificates: Certificates | None = None
         self._authorize: Authorize | None = None
         self._population = population
-        self._token: str | None = self._connect_kwargs.get("token")
+        token: str | None = self._connect_kwargs.get("token")
         self._terms = Terms(
             limits=self._connect_kwargs.get("limits") or Limits(),
             tracebacks=self._connect_kwargs.get("tracebacks", True),
             call_timeout=self._connect_kwargs.get("call_timeout"),
-            hello=Hello(url=base_url, token=self._proof(answering_proof, base_url)),
-            expects=self._proof(proof, base_url),
+            hello=Hello(
+                url=base_url, token=None if token is None else answering_proof(token, base_url)
+            ),
+            expects=None if token is None else proof(token, base_url),
+            token=token,
         )
         """For connections that the container accepts."""
         self._server: Server | None = None
         self._accepted: set[RpcClient] = set()
         self._handlers = Handlers()
-        self._pool = Pool(self._dial, loop, self._terms.call_timeout)
+        self._pool = Pool(self._dial, loop, self._terms.call_timeout, self._terms.generations.loss)
         self._local = self._make_loopback()
         self._shutdown: asyncio.Task[None] | None = None
 
@@ -94,6 +96,17 @@ class Connections:
         return client
 
     async def _dial(self, address: Address) -> RpcClient:
+        generations = self._terms.generations
+        while True:
+            used = generations.use
+            try:
+                return await self._dial_once(address)
+            except HandshakeError:
+                # While our hello was on its way, all of the cluster may have moved on, and we too.
+                if generations.use == used:
+                    raise
+
+    async def _dial_once(self, address: Address) -> RpcClient:
         clients: dict[Channel, RpcClient] = {}
 
         def connected(channel: Channel) -> None:
@@ -106,7 +119,7 @@ class Connections:
             kwds["ssl"] = kwargs.get("ssl") if certificates is None else certificates.client
         channel = await channels.dial(
             socket_address(address),
-            self._terms_of_dialling(address.url),
+            self._terms.of_dialling(address.url),
             loop=self._loop,
             codec=kwargs.get("codec"),
             extra_serializers=with_arrow(kwargs),
@@ -116,16 +129,13 @@ class Connections:
         )
         return clients[channel]
 
-    def _terms_of_dialling(self, url: str) -> Terms:
-        if self._token is None:
-            return self._terms
-        hello = dataclasses.replace(self._terms.hello, token=self._proof(proof, url))
-        return dataclasses.replace(
-            self._terms, hello=hello, expects=self._proof(answering_proof, url), dialled=url
-        )
-
-    def _proof(self, prove: Callable[[str, str], str], url: str) -> str | None:
-        return None if self._token is None else prove(self._token, url)
+    def _cut_lost(self, urls: Collection[str]) -> None:
+        """Cut all connections with the containers at these base URLs, which are lost."""
+        for client in [*self._accepted, *self._pool.clients]:
+            url = client.channel.peer_url
+            if url is not None and url in urls and (error := self._terms.generations.loss(url)):
+                client.channel.cut(error)
+        self._pool.give_up(urls)
 
     def _portable_codec(self) -> Codec:
         """Return a codec for values that travel between containers outside of a connection.

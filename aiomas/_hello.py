@@ -5,7 +5,8 @@ hello.  A peer that does not know it answers with an error, as to any path that 
 and then only what every version understands is ever sent on that connection.
 
 Containers may have a token in common.  It is never sent: each end shows a proof that it knows it,
-which is of no use to anybody but the two ends.
+which is of no use to anybody but the two ends.  Where parts of a cluster have been given up, the
+proof also says of which generation of the cluster the end is that has dialled.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _OTHER_NAME = (
 LARGEST_FIRST = 65_536
 """Bytes of the first message, where it counts, or has to be read with other codecs."""
 
+_NEWEST = 2**53  # which every codec can carry
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hello:
@@ -47,6 +50,7 @@ class Hello:
         version: the version of the extensions.
         extensions: their names.
         clock: the time of the sender's clock, in seconds.
+        generation: the generation of its cluster, of which the proof is.
     """
 
     url: str | None = None
@@ -56,6 +60,7 @@ class Hello:
     version: int = VERSION
     extensions: tuple[str, ...] = EXTENSIONS
     clock: float = 0.0
+    generation: int = 0
 
     def speaking(self, codec: Codec) -> Hello:
         """Return the same with the facts about *codec*."""
@@ -63,7 +68,10 @@ class Hello:
 
     def content(self) -> dict[str, Any]:
         """Return what is sent."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        if not self.generation:  # nobody needs to know of generations before there is a second one
+            del content["generation"]
+        return content
 
     @classmethod
     def read(cls, content: Any) -> Hello | None:
@@ -84,6 +92,7 @@ class Hello:
                     version=version,
                     extensions=tuple(map(str, extensions)),
                     clock=seconds(content.get("clock")) or 0.0,
+                    generation=_generation(content.get("generation")),
                 )
         return None
 
@@ -114,20 +123,37 @@ class Hello:
         return peer.version >= VERSION and set(EXTENSIONS) <= set(peer.extensions)
 
 
-def proof(token: str, url: str) -> str:
+def proof(token: str, url: str, generation: int = 0) -> str:
     """Return what an end shows that dials the container with the base URL *url*.
 
-    It is of use there only, so that a stranger who was dialled cannot pass it on to others.
+    It is of use there only, so that a stranger who was dialled cannot pass it on to others; and for
+    this *generation* only.
     """
+    return _signed(token, url, generation)
+
+
+def answering_proof(token: str, url: str, generation: int = 0) -> str:
+    """Return what the container with the base URL *url* shows to the end that has dialled it.
+
+    Args:
+        token: the token of both.
+        url: the base URL of the end that was dialled.
+        generation: that of the end that has dialled.
+    """
+    return _signed(token, f"welcome {url}", generation)
+
+
+def _signed(token: str, text: str, generation: int) -> str:
     import hmac  # noqa: PLC0415 - as above
 
-    return hmac.new(_bytes_of(token), _bytes_of(url), "sha256").hexdigest()
+    # No URL begins like this, nor like an answer does, so that one proof is never another one.
+    text = f"generation {generation} {text}" if generation else text
+    return hmac.new(_bytes_of(token), _bytes_of(text), "sha256").hexdigest()
 
 
-def answering_proof(token: str, url: str) -> str:
-    """Return what the container with the base URL *url* shows to the end that has dialled it."""
-    # No URL begins like this, so that nobody can answer with what was just shown to him.
-    return proof(token, f"welcome {url}")
+def _generation(value: Any) -> int:
+    """Return the generation that a peer says it is of; for what is none, the proof will not do."""
+    return value if type(value) is int and 0 <= value <= _NEWEST else 0
 
 
 def seconds(value: Any) -> float | None:

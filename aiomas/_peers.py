@@ -12,7 +12,7 @@ import contextvars
 import dataclasses
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 from aiomas._address import Address
@@ -47,16 +47,23 @@ class Pool:
         dial: makes one attempt to connect to an address; it bounds the time of the attempt.
         loop: the event loop.
         call_timeout: seconds that a call has if its caller does not say so.
+        loss: returns the error of calls to a base URL, if what listens there was given up.
     """
 
     def __init__(
-        self, dial: Dial, loop: asyncio.AbstractEventLoop, call_timeout: float | None = None
+        self,
+        dial: Dial,
+        loop: asyncio.AbstractEventLoop,
+        call_timeout: float | None = None,
+        loss: Callable[[str], ConnectionLost | None] = lambda _: None,
     ) -> None:
         self.call_timeout = call_timeout
         """Seconds that a call has if its caller does not say so."""
         self.closing: ConnectionLost | None = None
         """What new calls fail with that are no part of serving a request."""
         self.closed = False
+        self.loss = loss
+        """Returns the error of calls to a base URL, if what listens there was given up."""
         self._dial = dial
         self._loop = loop
         # A peer that nobody uses and that is not connected vanishes.
@@ -118,6 +125,12 @@ class Pool:
         for peer in self._active:
             peer.take_care()
             peer.fail_own_calls(error)
+
+    def give_up(self, urls: Collection[str]) -> None:
+        """End all connections and attempts to connect to these base URLs, which are lost now."""
+        for peer in list(self._active):
+            if peer.peer in urls and (error := self.loss(peer.peer)) is not None:
+                peer.give_up(error)
 
     async def close(self) -> None:
         """End all attempts to connect and make no new ones; connections are left as they are."""
@@ -244,6 +257,13 @@ class Peer:
         own = [future for future, call in self._waiting.items() if not is_serving(call.context)]
         fail_all(own, copy_error(error).of_call(Outcome.NOT_SENT))
 
+    def give_up(self, error: ConnectionLost) -> None:
+        """End the connection or the attempt to connect, and fail all calls: this peer is lost."""
+        fail_all(self._waiting, copy_error(error).of_call(Outcome.NOT_SENT))
+        self.cancel()
+        if self.connection is not None:
+            self.connection.channel.cut(error)
+
     def _given_up(self, future: asyncio.Future[Any]) -> None:
         """Forget a call that has ended before there was a connection."""
         call = self._waiting.pop(future, None)
@@ -253,9 +273,16 @@ class Peer:
             self.cancel()
 
     def _check_not_closed(self) -> None:
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal.of_call(Outcome.NOT_SENT)
+
+    def _refusal(self) -> ConnectionLost | None:
+        """Return why there are no more attempts to connect, or ``None`` if there may be some."""
         if self._pool.closed:
             msg = f"The container was shut down; it does not connect to {self.peer}"
-            raise ContainerClosedError(msg).of_call(Outcome.NOT_SENT)
+            return ContainerClosedError(msg)
+        return self._pool.loss(self.peer)
 
     def _start_attempt(self) -> asyncio.Task[RpcClient]:
         self._check_not_closed()
@@ -293,11 +320,12 @@ class Peer:
                 attempt.exception()  # or asyncio would report that nobody has seen it
             return
         self._attempt = None
-        if attempt.cancelled() and self._waiting and not self._pool.closed:
+        refusal = self._refusal()
+        if attempt.cancelled() and self._waiting and refusal is None:
             self._start_attempt()  # somebody has called since all others gave it up
             return
         if attempt.cancelled():
-            error: BaseException | None = ContainerClosedError(f"No more connecting to {self.peer}")
+            error: BaseException | None = refusal
         else:
             error = attempt.exception()
         if error is not None:

@@ -274,7 +274,7 @@ class ChannelProtocol(asyncio.BufferedProtocol):
                 show the token, which was shown at its address before.
             ConnectionLost: the connection ended before there was an answer.
         """
-        hello = self._own_hello()
+        hello = self._own_hello(self.terms)
         answer: asyncio.Future[Any] = self._loop.create_future()
         try:
             self.outbox.send(self.session.hello(hello, answer))
@@ -406,8 +406,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
     def _closed_by_us(self) -> ConnectionLost:
         return ConnectionLost(f"The connection to {self.peer} was closed by this end")
 
-    def _own_hello(self) -> Hello:
-        hello = self.terms.hello.speaking(self._codec)
+    def _own_hello(self, terms: Terms) -> Hello:
+        hello = terms.hello.speaking(self._codec)
         return dataclasses.replace(hello, clock=self._loop.time())
 
     def _send_reply(self, data: bytes) -> None:
@@ -507,10 +507,13 @@ class ChannelProtocol(asyncio.BufferedProtocol):
 
     def _greeted(self, message_id: int, peer: Hello) -> None:
         """Answer the hello of the peer."""
-        own = self._own_hello()
-        objection = own.objection(peer, self.session.expects)
+        terms = self.terms.of_generation(peer.generation)
+        own = self._own_hello(terms)
+        objection = own.objection(peer, terms.expects)
+        if objection is None and terms.expects is not None:
+            objection = self.terms.generations.refuses(peer)
         if objection is None:
-            if self.session.expects is not None:
+            if terms.expects is not None:
                 self.terms.strangers.left(self._unproven)
             extended = own.fits(peer)
             self.outbox.send(self.session.welcome(message_id, own, extended=extended))

@@ -56,6 +56,55 @@ class ClusterContainer(Container):
         """Call nobody at these base URLs who does not show the token, from the first time on."""
         self._terms.proven.update(urls)
 
+    def set_generation(
+        self,
+        *,
+        accept: int,
+        known: int,
+        use: int,
+        lost: Iterable[str] = (),
+        found: Iterable[str] = (),
+    ) -> None:
+        """Say which part of the cluster was given up, and what has taken its place.
+
+        With each host that is given up the cluster begins a new *generation*, a number.  What is
+        left of the cluster is told in three rounds, each to all before the next one begins, so that
+        no two of them ever refuse each other: that there is a new one (*known*), to use it (*use*,
+        with what is *lost*), and to serve no older one (*accept*).  Connections that are open go
+        on, whatever their generation, but for those with what is lost: they are cut.
+
+        Args:
+            accept: the oldest generation whose containers are served.
+            known: the newest generation that there may be.  A container of a newer one is refused,
+                and :meth:`on_outdated` told: it is we who were given up.
+            use: the generation that we show to others; no older than *accept*, no newer than
+                *known*.
+            lost: base URLs of containers that were given up.  Calls to them, those under way as
+                well, fail with :class:`~aiomas.exceptions.ConnectionLost`, and none of them is
+                served, until they are *found*.
+            found: base URLs at which there are containers of the cluster again.
+
+        Raises:
+            ValueError: the numbers are not in this order, or the container has no token, so that
+                nobody could prove of which generation he is.
+        """
+        if not 0 <= accept <= use <= known:
+            msg = f"generations are 0 <= accept <= use <= known, got {accept=}, {use=}, {known=}"
+            raise ValueError(msg)
+        if self._terms.token is None:
+            msg = f"{self!r} has no token, so that nobody could prove of which generation he is"
+            raise ValueError(msg)
+        generations = self._terms.generations
+        generations.accept, generations.known, generations.use = accept, known, use
+        lost = set(lost)
+        generations.lost.difference_update(found)
+        generations.lost.update(lost)
+        self._cut_lost(lost)
+
+    def on_outdated(self, callback: Callable[[int], object]) -> None:
+        """Call ``callback(generation)`` for each peer of a generation that is newer than ours."""
+        self._terms.generations.on_outdated = callback
+
     def begin_life(self, life: int, awaited: Iterable[str], gone: Iterable[str] = ()) -> None:
         """Take the place of a container that died.
 

@@ -29,6 +29,7 @@ from aiomas.clocks import ExternalClock
 from aiomas.cluster import state, streams
 from aiomas.cluster.container import ClusterContainer
 from aiomas.cluster.environment import STACK_DUMP, Environment, ignore
+from aiomas.cluster.fencing import Fence, first_generation
 from aiomas.cluster.loading import load
 from aiomas.cluster.rundir import remove_tree
 from aiomas.codecs import Codec
@@ -68,6 +69,7 @@ class Worker:
         self._codec: Codec
         self._states: dict[str, bytes] = {}  # of agents that are about to be made again
         self._supervisor: rpc.RpcClient
+        self._fence = Fence(lambda: self.stop(_LAST_TIMEOUT))
 
     @rpc.expose
     async def start(self, fields: dict[str, Any]) -> str:
@@ -79,7 +81,8 @@ class Worker:
                 to use what :func:`load_tls` has loaded), ``limits`` (the fields of an
                 :class:`~aiomas.Limits`), ``urls`` (of containers of this run), ``life`` (how often
                 the container was restarted), ``awaited`` (the ids of agents that will be made
-                again) and ``chosen`` (ids that agents of former lives have chosen).
+                again) and ``chosen`` (ids that agents of former lives have chosen).  There may be
+                ``advertise`` (the host name for URLs), and what :func:`.first_generation` takes.
 
         Returns:
             Its base URL.
@@ -94,15 +97,31 @@ class Worker:
             ssl=(_contexts[0], _contexts[1]) if fields["tls"] else None,
             token=fields["token"],
             limits=Limits(**fields["limits"]),
+            advertise=fields.get("advertise"),
             as_coro=True,
         )
         # Nothing has been served yet: we have not let go of the event loop since it was bound.
         self.container.insist_on(fields["urls"])
+        self.container.set_generation(**first_generation(fields))
+        self.container.on_outdated(self._fence.outdated)
         self.container.begin_life(fields["life"], fields["awaited"], fields["chosen"])
         self._codec = self.container.portable_codec()
         self.container.on_removed(self._forget)
         state.keep_with(self._codec, self._save)
         return self.container.base_url
+
+    @rpc.expose
+    def set_generation(
+        self,
+        accept: int,
+        known: int,
+        use: int,
+        lost: Sequence[str] = (),
+        found: Sequence[str] = (),
+    ) -> None:
+        """Say what was given up; see :meth:`.ClusterContainer.set_generation`."""
+        self.container.set_generation(accept=accept, known=known, use=use, lost=lost, found=found)
+        self._fence.told(known)
 
     @rpc.expose
     async def spawn(self, target: str, arguments: bytes) -> tuple[list[Any], str | None]:
@@ -236,6 +255,7 @@ class Worker:
         try:
             await self._supervisor.channel.wait_closed()
         finally:
+            self._fence.disarm()
             if hasattr(self, "container"):
                 await self.container.shutdown(as_coro=True, timeout=_LAST_TIMEOUT)
 
