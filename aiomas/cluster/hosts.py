@@ -71,6 +71,10 @@ class HostSpec:
         ):
             msg = f"HostSpec.env must be a mapping of strings to strings, got {self.env!r}"
             raise ValueError(msg)
+        for name, value in self.env.items():
+            if not name or "=" in name or "\0" in name + value:  # no system has such variables
+                msg = f"HostSpec.env cannot have a variable {name!r} with the value {value!r}"
+                raise ValueError(msg)
 
     @property
     def label(self) -> str:
