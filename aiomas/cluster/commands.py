@@ -18,6 +18,7 @@ import click
 
 from aiomas.cluster import rundir
 from aiomas.cluster.naming import CODECS
+from aiomas.cluster.overview import heading, hosts_in_trouble, with_host
 from aiomas.cluster.rundir import Run
 from aiomas.cluster.spec import LOOPS, TRANSPORTS
 from aiomas.cluster.terminal import (
@@ -35,13 +36,17 @@ from aiomas.exceptions import ClusterError
 
 __all__ = ["cluster"]
 
+_STATUS = (
+    *("#", "pid", "state", "for", "CPU", "memory", "agents"),
+    *("in", "out", "errors", "restarts", "exit code", "url"),
+)
 _PAUSE = 0.1  # seconds between two attempts to reach a run that does not listen yet
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 def cluster(*, debug: bool) -> None:
-    """Many containers on this machine as one system (POSIX only).
+    """Many containers, on this machine and others, as one system (POSIX only).
 
     run starts them for a program and stops them at its end; the other commands find what runs of
     this user there are.  Exit codes: 0 if all is well, 1 if something failed, 2 if a command was
@@ -54,6 +59,7 @@ def cluster(*, debug: bool) -> None:
     examples=(
         "plant.py:main -n 8",
         "plant.scenarios:winter -n 8 --transport tls --name winter -- 2024 fast",
+        "plant.py:main --hosts cluster.toml --sync plant.py",
     ),
 )
 @click.argument("target", metavar="TARGET")
@@ -63,7 +69,7 @@ def cluster(*, debug: bool) -> None:
     "--containers",
     type=click.IntRange(min=1),
     metavar="N",
-    help="How many container processes.  [default: one for each core]",
+    help="How many container processes in all.  [default: one for each core]",
 )
 @click.option("--transport", type=click.Choice(TRANSPORTS), help="How containers talk.")
 @click.option("--codec", type=click.Choice(tuple(CODECS)), help="How messages are encoded.")
@@ -85,7 +91,42 @@ def cluster(*, debug: bool) -> None:
 )
 @click.option("--logs", is_flag=True, default=None, help="Show what containers print, as well.")
 @click.option("--clock", metavar="DATE", help="Start external clocks there, not in real time.")
-def run(target: str, arguments: Sequence[str], *, containers: int | None, **options: Any) -> None:
+@click.option(
+    "--hosts",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE.toml",
+    help="The hosts to run on, and options; those given here count more.",
+)
+@click.option(
+    "--sync",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="Send this module or folder to other hosts.  May be repeated.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long a host goes on that has lost its driver.",
+)
+@click.option(
+    "--on-host-loss",
+    metavar="WHAT",
+    help="respawn to make its agents again on other hosts, or report.",
+)
+@click.option(
+    "--allow-partial", is_flag=True, default=None, help="Begin without hosts that cannot be used."
+)
+@click.option("--insecure", is_flag=True, default=None, help="Allow --transport tcp between hosts.")
+def run(
+    target: str,
+    arguments: Sequence[str],
+    *,
+    containers: int | None,
+    hosts: Path | None,
+    **options: Any,
+) -> None:
     """Run a program in a cluster.
 
     TARGET is module:main or file.py:main, a function async def main(cluster, *args), which gets
@@ -99,9 +140,9 @@ def run(target: str, arguments: Sequence[str], *, containers: int | None, **opti
     given["progress"] = True
     try:
         main = program.find_main(target, arguments)
-        code = program.run(main, arguments, given)
+        code = program.run(main, arguments, given, hosts)
     except program.BadTarget as exc:
-        raise click.UsageError(str(exc), click.get_current_context()) from exc
+        raise click.UsageError(describe(exc), click.get_current_context()) from exc
     except program.ProgramFailed as exc:
         msg = f"{describe(exc)} (see where: aiomas cluster --debug run ...)"
         raise program.ProgramFailed(msg) from exc.__cause__
@@ -141,19 +182,18 @@ def status(name: str | None, *, as_json: bool) -> None:
 
     NAME is needed if there are several clusters.
     """
-    from aiomas.cluster.top import heading  # noqa: PLC0415 - rich takes its time
-    from aiomas.cluster.watch import Watch  # noqa: PLC0415
+    from aiomas.cluster.watch import Watch  # noqa: PLC0415 - the other commands do not need it
 
     async def ask() -> dict[str, Any]:
         async with Watch(rundir.find(name)) as watch:
             return await watch.status()
 
     found = asyncio.run(ask())
-    rows = [_status_row(container) for container in found["containers"]]
-    titles = ("#", "pid", "state", "for", "CPU", "memory", "agents", "in", "out", "errors")
-    text = table((*titles, "restarts", "exit code", "url"), rows)
-    first = heading(found["facts"], found["containers"])
-    report(found, f"{first}\n{text}", as_json=as_json)
+    facts, containers = found["facts"], found["containers"]
+    titles, rows = with_host(facts, containers, _STATUS)
+    text = table(titles, [[*start, *_status_row(container)] for start, container in rows])
+    first = [heading(facts, containers), *hosts_in_trouble(facts)]
+    report(found, "\n".join([*first, text]), as_json=as_json)
 
 
 def _status_row(container: dict[str, Any]) -> list[str]:
@@ -201,8 +241,9 @@ def top(name: str | None, *, interval: float, as_json: bool) -> None:
             for container in look.containers
             for rates in [look.rates.get(container["index"])]
         ]
-        first = screen.heading(look.status["facts"], look.containers)
-        text = f"{first}\n{table(screen.TITLES, screen.rows(look))}"
+        facts = look.status["facts"]
+        first = [heading(facts, look.containers), *hosts_in_trouble(facts)]
+        text = "\n".join([*first, table(*screen.columns(look))])
         report({**look.status, "containers": containers}, text, as_json=as_json)
         return
     try:
@@ -232,13 +273,16 @@ def logs(which: Sequence[str], *, name: str | None, follow: bool, lines: int) ->
     A number is the INDEX of a container; without one, lines of all containers come with the index
     in front.  -f ends when the cluster does.
     """
-    from aiomas.cluster import tail  # noqa: PLC0415 - the other commands do not need it
+    from aiomas.cluster import tail, watched_logs  # noqa: PLC0415 - as above
 
     name, index = _name_and_index(which, name)
     found = rundir.find(name)
     if not {"containers", "log_dir"} <= found.facts.keys():
         msg = f"cluster {found.name!r} has no logs yet: it is starting"
         raise ClusterError(msg)
+    if found.facts.get("hosts"):  # others have logs of their own
+        asyncio.run(watched_logs.show(found, index, lines=lines, wait=follow))
+        return
     count = found.facts["containers"]
     if index is not None and index >= count:
         msg = f"cluster {found.name!r} has {count} containers (from 0 up), there is no {index}"

@@ -98,26 +98,34 @@ def _check(main: Any, what: str, arguments: Sequence[str]) -> None:
         raise BadTarget(msg) from exc
 
 
-def run(main: Main, arguments: Sequence[str], options: Mapping[str, Any]) -> int:
+def run(
+    main: Main,
+    arguments: Sequence[str],
+    options: Mapping[str, Any],
+    hosts: Path | None = None,
+) -> int:
     """Run *main* in a cluster.
 
     Args:
         main: gets the cluster and the arguments.
         arguments: further arguments of it.
         options: those of the :class:`Cluster`.
+        hosts: a file with further ones; see :func:`aiomas.cluster.hosts_file.read_hosts`.
 
     Returns:
         The exit code: what *main* returned if that is an integer, else 0; 130 after Ctrl-C, 143
         after SIGTERM.
 
     Raises:
-        BadTarget: an option has a value that it cannot have.
+        BadTarget: an option, or something in the file, is what it cannot be.
+        OSError: the file cannot be read.
         ProgramFailed: *main* raised an exception, or the cluster did not start.
     """
+    make = _cluster(options, hosts)
     interruption = Interruption()
     try:
         with interruption:
-            result = asyncio.run(_run(main, arguments, options, interruption))
+            result = asyncio.run(_run(main, arguments, make, interruption))
     except KeyboardInterrupt:
         return interruption.exit_code or INTERRUPTED
     except BadTarget:
@@ -180,15 +188,32 @@ class Interruption:
         self._cancel()
 
 
+def _cluster(options: Mapping[str, Any], hosts: Path | None) -> Callable[[], Cluster]:
+    """Return what makes the cluster."""
+    found = None
+    if hosts is not None:
+        from aiomas.cluster.hosts_file import read_hosts  # noqa: PLC0415 - most have none
+
+        try:
+            found = read_hosts(hosts)
+        except ValueError as exc:
+            raise BadTarget(str(exc)) from exc
+
+    def make() -> Cluster:
+        try:
+            return Cluster(**(found.keywords(**options) if found else options))
+        except ValueError as exc:
+            msg = found.located(str(exc), options) if found else str(exc)
+            raise BadTarget(msg) from exc
+
+    return make
+
+
 async def _run(
-    main: Main, arguments: Sequence[str], options: Mapping[str, Any], interruption: Interruption
+    main: Main, arguments: Sequence[str], make: Callable[[], Cluster], interruption: Interruption
 ) -> Any:
     interruption.watch_over(asyncio.current_task())
-    try:
-        cluster = Cluster(**options)
-    except ValueError as exc:
-        raise BadTarget(str(exc)) from exc
-    async with cluster:
+    async with make() as cluster:
         running = asyncio.ensure_future(main(cluster, *arguments))
         ended: list[ClusterEvent] = []
 

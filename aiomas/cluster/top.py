@@ -9,7 +9,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from rich.console import Console, Group
@@ -17,8 +17,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from aiomas.cluster.overview import heading, hosts_in_trouble, with_host
 from aiomas.cluster.rundir import Run
-from aiomas.cluster.terminal import printable, size, span
+from aiomas.cluster.terminal import printable, size
 from aiomas.cluster.watch import Rates, RunGone, Watch, rates
 
 TITLES = ("#", "pid", "state", "CPU %", "memory", "agents", "in/s", "out/s", "restarts")
@@ -30,8 +31,9 @@ _STYLES = {
     "hung": "bold yellow",
     "died": "bold red",
     "failed": "bold red",
+    "lost": "bold red",
 }
-_STATE = TITLES.index("state")
+_WORDS = {"host", "state"}  # other columns have numbers
 _OTHER_LINES = 3  # the heading, the titles, and what is said of containers that do not fit
 
 
@@ -143,37 +145,33 @@ def cells(status: Mapping[str, Any], rate: Rates | None) -> list[str]:
     ]
 
 
-def rows(look: Look) -> list[list[str]]:
-    """Return a row for each container."""
-    return [cells(status, look.rates.get(status["index"])) for status in look.containers]
-
-
-def heading(facts: Mapping[str, Any], containers: Sequence[Mapping[str, Any]]) -> str:
-    """Return one line about a run."""
-    running = sum(status["state"] == "running" for status in containers)
-    return printable(
-        f"{facts['name']}: {running} of {len(containers)} containers running, "
-        f"{facts['transport']}, for {span(time.time() - facts['started'])}, pid {facts['pid']}"
-    )
+def columns(look: Look) -> tuple[list[str], list[list[str]]]:
+    """Return the titles, and a row for each container."""
+    titles, found = with_host(look.status["facts"], look.containers, TITLES)
+    return titles, [
+        [*start, *cells(status, look.rates.get(status["index"]))] for start, status in found
+    ]
 
 
 def view(look: Look, height: int) -> Group:
     """Return what fits into *height* lines."""
+    titles, every = columns(look)
+    trouble = hosts_in_trouble(look.status["facts"])
     table = Table(box=None, pad_edge=False)
-    for title in TITLES:
-        table.add_column(title, justify="left" if title == "state" else "right", no_wrap=True)
-    every = rows(look)
-    shown = every[: max(height - _OTHER_LINES, 1)]
+    for title in titles:
+        table.add_column(title, justify="left" if title in _WORDS else "right", no_wrap=True)
+    shown = every[: max(height - _OTHER_LINES - len(trouble), 1)]
     for row in shown:
-        style = _STYLES.get(row[_STATE], "")
         texts = [Text(printable(cell)) for cell in row]
-        texts[_STATE].stylize(style)
+        state = texts[titles.index("state")]
+        state.stylize(_STYLES.get(state.plain, ""))
         table.add_row(*texts)
     first = f"{heading(look.status['facts'], look.containers)} (q ends)"
     hidden = len(every) - len(shown)
     last = f"and {hidden} more, for which this terminal is too small" if hidden else ""
     return Group(
         Text(first, "bold", no_wrap=True, overflow="ellipsis"),
+        *(Text(line, "bold red", no_wrap=True, overflow="ellipsis") for line in trouble),
         table,
         Text(last, "dim", no_wrap=True, overflow="ellipsis"),
     )

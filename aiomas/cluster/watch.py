@@ -30,6 +30,9 @@ _CLOSE_TIMEOUT = 1.0  # seconds
 _PAUSE = 0.05  # seconds between two looks whether a run is still there
 
 Status = Mapping[str, Any]
+LogRead = Callable[[int, Any], Awaitable[tuple[Any, bytes]]]
+"""Reads a part of a container's log: gets its index and a position, and returns the next position
+and the part; see :meth:`Watch.log_read`."""
 
 
 class RunGone(ClusterError):  # noqa: N818 - says what happened
@@ -40,10 +43,14 @@ class _Service:
     router = rpc.Service()
 
     def __init__(
-        self, status: Callable[[], Awaitable[dict[str, Any]]], stop: Callable[[], None]
+        self,
+        status: Callable[[], Awaitable[dict[str, Any]]],
+        stop: Callable[[], None],
+        log_read: LogRead | None,
     ) -> None:
         self._status = status
         self._stop = stop
+        self._log_read = log_read
 
     @rpc.expose(idempotent=True)
     async def status(self) -> dict[str, Any]:
@@ -54,6 +61,14 @@ class _Service:
     def stop(self) -> None:
         """Let the run end."""
         self._stop()
+
+    @rpc.expose(idempotent=True)
+    async def log_read(self, index: int, position: Any) -> tuple[Any, bytes]:
+        """Return a part of a container's log."""
+        if self._log_read is None:
+            msg = "logs are read in their files"
+            raise LookupError(msg)
+        return await self._log_read(index, position)
 
 
 class WatchServer:
@@ -107,7 +122,10 @@ class WatchServer:
 
 
 async def serve_watch(
-    path: Path, status: Callable[[], Awaitable[dict[str, Any]]], stop: Callable[[], None]
+    path: Path,
+    status: Callable[[], Awaitable[dict[str, Any]]],
+    stop: Callable[[], None],
+    log_read: LogRead | None = None,
 ) -> WatchServer:
     """Serve those who watch a run, on a Unix socket that only this user can connect to.
 
@@ -117,12 +135,14 @@ async def serve_watch(
         path: of the socket: :data:`SOCKET` in the run directory.
         status: returns ``{"facts": {...}, "containers": [...]}``; called for each question.
         stop: begins to end the run, and returns before that is done, so that there is an answer.
+        log_read: reads logs of containers, those of other hosts included; ``None`` if all logs are
+            files on this machine.
 
     Raises:
         OSError: the socket cannot be made.
     """
     # Not by its path: to bind that would lock the directory, which a living run keeps locked.
-    return await WatchServer.start(_Service(status, stop), _bind(path))
+    return await WatchServer.start(_Service(status, stop, log_read), _bind(path))
 
 
 def _bind(path: Path) -> socket.socket:
@@ -185,6 +205,26 @@ class Watch:
         """
         async with self._bounded():
             await self._client.remote.stop()
+
+    async def log_read(self, index: int, position: Any) -> tuple[Any, bytes]:
+        """Return a part of the log of a container, wherever that runs.
+
+        Args:
+            index: the number of the container.
+            position: ``-n`` for the last *n* lines, ``None`` for what there is of the line that is
+                not complete yet; after that, what the answer before has said.
+
+        Returns:
+            The position after this part, and the part, which is empty if there is no more.
+
+        Raises:
+            RunGone: the run has ended.
+            ClusterError: the log cannot be read: there is no such container, say, or its host is
+                lost.
+        """
+        async with self._bounded():
+            position, data = await self._client.remote.log_read(index, position)
+        return position, data
 
     @contextlib.asynccontextmanager
     async def _bounded(self) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aiomas.cluster import log_parts
 from aiomas.cluster.rundir import RunDirectory
 from aiomas.cluster.watch import SOCKET, serve_watch
 
@@ -58,6 +59,10 @@ class FakeSupervisor:
             for index in range(containers)
         ]
         self.asked = 0
+        self.reads = 0
+        """How often it was asked for a part of a log."""
+        self.unreadable: dict[int, str] = {}
+        """Why logs cannot be read, by their indices."""
         self.obeys = True
         self.listens_after = listens_after  # seconds
         self._end: asyncio.Event
@@ -77,7 +82,8 @@ class FakeSupervisor:
         if self.listens_after:
             self._ready.set()
             await asyncio.sleep(self.listens_after)
-        async with await serve_watch(self.directory.path / SOCKET, self._status, stop):
+        socket = self.directory.path / SOCKET
+        async with await serve_watch(socket, self._status, stop, self._log_read):
             self._ready.set()
             await self._end.wait()
         self.directory.remove()
@@ -87,6 +93,22 @@ class FakeSupervisor:
         for container in self.containers:
             container["calls_in"] += 10
         return {"facts": self.facts, "containers": self.containers}
+
+    async def _log_read(self, index, position):
+        self.reads += 1
+        if index in self.unreadable:
+            raise LookupError(self.unreadable[index])
+        return log_parts.read_part(Path(self.facts["log_dir"], f"{index}.log"), position)
+
+    def spread(self, *names: str) -> None:
+        """Put containers on hosts in turns, all of which run."""
+        self.facts["hosts"] = [
+            {"name": name, "state": "running", "address": "", "problem": None, "since": time.time()}
+            for name in names
+        ]
+        for container in self.containers:
+            container["host"] = names[container["index"] % len(names)]
+        self.directory.publish(self.facts)
 
     def log(self, index: int, text: str) -> Path:
         """Add to a log file."""

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from aiomas import cli
 from aiomas.cluster import commands, program
+from aiomas.cluster.hosts import host_specs
 from aiomas.cluster.rundir import RunDirectory
 
 PROGRAM = """
@@ -45,6 +47,8 @@ class FakeCluster:
     def __init__(self, **options):
         if options.get("clock") == "nonsense":
             raise ValueError("clock must be a date, got 'nonsense'")
+        if options.get("name") == "nonsense":
+            raise ValueError("name must be short, got 'nonsense'")
         assert options.pop("progress") is True
         self.options = options
 
@@ -109,11 +113,54 @@ class TestRun:
             ("--preload a.b --preload c", {"preload": ("a.b", "c")}),
             ("--logs", {"logs": True}),
             ("--clock 2020-01-01", {"clock": "2020-01-01"}),
+            ("--lease 2.5", {"lease": 2.5}),
+            ("--on-host-loss respawn", {"on_host_loss": "respawn"}),
+            ("--allow-partial", {"allow_partial": True}),
+            ("--insecure", {"insecure": True}),
         ],
     )
     def test_options_are_those_of_a_cluster(self, arguments, option):
         result = run("run", "plant.py:main", "-n", "1", *arguments.split())
         assert result.output == f"{option | {'containers': 1}} ()\n"
+
+    def test_files_to_send_are_there(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        seen = run("run", "plant.py:main", "--sync", "plant.py", "--sync", "folder").output
+        assert seen == f"{ {'sync': (Path('plant.py'), Path('folder'))} } ()\n"
+        assert "nowhere" in failure("run", "plant.py:main", "--sync", "nowhere", code=2)
+
+    def test_a_file_has_hosts_and_options_that_count_less(self, tmp_path):
+        (tmp_path / "cluster.toml").write_text(
+            'hosts = ["node1", "node2"]\n[cluster]\nlease = 5\ncontainers = 2\nseed = 1'
+        )
+        result = run("run", "plant.py:main", "--hosts", "cluster.toml", "-n4", "--lease", "7")
+        hosts = host_specs(["node1", "node2"])
+        options = {"hosts": hosts, "lease": 7.0, "containers": 4, "seed": 1}
+        assert result.output == f"{options} ()\n"
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("hosts = 3", "cluster.toml, line 1: hosts must be a list"),
+            ("hosts = ['a']\nhost = 3", "cluster.toml, line 2: host is not known"),
+            ("hosts = [", "cluster.toml, line 1: "),
+            (
+                "hosts = ['a']\n[cluster]\nname = 'nonsense'",
+                "cluster.toml, line 3: cluster.name must be short, got 'nonsense'",
+            ),
+        ],
+    )
+    def test_a_bad_file_is_wrong_use(self, text, line, tmp_path):
+        (tmp_path / "cluster.toml").write_text(text)
+        found = failure("run", "plant.py:main", "--hosts", "cluster.toml", code=2)
+        assert found.startswith(f"Error: {line}")
+        assert "cluster run --help" in found
+
+    def test_what_is_wrong_on_the_command_line_is_not_in_the_file(self, tmp_path):
+        (tmp_path / "cluster.toml").write_text("hosts = ['a']\n[cluster]\nname = 'winter'")
+        arguments = ["--hosts", "cluster.toml", "--name", "nonsense"]
+        found = failure("run", "plant.py:main", *arguments, code=2)
+        assert found.startswith("Error: name must be short, got 'nonsense'")
 
     def test_a_ca_is_a_directory(self, tmp_path):
         seen = run("run", "plant.py:main", "-n1", "--pki", str(tmp_path)).output
@@ -143,6 +190,8 @@ class TestRun:
             ("plant.py:main -n 0", "0"),
             ("plant.py:main --transport pigeon", "pigeon"),
             ("plant.py:main --seed x", "seed"),
+            ("plant.py:main --lease 0", "lease"),
+            ("plant.py:main --hosts nowhere.toml", "nowhere.toml"),
             ("", "TARGET"),
         ],
     )
@@ -226,6 +275,29 @@ class TestStatus:
         assert words(rows[0]) == "0 5000 running 1 min 1 s 1.5 s 20.0 MiB 7 10 0 0 3 - ipc://[0]/"
         assert words(rows[1]) == "1 5001 died 1 min 1 s - - 7 10 0 0 3 -9 ipc://[1]/"
 
+    def test_containers_are_together_with_those_of_their_host(self, supervise):
+        supervisor = supervise("winter", containers=4)
+        supervisor.spread("node2", "node1")
+        supervisor.facts["hosts"][1] |= {
+            "state": "lost",
+            "since": time.time() - 62,
+            "problem": "nothing was heard\nfor 3 s",
+        }
+        first, second, titles, *rows = run("status").output.splitlines()
+        assert first.startswith("winter: 4 of 4 containers running on 1 of 2 hosts, unix, for")
+        assert second == "node1: lost for 1 min 2 s: nothing was heard for 3 s"
+        assert titles.split()[:3] == ["host", "#", "pid"]
+        starts = [row.split()[:2] for row in rows]
+        assert starts == [["node2", "0"], ["node2", "2"], ["node1", "1"], ["node1", "3"]]
+        found = json.loads(run("status", "--json").output)
+        assert [container["index"] for container in found["containers"]] == [0, 1, 2, 3]
+
+    def test_one_host_has_no_column(self, supervise):
+        supervise("winter").spread("node1")
+        first, titles, *_ = run("status").output.splitlines()
+        assert "hosts" not in first
+        assert titles.split()[0] == "#"
+
     def test_is_json(self, supervise):
         supervise("summer")
         supervisor = supervise("winter")
@@ -250,6 +322,15 @@ class TestTop:
         assert 10 < number <= 100
         assert rows[1].split()[:2] == ["1", "5001"]
         assert supervisor.asked == 2
+
+    def test_several_hosts_are_a_column(self, supervise):
+        supervisor = supervise("winter")
+        supervisor.spread("node1", "node2", "node3")
+        supervisor.facts["hosts"][2] |= {"state": "missing", "problem": "no Python"}
+        _, second, titles, *rows = run("top", "--interval", "0.1").output.splitlines()
+        assert second == "node3: missing for 0 s: no Python"
+        assert titles.split()[:2] == ["host", "#"]
+        assert [row.split()[:2] for row in rows] == [["node1", "0"], ["node2", "1"]]
 
     def test_is_json(self, supervise):
         supervisor = supervise("winter")
@@ -316,6 +397,15 @@ class TestLogs:
             assert lines == ["b", "c"]
         else:  # files are read at the same time
             assert (set(lines[:2]), lines[2:]) == ({"[0] b", "[1] 49"}, ["[0] c"])
+
+    def test_of_several_hosts_are_read_by_the_supervisor(self, supervisor):
+        assert run("logs", "-n1").output == "[0] b\n[1] 49\n"
+        assert supervisor.reads == 0
+        supervisor.spread("node1", "node2")
+        assert run("logs", "-n1").output == "[0] b\n[1] 49\n"
+        assert run("logs", "-n2", "1").output == "48\n49\n"
+        assert supervisor.reads > 0
+        assert "there is no 3" in failure("logs", "3")
 
     @pytest.mark.parametrize("which", ["0", "winter"])
     def test_ctrl_c_ends_them(self, which, supervisor):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from aiomas.cluster import program
+from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.naming import importable_name
 from aiomas.cluster.program import BadTarget, ProgramFailed, find_main, run
 from aiomas.exceptions import SpawnError
@@ -119,6 +120,8 @@ class FakeCluster:
     def __init__(self, **options):
         if "bad" in options:
             raise ValueError("bad must be good")
+        if options.get("name") == "bad":
+            raise ValueError("name must be good")
         self.options = options
         self.state = "made"
 
@@ -139,6 +142,10 @@ class FakeCluster:
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
     monkeypatch.setattr(program, "Cluster", FakeCluster)
+
+
+async def no_program(cluster):
+    pytest.fail("it was run")
 
 
 class TestRunning:
@@ -210,6 +217,29 @@ class TestRunning:
     def test_a_cluster_that_does_not_start_says_why(self):
         with pytest.raises(ProgramFailed, match=r"^OSError: /run/x: Address in use$"):
             run(find_main("module_here:main", []), [], {"broken": True})
+
+    def test_a_file_has_hosts_and_further_options(self, folder):
+        seen = []
+
+        async def main(cluster):
+            seen.append(cluster.options)
+
+        file = folder / "cluster.toml"
+        file.write_text("hosts = ['a']\n[cluster]\nlease = 5\nseed = 1\nname = 'x'")
+        assert run(main, [], {"lease": 7.0, "containers": 3}, file) == 0
+        assert seen[0].pop("hosts") == (HostSpec("a"),)
+        assert seen == [{"lease": 7.0, "containers": 3, "seed": 1, "name": "x"}]
+
+    def test_what_is_wrong_in_a_file_is_refused_with_its_line(self, folder):
+        file = folder / "cluster.toml"
+        file.write_text("hosts = ['a']\n\n[clusters]")
+        with pytest.raises(BadTarget, match=r"cluster.toml, line 3: clusters is not known"):
+            run(no_program, [], {}, file)
+        file.write_text("hosts = ['a']\n[cluster]\nname = 'bad'")
+        with pytest.raises(BadTarget, match=r"cluster.toml, line 3: cluster.name must be good$"):
+            run(no_program, [], {}, file)
+        with pytest.raises(BadTarget, match=r"^name must be good$"):
+            run(no_program, [], {"name": "bad"}, file)
 
     def test_a_bad_option_is_refused(self):
         with pytest.raises(BadTarget, match=r"^bad must be good$"):

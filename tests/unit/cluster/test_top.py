@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aiomas.cluster.top import Look, cells, heading, rows, view
+from aiomas.cluster.top import TITLES, Look, cells, columns, view
 from aiomas.cluster.watch import Rates
 
 ROOT = Path(__file__).parents[3]
@@ -52,14 +52,9 @@ def test_a_row_has_what_is_known():
 
 
 def test_rates_are_those_of_the_container():
-    assert [row[3] for row in rows(look(3))] == ["33", "-", "-"]
-
-
-def test_the_heading_counts_containers_that_run():
-    found = look(3)
-    found.containers[1]["state"] = "died"
-    line = heading(found.status["facts"], found.containers)
-    assert line == "winter: 2 of 3 containers running, tls, for 5 s, pid 7"
+    titles, rows = columns(look(3))
+    assert titles == list(TITLES)
+    assert [row[3] for row in rows] == ["33", "-", "-"]
 
 
 def test_a_view_has_a_line_for_each_container():
@@ -68,6 +63,33 @@ def test_a_view_has_a_line_for_each_container():
     assert titles.split()[:3] == ["#", "pid", "state"]
     assert [line.split()[0] for line in lines] == ["0", "1", "2", "3"]
     assert last == ""
+
+
+def on_hosts(count, **states):
+    found = look(count)
+    hosts = [{"name": name, "state": state, "problem": None} for name, state in states.items()]
+    for container in found.containers:
+        container["host"] = hosts[container["index"] % len(hosts)]["name"]
+    found.status["facts"]["hosts"] = hosts
+    return found
+
+
+def test_containers_on_several_hosts_are_together_with_those_of_their_host():
+    titles, rows = columns(on_hosts(4, b="running", a="running"))
+    assert titles == ["host", *TITLES]
+    assert [row[:2] for row in rows] == [["b", "0"], ["b", "2"], ["a", "1"], ["a", "3"]]
+    assert [row[4] for row in rows] == ["33", "-", "-", "-"]
+
+
+def test_hosts_that_do_not_run_are_below_the_heading():
+    found = on_hosts(22, a="running", b="lost")
+    found.status["facts"]["hosts"][1]["problem"] = "no heartbeat"
+    first, second, titles, *lines, last = drawn(view(found, height=24))
+    assert first.startswith("winter: 22 of 22 containers running on 1 of 2 hosts, tls")
+    assert second == "b: lost: no heartbeat"
+    assert titles.split()[:4] == ["host", "#", "pid", "state"]
+    assert len(lines) == 20
+    assert last == "and 2 more, for which this terminal is too small"
 
 
 def test_a_view_is_as_high_as_the_terminal():

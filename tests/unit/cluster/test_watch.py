@@ -49,6 +49,11 @@ class Supervisor:
     def stop(self):
         self.stopped = True
 
+    async def log_read(self, index, position):
+        if index > 3:
+            raise LookupError(f"there is no container {index}")
+        return (index, position), b"line\n\xff"
+
 
 @pytest.fixture
 async def supervisor(directory):
@@ -68,6 +73,26 @@ async def test_a_run_is_asked_to_stop(supervisor):
     async with Watch(rundir.find("mine")) as watch:
         await watch.stop()
     assert supervisor.stopped
+
+
+async def test_without_somebody_who_reads_logs_there_are_none(supervisor):
+    async with Watch(rundir.find()) as watch:
+        with pytest.raises(ClusterError, match=r"'mine' \(pid 17\) failed: LookupError: logs are"):
+            await watch.log_read(0, None)
+
+
+async def test_logs_are_read_by_whoever_can(directory):
+    own = Supervisor()
+    path = directory.path / SOCKET
+    server = await serve_watch(path, own.status, own.stop, own.log_read)
+    async with server, Watch(rundir.find()) as watch:
+        position, data = await watch.log_read(3, -5)
+        assert (tuple(position), data) == ((3, -5), b"line\n\xff")
+        # A position is the supervisor's own matter.
+        position, _ = await watch.log_read(2, position)
+        assert (position[0], tuple(position[1])) == (2, (3, -5))
+        with pytest.raises(ClusterError, match=r"there is no container 4$"):
+            await watch.log_read(4, None)
 
 
 async def test_the_end_of_the_server_is_that_of_its_connections(directory):
