@@ -115,8 +115,9 @@ def test_only_what_has_changed_is_sent(project, run, base):
     assert "pkg/b.py" not in in_tree(run / "4")
 
 
-def test_all_that_is_written_is_private_whatever_the_umask_is(project, run, base):
-    before = os.umask(0)
+@pytest.mark.parametrize("umask", [0, 0o277])
+def test_all_that_is_written_is_private_whatever_the_umask_is(project, run, base, umask):
+    before = os.umask(umask)
     try:
         synchronize([project], run, base, run / "tree")
     finally:
@@ -312,6 +313,23 @@ def test_what_was_not_used_for_longest_is_removed_from_a_large_cache(run, base):
     store.prune()
     store.close()
     assert cached(base) == {checksum(contents[n]) for n in (0, 1, 4)} | {"other"}
+
+
+@pytest.mark.parametrize("used", range(3))
+def test_what_an_earlier_run_has_used_was_used_last(run, base, used):
+    contents = [bytes([n]) * 1000 for n in range(3)]
+    store = Store.open(run, base)
+    store.missing(manifest_of(*contents))
+    for content in contents:
+        store.put(checksum(content), 0, content)
+        os.utime(base / checksum(content), (1000, 1000))
+    store.close()
+    for manifest in (manifest_of(contents[used]), {}):
+        store = Store.open(run, base, limit=1000 if not manifest else 3000)
+        assert store.missing(manifest) == []
+        store.prune()
+        store.close()
+    assert cached(base) == {checksum(contents[used])}
 
 
 def test_what_the_run_needs_stays_however_large_it_is(project, run, base):
