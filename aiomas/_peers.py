@@ -258,8 +258,7 @@ class Peer:
         fail_all(own, copy_error(error).of_call(Outcome.NOT_SENT))
 
     def give_up(self, error: ConnectionLost) -> None:
-        """End the connection or the attempt to connect, and fail all calls: this peer is lost."""
-        fail_all(self._waiting, copy_error(error).of_call(Outcome.NOT_SENT))
+        """End the connection or the attempt to connect, with all calls: this peer is lost."""
         self.cancel()
         if self.connection is not None:
             self.connection.channel.cut(error)

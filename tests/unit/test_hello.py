@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -135,6 +136,26 @@ def test_a_time_is_a_number_of_seconds(value):
     assert type(_hello.seconds(value)) is float
 
 
+def test_a_generation_travels_once_there_is_a_second_one():
+    second = dataclasses.replace(HELLO, generation=1)
+
+    assert JSON().decode(JSON().encode(second.content())) == changed(generation=1)
+    assert Hello.read(changed(generation=1)) == second
+    assert "generation" not in HELLO.content()
+
+
+NO_GENERATIONS: list[Any] = [-1, True, 1.0, "1", None, [], math.nan, 2**53 + 1, 10**5000]
+
+
+@pytest.mark.parametrize("generation", NO_GENERATIONS, ids=lambda value: type(value).__name__)
+def test_what_is_no_generation_is_the_first_one(generation):
+    hello = Hello.read(changed(generation=generation))
+
+    assert hello is not None
+    assert hello.generation == 0
+    assert type(hello.generation) is int
+
+
 def test_further_facts_are_for_later_versions():
     assert Hello.read(changed(colour="blue")) == HELLO
 
@@ -215,15 +236,31 @@ def test_a_proof_is_that_of_rfc_2104_for_the_url():
     )
 
 
-def test_each_token_url_and_direction_has_a_proof_of_its_own():
+def test_a_proof_of_a_later_generation_is_that_of_a_text_that_names_it():
+    url = "tcp://here:1/"
+
+    assert _hello.proof("secret", url, 0) == _hello.proof("secret", url)
+    assert _hello.answering_proof("secret", url, 0) == _hello.answering_proof("secret", url)
+    # $ printf 'generation 12 tcp://here:1/' | openssl dgst -sha256 -hmac secret
+    assert _hello.proof("secret", url, 12) == (
+        "1abf38d6df1fce2176157d67d077ca4e476d6b6e3d40fcb80c0b90aeeb9a8605"
+    )
+    # $ printf 'generation 12 welcome tcp://here:1/' | openssl dgst -sha256 -hmac secret
+    assert _hello.answering_proof("secret", url, 12) == (
+        "9ab3c100ba32b5ead271bdfb6fbbe702fac7175e1b7b0b2b3731bf3632bdb569"
+    )
+
+
+def test_each_token_url_generation_and_direction_has_a_proof_of_its_own():
     proofs = {
-        make(token, url)
+        make(token, url, generation)
+        for generation in (0, 1, 12)
         for make in (_hello.proof, _hello.answering_proof)
         for token in ("secret", "geheim", "\ud800")
         for url in ("tcp://here:1/", "tcp://here:2/", "ipc://[\udc80]/")
     }
 
-    assert len(proofs) == 18
+    assert len(proofs) == 54
     assert not any("secret" in proof for proof in proofs)
 
 

@@ -13,7 +13,7 @@ from aiomas import local_queue, rpc
 from aiomas._address import IpcAddress
 from aiomas._current import Call, serving
 from aiomas._peers import Peer, Pool
-from aiomas.exceptions import ConnectionLost, ContainerClosedError, SerializationError
+from aiomas.exceptions import ConnectionLost, ContainerClosedError, Outcome, SerializationError
 
 ADDRESS = IpcAddress("there")
 
@@ -48,7 +48,8 @@ class World:
         self.ended = asyncio.Event()
         self.accepted: list[rpc.RpcClient] = []
         self.queue = local_queue.LocalQueue("there")
-        self.pool = Pool(self.dial, asyncio.get_running_loop())
+        self.lost = False
+        self.pool = Pool(self.dial, asyncio.get_running_loop(), loss=self.loss)
 
     async def __aenter__(self):
         self.server = await rpc.start_server(self.queue, self.service, self.accepted.append)
@@ -61,6 +62,13 @@ class World:
             for task in client.dispatcher.handlers if client.dispatcher is not None else ():
                 task.cancel()
             await client.close()
+
+    def loss(self, url):
+        return ConnectionLost(f"{url} was lost") if self.lost else None
+
+    def lose(self):
+        self.lost = True
+        self.pool.give_up([ADDRESS.url])
 
     async def dial(self, address):
         assert address == ADDRESS
@@ -352,6 +360,53 @@ class TestCalls:
         gc.collect()
         assert [ref() for ref in references if ref() is not None] == []
         assert not world.pool._peers
+
+
+class TestGivingUp:
+    async def test_calls_that_are_under_way_and_further_ones_fail(self, world):
+        peer = world.peer
+        await peer.connect()
+        under_way = call(peer, 1)
+        world.lose()
+        with pytest.raises(ConnectionLost, match="was lost"):
+            call(peer, 2)
+        with pytest.raises(ConnectionLost, match="was lost"):
+            await peer.connect()
+        with pytest.raises(ConnectionLost, match="was lost") as caught:
+            await under_way
+        assert caught.value.outcome is not None
+        assert world.dials == 1
+        await turns()
+        assert world.pool.clients == []
+
+    async def test_who_waits_for_a_connection_is_told(self, world):
+        world.gate.clear()
+        peer = world.peer
+        connecting = asyncio.ensure_future(peer.connect())
+        future = call(peer, 1)
+        await world.dialling.wait()
+        world.lose()
+        for waiting in (connecting, future):
+            with pytest.raises(ConnectionLost, match="was lost") as caught:
+                await waiting
+            assert caught.value.outcome is Outcome.NOT_SENT
+        assert (world.dials, world.cancelled) == (1, 1)
+
+    async def test_what_is_found_again_is_called_again(self, world):
+        peer = world.peer
+        assert await call(peer, 1) == 1
+        world.lose()
+        world.lost = False
+        await turns()
+        assert await call(peer, 2) == 2
+        assert world.dials == 2
+
+    async def test_others_do_not_matter(self, world):
+        peer = world.peer
+        assert await call(peer, 1) == 1
+        world.lost = True
+        world.pool.give_up(["tcp://elsewhere:1/"])
+        assert await call(peer, 2) == 2
 
 
 class TestClosing:

@@ -15,10 +15,11 @@ import pytest
 
 import aiomas
 from aiomas import rpc
-from aiomas.cluster import state, streams, worker
+from aiomas.cluster import fencing, state, streams, worker
+from aiomas.cluster.container import ClusterContainer
 from aiomas.cluster.worker import Worker
 from aiomas.codecs import MsgPack
-from aiomas.exceptions import RemoteException, SerializationError
+from aiomas.exceptions import ConnectionLost, HandshakeError, RemoteException, SerializationError
 from aiomas.tls import SSLCerts
 from tests.unit.cluster.fakes import BOUND, until
 
@@ -186,6 +187,85 @@ class TestStart:
     async def test_it_answers_before_it_has_a_container(self, world):
         await world.call("ping")
         await world.call("stop", BOUND)
+
+
+class TestGenerations:
+    @pytest.fixture
+    async def other(self, unix_path):
+        async with ClusterContainer.open(
+            unix_path + "other", codec=aiomas.MsgPack, token="secret"
+        ) as other:
+            yield other
+
+    async def test_it_begins_with_the_one_that_it_is_told(self, world, other):
+        url = await world.start(generation=2)
+        with pytest.raises(HandshakeError, match="is fenced"):
+            await other.ping(url)
+        other.set_generation(accept=2, known=2, use=2)
+        await other.ping(url)
+        await world.worker.container.ping(other.base_url)
+
+    async def test_it_begins_with_what_is_lost(self, world, other):
+        await world.start(generation=1, accept=0, known=1, lost=[other.base_url])
+        with pytest.raises(ConnectionLost, match="was lost"):
+            await world.worker.container.ping(other.base_url)
+
+    async def test_it_is_told_of_others(self, started, other):
+        other.set_generation(accept=1, known=1, use=1)
+        await started.call("set_generation", 0, 1, 1, [other.base_url], [])
+        with pytest.raises(ConnectionLost, match="was lost"):
+            await started.worker.container.ping(other.base_url)
+        await started.call("set_generation", 1, 1, 1, [], [other.base_url])
+        await started.worker.container.ping(other.base_url)
+        await other.ping(started.url)
+
+    async def test_it_ends_if_others_know_of_a_newer_one(self, started, other, monkeypatch):
+        codes: list[int] = []
+        monkeypatch.setattr(fencing, "OUTDATED_GRACE", 0.05)
+        monkeypatch.setattr(fencing, "END_TIMEOUT", BOUND)
+        monkeypatch.setattr(os, "_exit", codes.append)
+        other.set_generation(accept=1, known=1, use=1)
+        with pytest.raises(HandshakeError, match="older generation"):
+            await other.ping(started.url)
+        await until(lambda: codes)
+        [timer] = [
+            thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)
+        ]
+        timer.cancel()
+        timer.join(BOUND)
+        assert codes == [fencing.FENCED]
+        with pytest.raises(ConnectionError):  # it had shut down before
+            await started.worker.container.connect(started.url + "0", timeout=0)
+
+    async def test_it_ends_no_more_when_it_is_ending_anyway(self, started, other, monkeypatch):
+        monkeypatch.setattr(os, "_exit", pytest.fail)
+        other.set_generation(accept=1, known=1, use=1)
+        with pytest.raises(HandshakeError, match="older generation"):
+            await other.ping(started.url)
+        thread = started.worker._fence._thread
+        started.client.close()
+        await started.task
+        thread.join(BOUND)
+        assert not thread.is_alive()
+
+
+class TestAddress:
+    async def test_others_may_reach_it_by_another_one_than_it_listens_on(self, monkeypatch):
+        monkeypatch.setattr(state, "_keepers", [])
+        with socket.create_server(("0.0.0.0", 0)) as listening:
+            port = listening.getsockname()[1]
+            container = Worker(listening)
+            fields = FIELDS | {"addr": ("127.0.0.1", port), "advertise": "localhost"}
+            url = await container.start(fields | {"generation": 1})
+            assert url == f"tcp://localhost:{port}/"
+            async with ClusterContainer.open(
+                ("127.0.0.1", 0), codec=aiomas.MsgPack, token="secret"
+            ) as other:
+                other.set_generation(accept=1, known=1, use=1)
+                await other.ping(url)
+                with pytest.raises(HandshakeError, match=f"dial it by its URL {url}"):
+                    await other.ping(f"tcp://127.0.0.1:{port}/")
+            await container.stop(BOUND)
 
 
 class TestAgents:
