@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 from aiomas.cluster.certificates import PASSPHRASE
-from aiomas.cluster.launchers.base import Link
+from aiomas.cluster.hosts import HostSpec
+from aiomas.cluster.launchers.base import Launcher, Link
 from aiomas.cluster.reaping import end_of
 
 # The new process gets our sys.path before it imports anything of ours.  What comes before that is
@@ -34,14 +35,17 @@ _OPTIONS = {
 }
 
 
-class LocalLauncher:
+class LocalLauncher(Launcher):
     """Starts supervisors as child processes, with our ``sys.path`` and working directory.
 
     They run with the options that this interpreter was started with (``-O``, ``-W``, ``-X``...).
     """
 
-    async def launch(self) -> Link:
-        """Start a supervisor; see :class:`~aiomas.cluster.launchers.base.Launcher`."""
+    async def launch(
+        self,
+        host: HostSpec,  # noqa: ARG002 - it is this one
+        timeout: float,  # noqa: ARG002 - nothing is waited for
+    ) -> Link:
         ours, theirs = socket.socketpair()
         try:
             with theirs:

@@ -13,15 +13,17 @@ import psutil
 import pytest
 
 from aiomas.cluster.control import Host
+from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.launchers.local import LocalLauncher
 from tests.unit.cluster.fakes import BOUND
 
 ROOT = Path(__file__).parents[4]
+HERE = HostSpec("localhost")
 
 
 async def test_it_answers_and_ends_with_its_stream():
     host = Host(print, print)
-    await host.launch(LocalLauncher(), BOUND, lambda: None)
+    await host.launch(LocalLauncher(), HERE, BOUND, lambda: None)
     link = host._link
     assert link is not None
     try:
@@ -34,7 +36,7 @@ async def test_it_answers_and_ends_with_its_stream():
 
 
 async def test_it_can_be_killed():
-    link = await LocalLauncher().launch()
+    link = await LocalLauncher().launch(HERE, BOUND)
     link.kill()
     assert await link.ended == -signal.SIGKILL
     link.kill()
@@ -47,16 +49,17 @@ async def test_one_that_cannot_be_started_leaves_nothing(monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", fail)
     with pytest.raises(OSError, match="no more processes"):
-        await LocalLauncher().launch()
+        await LocalLauncher().launch(HERE, BOUND)
 
 
 # Importing comes first: where the working directory was removed, CPython 3.13.0 cannot.
 PROBE = """
 import asyncio, json, os, sys
+from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.launchers import local
 async def probe():
     local._BOOT = local._BOOT.partition("from aiomas")[0] + PRINT
-    link = await local.LocalLauncher().launch()
+    link = await local.LocalLauncher().launch(HostSpec('localhost'), 10.0)
     await link.ended
     link.sock.close()
 
