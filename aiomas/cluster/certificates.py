@@ -49,6 +49,7 @@ __all__ = [
     "contexts_for_driver",
     "driver_credentials",
     "make_key_and_request",
+    "names_of",
     "write_credentials",
 ]
 
@@ -252,6 +253,11 @@ class _InDirectory:
     def certify(self, csr: bytes, name: str, days: int) -> bytes:
         with self._store.signing(self._passphrase, ready=self._ready) as signer:
             return signer.certify(csr, name=name, days=days)
+
+
+def names_of(address: str) -> tuple[str, ...]:
+    """Return the names that the certificate of a host has which is dialled at *address*."""
+    return LOOPBACK if address in LOOPBACK else (address,)
 
 
 def make_key_and_request(host: str, addresses: Sequence[str] = LOOPBACK) -> tuple[bytes, bytes]:

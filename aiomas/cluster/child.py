@@ -11,12 +11,13 @@ import dataclasses
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from aiomas import rpc
 from aiomas._address import TcpAddress
+from aiomas.cluster.addresses import family_of
 from aiomas.cluster.environment import STACK_DUMP
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.intensity import Intensity
@@ -30,8 +31,8 @@ from aiomas.exceptions import ClusterError, ContainerDied
 
 _log = logging.getLogger("aiomas.cluster")
 
-_LOOPBACK = "127.0.0.1"
 _MOST_NAMED = 10  # agents in an error message
+_MOST_LIVES = 10**6  # of a container, as long as its host is not lost: each has ids of its own
 _END_TIMEOUT = 5.0  # seconds that the system may take to end a killed process
 _BACKLOG = 1024  # connections that wait to be accepted, also while the container is restarted
 
@@ -86,11 +87,15 @@ class Child:
     def save(self, aid: str, state: bytes) -> None:
         """Keep the state of an agent."""
         self._records.save(aid, state)
+        if self._around.archive is not None:
+            self._around.archive.save(self.index, aid, state)
 
     @rpc.expose
     def forget(self, aid: str) -> None:
         """Do not make an agent again."""
         self._records.forget(aid)
+        if self._around.archive is not None:
+            self._around.archive.forget(self.index, aid)
 
     async def start(self) -> None:
         """Start the container, and watch it from then on.
@@ -137,16 +142,24 @@ class Child:
             calling.cancel()
 
     async def spawn(
-        self, target: str, arguments: bytes, *, respawn: bool
+        self, target: str, arguments: bytes, former: Sequence[Any] = (), *, respawn: bool
     ) -> tuple[list[Any], str | None]:
         """Make agents; see :meth:`aiomas.cluster.worker.Worker.spawn`."""
         with self._records.adding():
-            made, failure = await self.call("spawn", target, arguments)
+            given = (target, arguments, former) if former else (target, arguments)
+            made, failure = await self.call("spawn", *given)
             self._records.note(aid for _, _, aids in made for aid in aids)
             if respawn:
                 agents = [(url.rpartition("/")[2], aids) for url, _, aids in made]
                 self._records.add(target, arguments, agents)
-        return [(url, name) for url, name, _ in made], failure
+        return made, failure
+
+    def hand_over(self) -> None:
+        """Give all states that we have to the archive."""
+        if self._around.archive is not None:
+            for record in self._records.plan():
+                for aid, state in self._records.states_of(record).items():
+                    self._around.archive.save(self.index, aid, state)
 
     async def checkpoint(self) -> None:
         """Save the states of all agents that can give them.
@@ -191,9 +204,10 @@ class Child:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             address: Any = str(self._path)
         else:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            bind = self._around.part.bind
+            sock = socket.socket(family_of(bind), socket.SOCK_STREAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            address = (_LOOPBACK, spec.port + self.index if spec.port else 0)
+            address = (bind, spec.port + self.index if spec.port else 0)
         try:
             sock.bind(address)
             sock.listen(_BACKLOG)
@@ -203,7 +217,8 @@ class Child:
             raise
         self._socket = sock
         if self._path is None:  # nobody else can use the directory
-            self._around.urls.append(TcpAddress(*sock.getsockname()).url)
+            port = sock.getsockname()[1]
+            self._around.urls.append(TcpAddress(self._around.part.address, port).url)
 
     def _close_address(self) -> None:
         """Let whoever dials it be refused."""
@@ -246,10 +261,12 @@ class Child:
 
     def _fields(self) -> dict[str, Any]:
         assert self._socket is not None  # noqa: S101 - bound before
-        spec = self._spec
+        spec, part = self._spec, self._around.part
         address: Any = self._path
         return {
-            "addr": self._socket.getsockname() if address is None else str(address),
+            "addr": self._socket.getsockname()[:2] if address is None else str(address),
+            "advertise": None if part.address == part.bind else part.address,
+            "generation": self._around.generation,
             "codec": spec.codec,
             "extra_serializers": spec.extra_serializers,
             "clock": spec.clock,
@@ -258,7 +275,7 @@ class Child:
             "tls": self._around.tls,
             "limits": dataclasses.asdict(spec.limits),
             "urls": self._around.urls,
-            "life": self.restarts,
+            "life": part.incarnation * _MOST_LIVES + self.restarts,
             "awaited": self._records.awaited,
             "chosen": self._records.chosen,
         }

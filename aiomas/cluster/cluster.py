@@ -15,13 +15,19 @@ from aiomas.agent import Agent, Container
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content, together
 from aiomas.cluster.fanout import CONCURRENCY, map_calls, starmap_calls
-from aiomas.cluster.info import ContainerInfo
+from aiomas.cluster.archive import Former
+from aiomas.cluster.hosts import HostSpec, host_specs
+from aiomas.cluster.info import ContainerInfo, HostInfo
+from aiomas.cluster.keeper import Keeper
 from aiomas.cluster.launchers.base import Launcher
-from aiomas.cluster.launchers.local import LocalLauncher
+from aiomas.cluster.launchers.choice import default_launcher
 from aiomas.cluster.listening import Callback, Listeners
+from aiomas.cluster.members import Member
 from aiomas.cluster.naming import importable_name
 from aiomas.cluster.placement import RoundRobin, Strategy, chooser
+from aiomas.cluster.policy import HostPolicy, check
 from aiomas.cluster.progress import Progress
+from aiomas.cluster.remaking import remake
 from aiomas.cluster.roster import Roster
 from aiomas.cluster.run import Lifecycle
 from aiomas.cluster.spawning import Arguments, Spawner, arguments_of
@@ -103,7 +109,8 @@ class Cluster:
         self,
         containers: int | None = None,
         *,
-        transport: str = "unix",
+        hosts: Iterable[HostSpec | str] | None = None,
+        transport: str | None = None,
         codec: str | type[Codec] = "msgpack",
         extra_serializers: Iterable[Any] = (),
         launcher: Launcher | None = None,
@@ -132,20 +139,39 @@ class Cluster:
         start_timeout: float = 60.0,
         stop_timeout: float = 10.0,
         limits: Limits | None = None,
+        sync: Iterable[str | os.PathLike[str]] = (),
+        address: str | None = None,
+        lease: float = 30.0,
+        heartbeat: float = 1.0,
+        on_host_loss: str = "report",
+        allow_partial: bool = False,
+        insecure: bool = False,
     ) -> None:
         if sys.platform == "win32":
             msg = "aiomas.cluster needs a POSIX system, Windows is none"
             raise OSError(msg)
+        several = hosts is not None or (launcher is not None and launcher.chooses_hosts)
+        transport = transport or ("tls" if several else "unix")
         # Each parameter is a field of the spec, but for those of the driver alone.
         self._spec = ClusterSpec.of_parameters(locals())
         if pki is not None and transport != "tls":
             msg = f"pki={os.fspath(pki)!r} needs transport='tls', got transport={transport!r}"
             raise ValueError(msg)
+        policy = HostPolicy.of_parameters(locals())
+        if several:
+            check(policy, transport, containers)
+        self._asked = containers
         self.container: Container
         """The driver's own container, on the same transport as the others."""
-        self._launcher = launcher or LocalLauncher()
+        self._launcher = launcher or default_launcher(several=several)
         self._progress = progress
-        self._run = Lifecycle(self._spec, pki, self._took, _print_lines if logs else None)
+        self._run = Lifecycle(
+            self._spec,
+            pki,
+            self._took,
+            _print_lines if logs else None,
+            policy if several else None,
+        )
         self._listeners = Listeners()
         self._loop: asyncio.AbstractEventLoop | None = None  # in which it was started
         self._over: str | None = None  # the first reason why it does not run any more
@@ -153,6 +179,7 @@ class Cluster:
         self._stopping = False
         self._round_robin = RoundRobin()
         self._roster = Roster()
+        self._keeper = Keeper(self._run, self._roster, self._took, self._remake)
 
     def __repr__(self) -> str:
         if self._over is not None:
@@ -162,7 +189,7 @@ class Cluster:
         else:
             state = self._roster.summary()
         name = f" {self.name!r}" if self.name else ""
-        return f"<Cluster{name} of {self._spec.containers} containers, {state}>"
+        return f"<Cluster{name} of {self._run.spec.containers} containers, {state}>"
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
@@ -192,6 +219,14 @@ class Cluster:
     def containers(self) -> list[ContainerInfo]:
         """The containers, in the order of their indices."""
         return self._roster.containers
+
+    @property
+    def hosts(self) -> list[HostInfo]:
+        """The hosts, with their states; the driver's own machine only if it has containers."""
+        fleet = self._run.fleet
+        members = [] if fleet is None else fleet.members
+        several = len(members) > 1
+        return [m.info for m in members if m.info.containers or not (m.spec.is_local and several)]
 
     @property
     def name(self) -> str:
@@ -384,8 +419,10 @@ class Cluster:
         Raises:
             ClusterError: the supervisor is gone.
         """
-        limit = timeout + _MARGIN
-        return list(await self._call("status", timeout, timeout=limit))
+        self._run_container()
+        found = await self._run.call_all("status", timeout, timeout=timeout + _MARGIN)
+        known = {status["index"]: status for _, statuses in found for status in statuses}
+        return [known.get(info.index) or _last_known(info) for info in self.containers]
 
     async def set_time(self, time: float) -> None:
         """Set the external clocks of all containers, and return when all have the new time.
@@ -412,7 +449,8 @@ class Cluster:
             msg = f"The time can only be set forward: it is {clock.time()} s, got {time} s"
             raise ValueError(msg)
         given_up = {info.index for info in self.containers if info.state == "failed"}
-        contents = await self._call("set_time", time)
+        found = await self._run.call_all("set_time", time)
+        contents = [content for _, contents in found for content in contents]
         clock.set_time(time)  # last, so that it can be repeated if we are cancelled
         errors = [error_of_content(c) for c in contents if c.get("index") not in given_up]
         if errors:
@@ -428,7 +466,63 @@ class Cluster:
             ClusterError: states could not be had, or are too large; the message names the agents
                 and has a traceback.  All others are saved.
         """
-        await self._call("checkpoint")
+        self._run_container()
+        await self._run.call_all("checkpoint")
+
+    async def add_host(self, host: HostSpec | str) -> None:
+        """Add a host while the cluster runs, with new, empty containers.
+
+        Args:
+            host: as in *hosts*; it gets one container for each of its cores, if it does not say how
+                many.
+
+        Raises:
+            ClusterError: it cannot be used; the message says why.
+            ContainerDied: one of its containers ended before it answered.
+            OSError: it cannot be used.
+            ValueError: the cluster has this host already, or was started without *hosts*.
+        """
+        self._run_container()
+        self._check_several("add_host()")
+        [spec] = host_specs([host])
+        async with self._bounded(f"host {spec.label}"):
+            await self._keeper.add(spec)
+
+    async def remove_host(self, host: str, *, drain: bool = True) -> None:
+        """End all containers of a host, and forget it.
+
+        Args:
+            host: its name.
+            drain: make those of its agents again on other hosts, with their states, that were
+                spawned with ``respawn=True``; their new URLs are in the event ``RESPAWNED``.
+
+        Raises:
+            ClusterError: states of agents could not be saved, and nothing was done.
+            ValueError: there is no such host, or it is the driver's own machine.
+        """
+        self._run_container()
+        await self._keeper.remove(host, self._spec.stop_timeout, drain=drain)
+
+    async def scale(self, containers: int) -> None:
+        """Start or end containers, until there are so many that run.
+
+        New ones go where there are the fewest; with a launcher that chooses hosts, on new hosts.
+        The last ones are ended first; what :meth:`remove_host` says about agents holds for theirs.
+
+        Args:
+            containers: how many.
+
+        Raises:
+            ClusterError: there is no room for them, or the states of agents could not be saved.
+            ContainerDied: a new container ended before it answered.
+            ValueError: it is no number from 1 up.
+        """
+        self._run_container()
+        if not isinstance(containers, int) or isinstance(containers, bool) or containers < 1:
+            msg = f"containers must be a number from 1 up, got {containers!r}"
+            raise ValueError(msg)
+        async with self._bounded("all containers"):
+            await self._keeper.scale(containers, self._spec.stop_timeout)
 
     def on_event(self, callback: Callback) -> Callable[[], None]:
         """Call ``callback(event)`` with each :class:`ClusterEvent` from now on.
@@ -446,11 +540,17 @@ class Cluster:
         return self._listeners.iterate()
 
     async def _start(self) -> None:
-        self._roster.begin(self._spec.containers)
         with self._bar("Starting containers") as bar:
-            bar.started(len(self.containers))
-            self._starting = bar
-            begun = await self._run.start(self._launcher, self._lost)
+
+            def placed(members: Sequence[Member]) -> None:
+                for member in members:
+                    self._roster.expect(member.info.containers, member.name)
+                bar.started(len(self.containers))
+                self._starting = bar
+
+            begun = await self._run.start(
+                self._launcher, self._lost, self._keeper.lost, self._asked, placed
+            )
             container = self._run_container()
             self.container = container
             self._roster.began(begun)
@@ -461,8 +561,9 @@ class Cluster:
     async def _stop(self, why: str) -> None:
         self._stopping = True
         self._over = self._over or why
-        exit_codes: list[int | None] = []
+        exit_codes: dict[int, int | None] = {}
         try:
+            await self._keeper.close()
             exit_codes = await self._run.stop(self._spec.stop_timeout)
         finally:
             self._roster.end(exit_codes)
@@ -490,9 +591,28 @@ class Cluster:
             )
             raise ClusterError(msg)
 
-    async def _call(self, method: str, *args: Any, timeout: float | None = None) -> Any:
-        self._run_container()
-        return await self._run.call(method, *args, timeout=timeout)
+    def _check_several(self, what: str) -> None:
+        if self._run.several:
+            return
+        msg = f"{what} needs a cluster that was started with hosts=, or a launcher that has them"
+        raise ValueError(msg)
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self, what: str) -> AsyncIterator[None]:
+        bound = asyncio.timeout(self._spec.start_timeout)
+        try:
+            async with bound:
+                yield
+        except TimeoutError as exc:
+            if not bound.expired():
+                raise
+            limit = self._spec.start_timeout
+            msg = f"{what} could not be made ready within start_timeout={limit} s"
+            raise TimeoutError(msg) from exc
+
+    async def _remake(self, formers: Sequence[Former]) -> dict[str, Any]:
+        """Make agents again that were on a host which is gone; see :mod:`.keeper`."""
+        return await remake(self._run, self._roster, formers, self._round_robin, self._took)
 
     async def _spawn_all(
         self,
@@ -511,11 +631,12 @@ class Cluster:
             msg = f"No container of this cluster runs: {self._roster.summary()}"
             raise SpawnError(msg)
         if placement == "least-loaded":
-            for info, load in zip(self.containers, await self._call("loads"), strict=True):
-                info.cpu_load = load
+            for _, loads in await self._run.call_all("loads"):
+                for index, load in loads.items():
+                    self.containers[index].cpu_load = load
         with self._bar("Spawning agents") as bar:
             bar.started(len(calls))
-            spawner = Spawner(container, container.portable_codec(), self._call, bar.advance)
+            spawner = Spawner(container, container.portable_codec(), self._run.send, bar.advance)
             proxies = await spawner.spawn(target, calls, running, choose, respawn=respawn)
         if name is not None:
             [(index, pid)] = spawner.processes.items()
@@ -546,6 +667,12 @@ class Cluster:
         if self._over is None:  # or the supervisor has told why itself, before it ended
             self._took(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
         await self._run.clean_up()
+
+
+def _last_known(info: ContainerInfo) -> dict[str, Any]:
+    """Return the status of a container whose supervisor cannot be asked."""
+    names = ("index", "host", "pid", "url", "state", "restarts", "exit_code")
+    return {name: getattr(info, name) for name in names} | {"agents": 0}
 
 
 def _print_lines(index: int, lines: Sequence[str]) -> None:

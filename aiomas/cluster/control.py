@@ -8,17 +8,23 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
+import operator
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from aiomas import rpc
 from aiomas.cluster import streams
+from aiomas.cluster.archive import Archive
 from aiomas.cluster.endings import how_it_ended
 from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
+from aiomas.cluster.hosts import HostSpec
+from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.launchers.base import Launcher, Link
+from aiomas.cluster.lease import Silence, now
 from aiomas.exceptions import (
     ClusterError,
     ConnectionLost,
@@ -32,6 +38,16 @@ T = TypeVar("T")
 _HEARTBEAT = 10.0  # seconds; a supervisor that is silent for three of them is taken for dead
 _THREAD_TIMEOUT = 10.0  # seconds that the thread has to end
 _EXIT_TIMEOUT = 5.0  # seconds that a supervisor has to end when it has no driver any more
+
+
+class Home(Protocol):
+    """Who knows all of a run; its methods are called in the loop of the control thread."""
+
+    async def watched(self) -> dict[str, Any]:
+        """Return ``{"facts": {...}, "containers": [...]}``."""
+
+    async def log_read(self, index: int, position: Any) -> tuple[Any, bytes]:
+        """Return a part of the log of a container."""
 
 
 class ControlThread:
@@ -101,6 +117,7 @@ class Host:
     Args:
         on_event: called with each event.
         on_log: called with the index of a container and lines of its log.
+        home: what this one asks for all of the run, if it is that of the driver's own machine.
     """
 
     router = rpc.Service()
@@ -109,21 +126,32 @@ class Host:
         self,
         on_event: Callable[[ClusterEvent], object],
         on_log: Callable[[int, Sequence[str]], object],
+        home: Home | None = None,
     ) -> None:
+        self.archive = Archive()
+        """What is needed to make the agents there again."""
+        self.lease_until = now()
+        """When the lease there will have run out for certain, in the terms of ``lease.now()``."""
         self._on_event = on_event
         self._on_log = on_log
+        self._home = home
+        self._host = HostSpec(LOCALHOST)
+        self._lease: float | None = None
+        self._silence: Silence | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._link: Link | None = None
         self._client: rpc.RpcClient | None = None
         self._why_lost: str | None = None
         self._unresponsive = False
 
     async def launch(
-        self, launcher: Launcher, timeout: float, on_lost: Callable[[], object]
+        self, launcher: Launcher, host: HostSpec, timeout: float, on_lost: Callable[[], object]
     ) -> None:
         """Start the supervisor, and return when it answers.
 
         Args:
             launcher: starts it.
+            host: where.
             timeout: seconds until it must answer.
             on_lost: called when the stream to it has ended.
 
@@ -131,14 +159,15 @@ class Host:
             OSError: it could not be started, or does not answer in time.
             ClusterError: it has ended; the message says how.
         """
-        self._link = await launcher.launch()
+        self._host = host
+        self._link = await launcher.launch(host, timeout)
         try:
             self._client = await streams.dial(
                 self._link.sock,
                 self,
                 timeout=timeout,
                 heartbeat=_HEARTBEAT,
-                name="the supervisor of this cluster",
+                name=f"the supervisor {self._where}",
             )
         except BaseException as exc:
             self._link.sock.close()
@@ -146,7 +175,8 @@ class Host:
                 if isinstance(exc, ConnectionError):
                     raise await self.lost() from exc
                 if isinstance(exc, TimeoutError):
-                    msg = f"The supervisor of the cluster has not answered within {timeout} s"
+                    msg = f"The supervisor {self._where} has not answered within {timeout} s"
+                    msg += self._said()
                     raise TimeoutError(msg) from exc
             finally:
                 self._link.kill()
@@ -160,7 +190,41 @@ class Host:
         event = ClusterEvent.read(content)
         if event.kind is EventKind.LOST:
             self._why_lost = event.message
-        self._on_event(event)
+            if not self._host.is_local:  # what that means for the cluster is not known there
+                return
+        self._on_event(dataclasses.replace(event, host=self._host.label))
+
+    @rpc.expose
+    def renew(self) -> None:
+        """Let the host go on.
+
+        Raises:
+            PermissionError: it was given up.
+        """
+        if self._lease is None or self._silence is None or self._why_lost is not None:
+            msg = "the host was given up, its agents may be elsewhere"
+            raise PermissionError(msg)
+        self._silence.interrupt()
+        self.lease_until = now() + self._lease
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch_silence(self._silence))
+
+    @rpc.expose
+    def keep_state(self, index: int, aid: str, state: bytes | None) -> None:
+        """Keep the state of an agent, or forget that (``None``)."""
+        self.archive.take(index, aid, state)
+
+    @rpc.expose
+    async def watched(self) -> dict[str, Any]:
+        """Return what is known of the run, for whoever looks at it from outside."""
+        assert self._home is not None  # noqa: S101 - only the driver's own machine asks
+        return await self._home.watched()
+
+    @rpc.expose
+    async def log_read(self, index: int, position: Any) -> tuple[Any, bytes]:
+        """Return a part of the log of a container on another host."""
+        assert self._home is not None  # noqa: S101 - as above
+        return await self._home.log_read(index, position)
 
     @rpc.expose
     def log(self, index: int, lines: Sequence[str]) -> None:
@@ -172,6 +236,12 @@ class Host:
     ) -> Any:
         """Call a method of the supervisor.
 
+        Args:
+            method: its name; that of one of its parts, ``part.name``.
+            args: its arguments.
+            timeout: seconds that it has.
+            kwargs: its keyword arguments.
+
         Raises:
             ContainerDied: the method says so.
             ClusterError: the method says so, or took longer than *timeout* seconds, or the
@@ -181,19 +251,80 @@ class Host:
             msg = "The cluster does not run"
             raise ClusterError(msg)
         try:
-            function = rpc.with_options(getattr(self._client.remote, method), timeout=timeout)
+            remote = operator.attrgetter(method)(self._client.remote)
+            function = rpc.with_options(remote, timeout=timeout)
             reply = await function(*args, **kwargs)
         except ConnectionError as exc:
             raise await self.lost() from exc
         except DeadlineExceeded:
-            msg = f"The supervisor has not answered {method}() within {timeout} s"
+            msg = f"The supervisor {self._where} has not answered {method}() within {timeout} s"
             raise ClusterError(msg) from None
         except RemoteException as exc:
-            msg = f"The supervisor failed: {exc.remote_traceback}"
+            msg = f"The supervisor {self._where} failed: {exc.remote_traceback}"
             raise ClusterError(msg) from None
         if "error" in reply:
             raise error_of_content(reply["error"])
         return reply["value"]
+
+    async def spawn(
+        self, index: int, target: str, local: str, arguments: bytes, *more: Any, respawn: bool
+    ) -> Any:
+        """Make agents, and remember those that will be made again.
+
+        Args:
+            index: the container.
+            target: what makes them, as the driver names it.
+            local: the same, as it is named over there.
+            arguments: their arguments.
+            more: of :meth:`aiomas.cluster.supervisor.Supervisor.spawn`, which does it.
+            respawn: whether they will be made again.
+        """
+        if not respawn:
+            return await self.call("spawn", index, local, arguments, respawn, *more)
+        records = self.archive.of(index)
+        with records.adding():
+            reply = await self.call("spawn", index, local, arguments, respawn, *more)
+            agents = [(url.rpartition("/")[2], aids) for url, _, aids in reply[0]]
+            records.add(target, arguments, agents)
+        return reply
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the launcher has learned of the host."""
+        return self._link.facts if self._link is not None else {}
+
+    def grant(self, lease: float, heartbeat: float) -> None:
+        """Let the host ask for its lease; when it does so no more, take it for lost.
+
+        Args:
+            lease: seconds for which it goes on without us.
+            heartbeat: seconds between two times that it asks.
+        """
+        self._lease = lease
+        self._silence = Silence(heartbeat)
+        self.lease_until = now() + lease
+
+    async def give_up(self, why: str) -> None:
+        """Have nothing to do with the host any more; *why* is what others are told."""
+        self._why_lost = self._why_lost or why
+        if self._watching is not None and self._watching is not asyncio.current_task():
+            self._watching.cancel()
+        if self._client is not None:
+            self._client.close()
+        if self._link is not None:
+            self._link.kill()
+
+    async def _watch_silence(self, silence: Silence) -> None:
+        seconds = await silence.too_long()
+        await self.give_up(f"it has been silent for {seconds:.1f} s")
+
+    @property
+    def _where(self) -> str:
+        return "of this cluster" if self._host.is_local else f"on {self._host.label}"
+
+    def _said(self) -> str:
+        said = "" if self._link is None else self._link.said()
+        return f"\nWhat was said last there:\n{said}" if said else ""
 
     async def lost(self) -> ClusterError:
         """Return what to raise because the supervisor is gone."""
@@ -206,7 +337,9 @@ class Host:
                 how = how_it_ended(self._link.ended.result())
         if self._why_lost is not None:  # it has said so itself, if only with its last message
             return ClusterError(self._why_lost)
-        return ClusterError(f"The cluster is gone: its supervisor {how}")
+        if self._host.is_local:
+            return ClusterError(f"The cluster is gone: its supervisor {how}")
+        return ClusterError(f"the supervisor there {how}{self._said()}")
 
     def _take_note(self, error: ConnectionLost) -> None:
         if isinstance(error, PeerUnresponsive):
@@ -216,6 +349,8 @@ class Host:
 
     async def close(self, timeout: float) -> None:
         """Close the stream, and wait until the supervisor has ended; kill it after *timeout*."""
+        if self._watching is not None:
+            self._watching.cancel()
         if self._link is None:
             return
         if self._client is not None:

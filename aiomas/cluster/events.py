@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from aiomas.exceptions import ClusterError, ContainerDied
@@ -32,6 +32,15 @@ class EventKind(enum.StrEnum):
     """A container that had hung answers again."""
     AGENT_LOST = "agent lost"
     """An agent could not be made again after its container was; ``error`` has the traceback."""
+    HOST_LOST = "host lost"
+    """A host cannot be reached any more, or its supervisor has ended; ``error`` says why.  Calls to
+    its containers fail from now on."""
+    HOST_JOINED = "host joined"
+    """A host was added, or is there again; its containers are empty."""
+    HOST_LEFT = "host left"
+    """A host was removed by the driver."""
+    RESPAWNED = "respawned"
+    """Agents of a host that was lost, or has left, were made again on others; see ``moved``."""
     LOST = "lost"
     """The supervisor, and with it the whole cluster, is gone; ``error`` says how."""
 
@@ -45,13 +54,17 @@ class ClusterEvent:
     message: str
     """The same in words."""
     index: int | None = None
-    """The container's index; ``None`` if it is about the cluster."""
+    """The container's index; ``None`` if it is about the cluster, or a host."""
+    host: str | None = None
+    """The host's name."""
     pid: int | None = None
     """The id of its process; after a restart, the new one."""
     time: float = dataclasses.field(default_factory=time.time)
     """When it was noticed, in seconds since the epoch."""
     error: ContainerDied | ClusterError | None = None
     """What a call would raise that fails because of it."""
+    moved: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The new URLs of agents, by their former ones."""
 
     def content(self) -> dict[str, Any]:
         """Return what :meth:`read` makes the same event from; it can travel."""

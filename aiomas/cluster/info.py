@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 LOCALHOST = "localhost"
 """How this machine is called, as one of the hosts of a cluster."""
@@ -20,7 +21,7 @@ class ContainerInfo:
     """Its base URL, which ends with a slash; it stays the same over restarts."""
     state: str = "starting"
     """``starting``, ``running``, ``hung``, ``died``, ``restarting``, ``failed`` (it is not started
-    again) or ``stopped``."""
+    again), ``draining`` (it is about to be stopped), ``lost`` (with its host) or ``stopped``."""
     agents: int = 0
     """How many agents the driver has spawned there."""
     host: str = LOCALHOST
@@ -33,3 +34,25 @@ class ContainerInfo:
     """The share of a core that its process used when the driver last asked."""
     respawned: int = 0
     """How many of the agents are made again after a restart."""
+
+
+@dataclasses.dataclass(slots=True)
+class HostInfo:
+    """A host of a cluster, as the driver knows it."""
+
+    name: str
+    """How the cluster calls it."""
+    state: str = "starting"
+    """``starting``, ``running``, ``lost``, ``missing`` (it could not be used when the cluster was
+    started) or ``left`` (it was removed)."""
+    address: str = ""
+    """Where others dial its containers; empty if that is not known yet, or they have Unix
+    sockets."""
+    containers: list[int] = dataclasses.field(default_factory=list)
+    """The indices of its containers."""
+    problem: str | None = None
+    """Why it is lost or missing."""
+    since: float = dataclasses.field(default_factory=time.time)
+    """Since when it is in this state, in seconds since the epoch."""
+    incarnation: int = 0
+    """How often it was lost before."""

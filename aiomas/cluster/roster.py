@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from aiomas.agent import url_of
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.info import ContainerInfo
 from aiomas.exceptions import ContainerDied
 
+_OVER = {"died", "failed", "lost", "stopped"}
+"""States of containers of which no process is left."""
 _STATES = {
     EventKind.STARTED: "running",
     EventKind.DIED: "died",
@@ -40,26 +43,71 @@ class Roster:
         self._names: dict[str, _Named] = {}
         self._claimed: set[str] = set()  # names of agents that are being made
         self._ended: set[str] = set()  # names that agents had which are gone
+        self._gone: dict[str, str] = {}  # of those that may be made again elsewhere
         self._dead: dict[int, set[int]] = {}  # processes that have ended, by indices
 
     def begin(self, count: int) -> None:
         """Note that so many containers are being started."""
         self.containers = [ContainerInfo(index) for index in range(count)]
 
-    def began(self, begun: Iterable[Mapping[str, Any]]) -> None:
-        """Note what the supervisor knows of each, now that they have been started."""
-        for info, content in zip(self.containers, begun, strict=True):
-            info.pid, info.url = content["pid"], content["url"]
+    def expect(self, indices: Iterable[int], host: str) -> None:
+        """Note that containers are being started on a host: new ones, or such that were lost."""
+        for index in indices:
+            while len(self.containers) <= index:
+                self.containers.append(ContainerInfo(len(self.containers)))
+            former = self.containers[index]
+            self.containers[index] = ContainerInfo(index, host=host, restarts=former.restarts)
 
-    def end(self, exit_codes: Sequence[int | None]) -> None:
+    def began(self, begun: Iterable[Mapping[str, Any]]) -> None:
+        """Note what the supervisors know of each, now that they have been started."""
+        for content in begun:
+            info = self.containers[content["index"]]
+            info.pid, info.url, info.state = content["pid"], content["url"], "running"
+
+    def lose(self, indices: Iterable[int]) -> None:
+        """Note that the host of these containers is lost, or could not be used."""
+        for index in indices:
+            self._leave(self.containers[index], "lost", None)
+
+    def drain(self, indices: Iterable[int]) -> None:
+        """Put no new agents into these containers, which are going to end."""
+        for index in indices:
+            if self.containers[index].state in {"running", "hung"}:
+                self.containers[index].state = "draining"
+
+    def leave(self, indices: Iterable[int], exit_codes: Iterable[int | None] = ()) -> None:
+        """Note that these containers were ended."""
+        for index, exit_code in itertools.zip_longest(indices, exit_codes):
+            self._leave(self.containers[index], "stopped", exit_code)
+
+    def on_host(self, name: str) -> list[ContainerInfo]:
+        """Return the containers on a host that run."""
+        return [info for info in self.running() if info.host == name]
+
+    def move(self, made: Mapping[str, Any]) -> None:
+        """Note that agents were made again elsewhere.
+
+        Args:
+            made: their new proxies, by their former URLs.
+        """
+        places = {info.url: info for info in self.containers}
+        for name, url in list(self._gone.items()):
+            if url in made:
+                proxy = made[url]
+                info = places[url_of(proxy).rpartition("/")[0] + "/"]
+                self._names[name] = _Named(proxy, info.index, respawn=True)
+                self._ended.discard(name)
+                del self._gone[name]
+
+    def end(self, exit_codes: Mapping[int, int | None]) -> None:
         """Note that nothing runs any more.
 
         Args:
-            exit_codes: how the containers ended; empty if the supervisor could not tell.
+            exit_codes: how the containers ended, by their indices; as far as that is known.
         """
-        for info, exit_code in itertools.zip_longest(self.containers, exit_codes):
-            if info.state not in {"died", "failed"}:
-                info.state, info.exit_code = "stopped", exit_code
+        for info in self.containers:
+            if info.state not in _OVER:
+                info.state, info.exit_code = "stopped", exit_codes.get(info.index)
 
     def running(self) -> list[ContainerInfo]:
         """Return those containers that new agents can be put into."""
@@ -77,7 +125,7 @@ class Roster:
         # The supervisor may still tell what it was about to do.
         self._is_lost = self._is_lost or event.kind is EventKind.LOST
         for info in self.containers if self._is_lost else ():
-            if info.state not in {"died", "failed"}:
+            if info.state not in _OVER:
                 info.state = "died"
 
     def claim(self, name: str) -> None:
@@ -153,3 +201,10 @@ class Roster:
             if named.index == index and (respawned or not named.respawn):
                 del self._names[name]
                 self._ended.add(name)
+                if named.respawn:
+                    self._gone[name] = url_of(named.proxy)
+
+    def _leave(self, info: ContainerInfo, state: str, exit_code: int | None) -> None:
+        info.state, info.exit_code = state, exit_code
+        info.agents = info.respawned = 0
+        self._forget_names(info.index, respawned=True)

@@ -11,6 +11,7 @@ from aiomas.cluster.container import ClusterContainer
 from aiomas.cluster.events import together
 from aiomas.cluster.info import ContainerInfo
 from aiomas.cluster.placement import Strategy
+from aiomas.cluster.streams import pieces
 from aiomas.codecs import Codec
 from aiomas.exceptions import ClusterError, ContainerDied, SpawnError
 
@@ -81,6 +82,9 @@ class Spawner:
         self._codec = codec
         self._send = send
         self._told = made
+        self._states: Sequence[Sequence[bytes | None]] | None = None
+        self.proxies: list[Any] = []
+        """Those of the agents that were made; ``None`` for the others."""
         self.processes: dict[int, int] = {}
         """The ids of the processes in which agents were made, by the indices of containers."""
 
@@ -92,6 +96,7 @@ class Spawner:
         choose: Strategy,
         *,
         respawn: bool,
+        states: Sequence[Sequence[bytes | None]] | None = None,
     ) -> list[Any]:
         """Make agents and return their proxies.
 
@@ -101,6 +106,7 @@ class Spawner:
             places: the containers that run.
             choose: chooses one of them for each.
             respawn: whether they are made again if their container is.
+            states: for each of them the states of all that are made with it, in this order.
 
         Nothing is sent before all arguments have been encoded.
 
@@ -111,7 +117,8 @@ class Spawner:
             SerializationError: arguments cannot be encoded, and no agent was made; a note says for
                 which one they are.
         """
-        proxies: list[Any] = [None] * len(calls)
+        proxies = self.proxies = [None] * len(calls)
+        self._states = states
         placed = _places_of(len(calls), places, choose)
         try:
             encoded = [await self._encoded(target, calls, numbers) for _, numbers in placed]
@@ -152,9 +159,11 @@ class Spawner:
         try:
             while chunks:
                 numbers, data = chunks.popleft()
-                made, failure, pid = await self._send("spawn", info.index, target, data, respawn)
+                former = await self._send_states(info, numbers)
+                given = (target, data, respawn, *former)
+                made, failure, pid = await self._send("spawn", info.index, *given)
                 self.processes[info.index] = pid
-                for number, (url, class_name) in zip(numbers, made, strict=False):
+                for number, (url, class_name, _) in zip(numbers, made, strict=False):
                     proxies[number] = self._container.proxy(url, class_name)
                 to_make -= len(made)
                 info.respawned += len(made) if respawn else 0
@@ -169,6 +178,21 @@ class Spawner:
         except BaseException:
             info.agents -= to_make
             raise
+
+    async def _send_states(self, info: ContainerInfo, numbers: list[int]) -> list[Any]:
+        """Send the states of agents in advance; return what says whose they are."""
+        if self._states is None:
+            return []
+        keys = [[f"{n}/{i}" for i in range(len(self._states[n]))] for n in numbers]
+        states = {
+            f"{n}/{i}": state
+            for n in numbers
+            for i, state in enumerate(self._states[n])
+            if state is not None
+        }
+        for piece in pieces(states.items()):
+            await self._send("take_states", info.index, piece)
+        return [keys]
 
     async def _encoded(
         self, target: str, calls: Sequence[Arguments], numbers: list[int]

@@ -8,66 +8,47 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import logging
 import os
 import shutil
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any
 
 from aiomas import rpc
 from aiomas.cluster import streams, watch
+from aiomas.cluster.addresses import problems_of
+from aiomas.cluster.archive import Forwarding
 from aiomas.cluster.child import Child
 from aiomas.cluster.echo import Echo
 from aiomas.cluster.environment import set_title
 from aiomas.cluster.events import ClusterEvent, EventKind, error_content
-from aiomas.cluster.info import LOCALHOST
+from aiomas.cluster.lease import Lease
+from aiomas.cluster.loads import Loads, used
+from aiomas.cluster.log_parts import read_part
+from aiomas.cluster.part import Part
+from aiomas.cluster.reporting import reporting
 from aiomas.cluster.rundir import RunDirectory
+from aiomas.cluster.shipping import Shipping
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.surroundings import Surroundings
 from aiomas.cluster.zygote import ForkServer, Program
-from aiomas.exceptions import AiomasError, ClusterError, ContainerDied
+from aiomas.exceptions import ClusterError, ContainerDied, RemoteException
 
 Credentials = tuple[bytes, bytes, bytes | None]
 """The certificate of a host, those that it trusts, and their revocation list (PEM)."""
-P = ParamSpec("P")
-T = TypeVar("T")
+
+_log = logging.getLogger("aiomas.cluster")
 
 _SHARED = ("hmac",)  # what each container imports when it starts
 _HURRY = 1.0  # seconds that containers have to end when the driver is gone
 _ALL_TIMEOUT = 3.0  # seconds after which all that is left is killed then, all at once
 _FORK_TIMEOUT = 0.5  # seconds that the fork server has to end when its children have ended
-_LOAD_WINDOW = 0.5  # seconds over which loads are taken: the system counts in hundredths
+_GENERATION_TIMEOUT = 5.0  # seconds that a container has to hear that a host is lost
 _STATUS_TIMEOUT = 2.0  # seconds that a container has to say how it is
 _PARENT_PAUSE = 1.0  # seconds between two looks whether the driver still lives
-
-
-class _Load(NamedTuple):
-    """What a process had used at some time."""
-
-    pid: int
-    used: float  # seconds of CPU
-    time: float
-    share: float  # of a core, before that
-
-
-def _reporting(
-    method: Callable[Concatenate[Supervisor, P], Awaitable[T]],
-) -> Callable[Concatenate[Supervisor, P], Coroutine[Any, Any, dict[str, Any]]]:
-    """Let *method* return its result or its error in a form that can travel."""
-
-    async def report(self: Supervisor, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-        try:
-            return {"value": await method(self, *args, **kwargs)}
-        except (ContainerDied, ClusterError) as exc:
-            return {"error": error_content(exc)}
-        except (AiomasError, OSError) as exc:
-            return {"error": {"message": f"{type(exc).__name__}: {exc}"}}
-
-    functools.update_wrapper(report, method)
-    return report
 
 
 class Supervisor:
@@ -79,35 +60,43 @@ class Supervisor:
         self._program = program
         self._driver: rpc.RpcClient
         self._spec: ClusterSpec
+        self._part = Part()
         self._run: RunDirectory | None = None
         self._facts: dict[str, Any] = {}
         self._fork: ForkServer
         self._prepared: asyncio.Future[Any]
         self._around: Surroundings
-        self._children: list[Child] = []
-        self._loads: dict[int, _Load] = {}
+        self._children: dict[int, Child] = {}
+        self._loads = Loads()
+        self._shipping = Shipping()
         self._watch: Any = None
         self._echo = Echo(self._log)
         self._end = asyncio.Event()
+        self._leasing: asyncio.Task[None] | None = None
         self._tidy: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._why_ended: ClusterError | None = None  # if somebody has told us to stop
+        self.router.set_sub_router(self._shipping.router, "shipping")
 
     @rpc.expose
-    @_reporting
-    async def prepare(self, fields: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    @reporting
+    async def prepare(
+        self, fields: dict[str, Any], facts: dict[str, Any], part: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Make the directory of the run, and what certificates need.
 
         Args:
             fields: those of a :class:`ClusterSpec`.
             facts: what is told about the run to whoever looks for clusters.
+            part: the fields of a :class:`Part`; by default all of it is here.
 
         Returns:
             ``directory`` and ``name`` of the run; ``request``: the host's request for a
             certificate, or ``None`` if there is to be no TLS.
         """
-        self._spec = ClusterSpec.of_fields(fields)
-        self._run = RunDirectory.create(self._spec.name)
+        spec, self._part = _read(fields, part)
+        self._spec = spec
+        self._run = RunDirectory.create(spec.name)
         self._facts = facts | {
             "name": self._run.name,
             "pid": os.getpid(),
@@ -117,28 +106,30 @@ class Supervisor:
         }
         # Who finds the run can ask it, however long it takes until there are containers.
         self._watch = await watch.serve_watch(
-            self._run.path / watch.SOCKET, self._watched, self._stop_from_outside
+            self._run.path / watch.SOCKET, self._watched, self._stop_from_outside, self._log_read
         )
         self._run.publish(self._facts)
         set_title(f"aiomas {self._run.name}/supervisor")
         await self._fork.tidy_up(self._run.path)
-        spec = self._spec
-        dates = ["arrow"] * (spec.clock is not None)  # else it is imported by who has a date
-        modules = [*_SHARED, *dates, *(["uvloop"] * spec.uses_uvloop), *spec.preload]
+        if self._part.lease is not None:
+            lease = Lease(self._part.lease, self._part.heartbeat)
+            self._leasing = asyncio.create_task(self._keep_lease(lease))
+        self._shipping.begin(self._run.path, self._fork)
         # It imports while the driver does what it has to do.
-        self._prepared = asyncio.ensure_future(self._fork.preload(modules))
+        self._prepared = asyncio.ensure_future(self._preload())
         self._prepared.add_done_callback(_take_note)  # begin() may never be called
         request = None
-        if self._spec.transport == "tls":
+        if spec.transport == "tls":
             from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
 
-            self._key, request = certificates.make_key_and_request(LOCALHOST)
+            names = certificates.names_of(self._part.address)
+            self._key, request = certificates.make_key_and_request(self._part.host, names)
         return {"directory": str(self._run.path), "name": self._run.name, "request": request}
 
     @rpc.expose
-    @_reporting
+    @reporting
     async def begin(
-        self, token: str, credentials: Credentials | None, *, echo: bool
+        self, token: str, credentials: Credentials | None, *, echo: bool, generation: int = 0
     ) -> list[dict[str, Any]]:
         """Start all containers, and return when each of them answers.
 
@@ -146,14 +137,14 @@ class Supervisor:
             token: what they show each other.
             credentials: the host's certificate, those it trusts, and their revocation list.
             echo: whether the driver wants the lines of their logs.
+            generation: how many hosts of the run have been lost.
 
         Returns:
             ``index``, ``pid`` and ``url`` of each.
         """
         assert self._run is not None  # noqa: S101 - the driver has called prepare()
-        spec = self._spec
         self._around = Surroundings(
-            spec=spec,
+            spec=self._spec,
             run=self._run.name,
             directory=self._run.path,
             logs=Path(self._facts["log_dir"]),
@@ -162,6 +153,9 @@ class Supervisor:
             tls=credentials is not None,
             emit=self._emit,
             echo=self._echo.take if echo else None,
+            part=self._part,
+            generation=generation,
+            archive=Forwarding(self._driver) if self._part.archive else None,
         )
         self._starting = asyncio.create_task(self._start_all(credentials))
         try:
@@ -170,16 +164,80 @@ class Supervisor:
             if self._why_ended is None:
                 raise
             raise self._why_ended from exc
-        return [{"index": c.index, "pid": c.pid, "url": c.url} for c in self._children]
+        return [_begun(child) for child in self._children.values()]
 
     @rpc.expose
-    @_reporting
+    @reporting
+    async def grow(self, indices: Sequence[int], time: float) -> list[dict[str, Any]]:
+        """Start more containers, and return as :meth:`begin` does.
+
+        Args:
+            indices: theirs; those of containers that were given up or taken away can be had again.
+            time: what their clocks are set to.
+        """
+        self._around.time = time
+        new = {index: Child(index, self._around) for index in indices}
+        self._children |= new
+        try:
+            await _all_or_first_error([child.start() for child in new.values()])
+        except BaseException:
+            await self.shrink(indices, _HURRY)
+            raise
+        return [_begun(child) for child in new.values()]
+
+    @rpc.expose
+    @reporting
+    async def shrink(self, indices: Sequence[int], timeout: float) -> list[int | None]:
+        """End containers for good; see :meth:`stop` for the parameters and what is returned."""
+        children = [self._children[index] for index in indices]
+        await asyncio.gather(*(child.stop(timeout) for child in children))
+        return [child.exit_code for child in children]
+
+    @rpc.expose
+    @reporting
+    async def check(self, bind: str, ports: Sequence[int]) -> list[str]:
+        """Return why containers cannot listen at these ports here; nothing if they can."""
+        return problems_of(bind, ports)
+
+    @rpc.expose
+    @reporting
+    async def set_generation(self, terms: dict[str, Any]) -> list[dict[str, Any]]:
+        """Tell all containers that the run is another one, now that a host is lost.
+
+        Args:
+            terms: see :meth:`aiomas.cluster.container.ClusterContainer.set_generation`.
+
+        Returns:
+            The errors of those who have not heard of it.
+        """
+        self._around.generation = terms["use"]
+        return await self._tell_all("set_generation", terms, timeout=_GENERATION_TIMEOUT)
+
+    @rpc.expose
+    @reporting
+    async def hand_over(self, indices: Sequence[int]) -> None:
+        """Give the driver the states of all agents in containers that are going to end."""
+        archive = Forwarding(self._driver)
+        self._around.archive = archive
+        for index in indices:
+            self._children[index].hand_over()
+        await archive.flush()
+
+    @rpc.expose
+    @reporting
+    async def take_states(self, index: int, states: dict[str, bytes]) -> None:
+        """Keep states for agents that are made in a container with the next message."""
+        await self._children[index].call("take_states", states)
+
+    @rpc.expose
+    @reporting
     async def spawn(
         self,
         index: int,
         target: str,
         arguments: bytes,
         respawn: bool,  # noqa: FBT001 - travels
+        former: Sequence[Any] = (),
     ) -> tuple[list[Any], str | None, int]:
         """Make agents in a container; see :meth:`aiomas.cluster.worker.Worker.spawn`.
 
@@ -187,48 +245,60 @@ class Supervisor:
             What that does, and the id of the process in which they are.
         """
         child = self._children[index]
-        made, failure = await child.spawn(target, arguments, respawn=respawn)
+        made, failure = await child.spawn(target, arguments, former, respawn=respawn)
         return made, failure, child.pid
 
     @rpc.expose
-    @_reporting
+    @reporting
     async def set_time(self, time: float) -> list[dict[str, Any]]:
         """Set the clocks of all containers, and return the errors of those that have not got it."""
         self._around.time = time
         results = await asyncio.gather(
-            *(child.set_time(time) for child in self._children), return_exceptions=True
+            *(child.set_time(time) for child in self._children.values()), return_exceptions=True
         )
         return [error_content(r) for r in results if isinstance(r, ContainerDied | ClusterError)]
 
     @rpc.expose
-    @_reporting
+    @reporting
     async def checkpoint(self) -> None:
-        """Save the states of all agents that can give them and will be made again."""
+        """Save the states of all agents that can give them and will be made again.
+
+        The driver has them as well, if it wants them.
+        """
         results = await asyncio.gather(
-            *(child.checkpoint() for child in self._children), return_exceptions=True
+            *(child.checkpoint() for child in self._children.values()), return_exceptions=True
         )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        if isinstance(self._around.archive, Forwarding):
+            await self._around.archive.flush()
 
     @rpc.expose
-    @_reporting
+    @reporting
     async def status(self, timeout: float = _STATUS_TIMEOUT) -> list[dict[str, Any]]:
         """Return what is known of each container.
 
         Args:
             timeout: seconds that a container has to answer.
         """
-        return await asyncio.gather(*(self._status(child, timeout) for child in self._children))
+        children = self._children.values()
+        return await asyncio.gather(*(self._status(child, timeout) for child in children))
 
     @rpc.expose
-    @_reporting
-    async def loads(self) -> list[float]:
+    @reporting
+    async def log_read(self, index: int, position: Any) -> tuple[Any, bytes]:
+        """Return a part of the log of a container here; see :func:`.log_parts.read_part`."""
+        return await self._own_log(index, position)
+
+    @rpc.expose
+    @reporting
+    async def loads(self) -> dict[int, float]:
         """Return for each container the share of a core that it has used lately."""
-        return [self._load(child) for child in self._children]
+        return {index: self._loads.of(child) for index, child in self._children.items()}
 
     @rpc.expose
-    @_reporting
+    @reporting
     async def stop(self, timeout: float) -> list[int | None]:
         """End all containers, and then the run.
 
@@ -240,7 +310,7 @@ class Supervisor:
         """
         await self._stop_children(timeout)
         self._end.set()
-        return [child.exit_code for child in self._children]
+        return [child.exit_code for child in self._children.values()]
 
     async def serve(self, control: socket.socket) -> None:
         """Serve the driver until it is gone or has told us to stop."""
@@ -248,11 +318,13 @@ class Supervisor:
         self._fork.lost.add_done_callback(lambda _: self._fork_server_lost())
         self._driver = await streams.accept(control, self, name="the driver")
         self._driver.channel.on_closed(self._end.set)
-        parent = asyncio.create_task(self._watch_parent())
+        watching = asyncio.create_task(self._watch_parent())
         try:
             await self._end.wait()
         finally:
-            parent.cancel()
+            watching.cancel()
+            if self._leasing is not None:
+                self._leasing.cancel()
             await self._clean_up()
             self._driver.close()
             with contextlib.suppress(TimeoutError):
@@ -263,8 +335,8 @@ class Supervisor:
         await self._prepared
         if credentials is not None:
             await self._load_tls(credentials)
-        self._children = [Child(index, self._around) for index in range(self._spec.containers)]
-        await _all_or_first_error([child.start() for child in self._children])
+        self._children = {index: Child(index, self._around) for index in self._part.indices}
+        await _all_or_first_error([child.start() for child in self._children.values()])
 
     async def _clean_up(self) -> None:
         hurry = min(_HURRY, self._spec.stop_timeout) if self._run else _HURRY
@@ -275,6 +347,7 @@ class Supervisor:
         finally:
             if self._watch is not None:
                 self._watch.close()
+            await self._shipping.close()
             # First the directory: if we are killed now, the fork server removes it, but only as
             # long as it has not been told to end.
             if self._run is not None:
@@ -284,8 +357,37 @@ class Supervisor:
             await asyncio.wait({stopping}, timeout=_HURRY)
 
     async def _stop_children(self, timeout: float) -> None:
-        await asyncio.gather(*(child.stop(timeout) for child in self._children))
+        await asyncio.gather(*(child.stop(timeout) for child in self._children.values()))
         await self._echo.flush(_HURRY)
+
+    async def _preload(self) -> None:
+        if self._part.shipped:
+            await self._shipping.arrived.wait()
+        spec = self._spec
+        dates = ["arrow"] * (spec.clock is not None)  # else it is imported by who has a date
+        modules = [*_SHARED, *dates, *(["uvloop"] * spec.uses_uvloop), *spec.preload]
+        await self._fork.preload(modules)
+
+    async def _tell_all(self, method: str, *args: Any, timeout: float) -> list[dict[str, Any]]:
+        """Call a method of all containers that run, and return the errors of the others."""
+        running = [child for child in self._children.values() if child.running_pid is not None]
+        results = await asyncio.gather(
+            *(child.call(method, *args, timeout=timeout) for child in running),
+            return_exceptions=True,
+        )
+        return [error_content(r) for r in results if isinstance(r, ContainerDied | ClusterError)]
+
+    async def _keep_lease(self, lease: Lease) -> None:
+        """End when the driver does not want us any more, or cannot be reached for too long."""
+        why = f"its driver has not been reached for lease={lease.seconds} s"
+        try:
+            await lease.keep(lambda: self._driver.remote.renew())  # noqa: PLW0108 - may be closed
+        except ConnectionError:
+            return  # whoever waits for the end of the stream does what has to be done
+        except RemoteException as exc:
+            why = f"its driver has given it up: {exc}"
+        _log.warning("This host's part of cluster %s ends: %s", self._facts["name"], why)
+        self._end.set()
 
     async def _watch_parent(self) -> None:
         """End when the driver has, also if somebody else still holds its end of the stream."""
@@ -301,8 +403,22 @@ class Supervisor:
             self._end.set()
 
     async def _watched(self) -> dict[str, Any]:
+        if self._part.several and self._part.lease is None:  # what others have, the driver knows
+            watched = await self._driver.remote.watched()
+            return {"facts": self._facts | watched["facts"], "containers": watched["containers"]}
         status = await self.status()
         return {"facts": self._facts, "containers": status["value"]}
+
+    async def _log_read(self, index: int, position: Any) -> tuple[Any, bytes]:
+        if index in self._children or not self._part.several:
+            return await self._own_log(index, position)
+        found: tuple[Any, bytes] = await self._driver.remote.log_read(index, position)
+        return found
+
+    async def _own_log(self, index: int, position: Any) -> tuple[Any, bytes]:
+        # Not in our loop, which the disk would hold up.
+        path = Path(self._facts["log_dir"], f"{index}.log")
+        return await asyncio.to_thread(read_part, path, position)
 
     def _stop_from_outside(self) -> None:
         if self._tidy is not None:
@@ -352,7 +468,7 @@ class Supervisor:
     async def _status(self, child: Child, timeout: float) -> dict[str, Any]:
         status: dict[str, Any] = {
             "index": child.index,
-            "host": LOCALHOST,
+            "host": self._part.host,
             "pid": child.pid,
             "url": child.url,
             "state": child.state,
@@ -362,23 +478,12 @@ class Supervisor:
         }
         if child.state in {"running", "hung"}:
             status["uptime"] = child.uptime
-            status |= _used(child.running_pid)
+            status |= used(child.running_pid)
             try:
                 status |= await child.call("status", timeout=timeout)
             except (ClusterError, ContainerDied):
                 status["state"] = "hung" if child.state == "running" else child.state
         return status
-
-    def _load(self, child: Child) -> float:
-        now = time.monotonic()
-        last = self._loads.get(child.index)
-        if last is None or last.pid != child.pid:
-            last = _Load(child.pid, 0.0, now - child.uptime, 0.0)
-        if now - last.time >= _LOAD_WINDOW:
-            used: float = _used(child.running_pid).get("cpu", 0.0)
-            last = _Load(child.pid, used, now, (used - last.used) / (now - last.time))
-            self._loads[child.index] = last
-        return last.share
 
 
 def _take_note(done: asyncio.Future[Any]) -> None:
@@ -386,19 +491,23 @@ def _take_note(done: asyncio.Future[Any]) -> None:
         done.exception()
 
 
-def _used(pid: int | None) -> dict[str, Any]:
-    """Return what a process has used: seconds of CPU, bytes of memory."""
-    if pid is None:
-        return {}
-    import psutil  # noqa: PLC0415 - 15 ms that a start need not spend
+def _read(fields: dict[str, Any], part: dict[str, Any] | None) -> tuple[ClusterSpec, Part]:
+    """Return what the driver has sent.
 
+    Raises:
+        ClusterError: it is not possible here.
+    """
     try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            times = process.cpu_times()
-            return {"cpu": times.user + times.system, "rss": process.memory_info().rss}
-    except psutil.Error:
-        return {}
+        spec = ClusterSpec.of_fields(fields)
+    except ValueError as exc:
+        raise ClusterError(str(exc)) from exc
+    if part is None:
+        return spec, Part(indices=tuple(range(spec.containers)))
+    return spec, Part.of_fields(part)
+
+
+def _begun(child: Child) -> dict[str, Any]:
+    return {"index": child.index, "pid": child.pid, "url": child.url}
 
 
 async def _all_or_first_error(coros: Sequence[Awaitable[Any]]) -> None:

@@ -6,12 +6,23 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aiomas.cluster.environment import Environment
 from aiomas.cluster.events import ClusterEvent
+from aiomas.cluster.part import Part
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.zygote import ForkServer
+
+
+class Archive(Protocol):
+    """Keeps, somewhere else, what is needed to make agents again on another host."""
+
+    def save(self, index: int, aid: str, state: bytes) -> None:
+        """Keep the state of an agent of the container with that index."""
+
+    def forget(self, index: int, aid: str) -> None:
+        """Do not make an agent again."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -36,6 +47,12 @@ class Surroundings:
     """Where containers listen at ports, which others can take when these are closed."""
     time: float = 0
     """What the external clocks were set to, in seconds."""
+    part: Part = Part()
+    """What of the run is on this host."""
+    generation: int = 0
+    """How many hosts of the run have been lost; see ``aiomas._hello``."""
+    archive: Archive | None = None
+    """Who wants to know of states, beside us."""
 
     def job(self, index: int, life: int) -> dict[str, Any]:
         """Return what :func:`aiomas.cluster.worker.main` gets.

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from aiomas.cluster.hosts import HostSpec
 
@@ -40,6 +40,9 @@ class Launcher:
     A subclass has to have :meth:`launch`; the other methods are for those that also choose hosts.
     All of them are called in the event loop of the control plane.
     """
+
+    chooses_hosts: ClassVar[bool] = False
+    """Whether :meth:`allocate` finds hosts by itself."""
 
     async def allocate(
         self, hosts: Sequence[HostSpec], containers: int | None, timeout: float

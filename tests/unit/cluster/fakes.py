@@ -13,7 +13,7 @@ from typing import Any
 
 from aiomas import rpc
 from aiomas.cluster import streams
-from aiomas.cluster.launchers.base import Link
+from aiomas.cluster.launchers.base import Launcher, Link
 from aiomas.cluster.supervisor import Supervisor
 from aiomas.cluster.zygote import Process
 
@@ -193,7 +193,7 @@ def fails(*_):
     raise LookupError(msg)
 
 
-class FakeLauncher:
+class FakeLauncher(Launcher):
     """Runs supervisors in the loop in which it is asked for them."""
 
     def __init__(self):
@@ -203,7 +203,7 @@ class FakeLauncher:
         self.how = 0
         self.killed = 0
 
-    async def launch(self):
+    async def launch(self, host, timeout):
         ours, theirs = socket.socketpair()
         self.supervisor = Supervisor(self.program)
         self.task = asyncio.create_task(self.supervisor.serve(theirs))

@@ -1,0 +1,428 @@
+"""All hosts of a run, as the driver sees them: taking them in, dividing the containers, leaving.
+
+The first of them is always the driver's own machine, the home of the run, even if it has no
+containers: its supervisor keeps the directory of the run, and answers whoever looks at that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from aiomas._cores import usable_cores
+from aiomas.cluster.addresses import is_ip, is_loopback, route_to
+from aiomas.cluster.control import ControlThread, Host
+from aiomas.cluster.hosts import HostSpec
+from aiomas.cluster.info import LOCALHOST
+from aiomas.cluster.launchers.base import Launcher
+from aiomas.cluster.launchers.local import LocalLauncher
+from aiomas.cluster.members import Member
+from aiomas.cluster.part import LOOPBACK, Part
+from aiomas.cluster.policy import FENCE, HostPolicy, divide
+from aiomas.cluster.spec import ClusterSpec
+from aiomas.exceptions import ClusterError, ContainerDied
+
+Sign = Callable[[bytes | None, str, str], Awaitable[Any]]
+"""Takes a request for a certificate, the name of a host and its address, returns credentials."""
+
+_ROUND_TIMEOUT = 10.0  # seconds that a host has to hear that another one is lost
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """What hosts are told about the run."""
+
+    spec: ClusterSpec
+    policy: HostPolicy
+    name: str
+    facts: dict[str, Any]
+    token: str = dataclasses.field(repr=False)
+    echo: bool
+    """Whether the driver wants the lines of their logs."""
+
+
+class Fleet:
+    """The hosts of a run.
+
+    Args:
+        thread: the control thread.
+        policy: of the hosts.
+        make: makes a connection to a supervisor.
+        on_lost: called, in the caller's event loop, when a host's supervisor is gone.
+    """
+
+    def __init__(
+        self,
+        thread: ControlThread,
+        policy: HostPolicy,
+        make: Callable[[], Host],
+        on_lost: Callable[[Member], object],
+    ) -> None:
+        self.members: list[Member] = []
+        """All hosts there have been, home first."""
+        self.generation = 0
+        """How many hosts were lost."""
+        self._thread = thread
+        self.policy = policy
+        """Of the hosts."""
+        self._make = make
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._launcher: Launcher = LocalLauncher()
+        self._run: Run
+
+    @property
+    def home(self) -> Member:
+        """The driver's own machine."""
+        return self.members[0]
+
+    @property
+    def running(self) -> list[Member]:
+        """The hosts that can be asked for something."""
+        return [member for member in self.members if member.runs]
+
+    def named(self, name: str) -> Member:
+        """Return the host with that name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for member in self.members:
+            if member.name == name:
+                return member
+        names = ", ".join(member.name for member in self.members)
+        msg = f"There is no host {name!r} in this cluster; there are: {names}"
+        raise ValueError(msg)
+
+    def of(self, index: int) -> Member:
+        """Return the host of the container with that index."""
+        for member in self.members:
+            if index in member.info.containers:
+                return member
+        msg = f"There is no container {index} in this cluster"
+        raise ClusterError(msg)
+
+    # --- the start ----------------------------------------------------------------------------
+
+    async def begin_here(self, launcher: Launcher, indices: list[int], timeout: float) -> None:
+        """Start the supervisor of this machine, the only one there will be."""
+        home = self._add(HostSpec(LOCALHOST))
+        home.info.address, home.info.containers = LOOPBACK, indices
+        self._launcher = launcher
+        await home.launch(launcher, timeout, self._lost(home))
+        home.becomes("running")
+
+    async def gather(self, launcher: Launcher, spec: ClusterSpec, containers: int | None) -> int:
+        """Start a supervisor on each host, and divide the containers.
+
+        Args:
+            launcher: for hosts that are not this machine.
+            spec: of the cluster.
+            containers: how many there are to be, if somebody has said that.
+
+        Returns:
+            How many there will be.
+
+        Raises:
+            ClusterError: hosts cannot be used; the message has a line for each.
+        """
+        self._launcher = launcher
+        timeout = spec.start_timeout
+        named = self.policy.hosts
+        here = [host for host in named if host.is_local]
+        elsewhere = [host for host in named if not host.is_local]
+        home = self._add(here[0] if here else HostSpec(LOCALHOST, 0))
+        started = asyncio.create_task(home.launch(LocalLauncher(), timeout, self._lost(home)))
+        try:
+            allocated = await self._thread.run(launcher.allocate(elsewhere, containers, timeout))
+            others = [self._add(host) for host in allocated]
+            await self._admit_all(others, spec)
+        finally:
+            await started
+        home.becomes("running")
+        home.info.address = self.policy.address or await self._own_address(others)
+        return self._divide(containers)
+
+    async def prepare(self, run: Run, sign: Sign) -> list[Any]:
+        """Make the directory of the run on each of the other hosts, and their certificates.
+
+        Returns:
+            The credentials of each of them.
+        """
+        self._run = run
+        others = [member for member in self.running if member is not self.home]
+        return await _all(self._prepared(member, sign) for member in others)
+
+    async def begin(self, credentials: Sequence[Any]) -> list[dict[str, Any]]:
+        """Start the containers on each of the hosts, and return what is known of each container.
+
+        Args:
+            credentials: of each host, home first.
+        """
+        begun = await _all(
+            self._begin(member, theirs)
+            for member, theirs in zip(self.running, credentials, strict=True)
+        )
+        return [container for containers in begun for container in containers]
+
+    def home_part(self) -> Part:
+        """Return what the supervisor of the driver's machine is told about its part."""
+        home = self.home
+        bind = home.bind
+        containers = tuple(home.info.containers)
+        return Part(indices=containers, bind=bind, address=home.info.address, several=True)
+
+    def candidate(self, host: HostSpec) -> Member:
+        """Return what may become a member by :meth:`join`; a new host, or one that was lost.
+
+        Raises:
+            ValueError: it is a member.
+        """
+        former = [member for member in self.members if member.name == host.label]
+        if any(member.info.state in {"starting", "running"} for member in former):
+            msg = f"The host {host.label!r} is in this cluster already"
+            raise ValueError(msg)
+        member = Member(host, self._make(), self._thread)
+        lives = [other.info.incarnation + 1 for other in former if other.info.state != "missing"]
+        member.info.incarnation = max(lives, default=0)
+        return member
+
+    async def join(
+        self, member: Member, sign: Sign, place: Callable[[], object]
+    ) -> list[dict[str, Any]]:
+        """Take in a candidate while the cluster runs, and start its containers.
+
+        Args:
+            member: the candidate.
+            sign: makes its certificate.
+            place: chooses its containers, now that it is known what it has.
+
+        Raises:
+            ClusterError: it cannot be used.
+            ContainerDied: a container ended before it answered.
+            OSError: it cannot be used.
+        """
+        spec = self._run.spec
+        try:
+            await member.launch(self._launcher, spec.start_timeout, self._lost(member))
+            await member.examine(spec)
+            place()
+            credentials = await self._prepared(member, sign)
+            begun = await self._begin(member, credentials)
+        except BaseException:
+            await asyncio.shield(member.give_up("it could not be used"))
+            raise
+        self.members = [other for other in self.members if other.name != member.name] + [member]
+        member.becomes("running")
+        return begun
+
+    @property
+    def chooses_hosts(self) -> bool:
+        """Whether the launcher does that, and not the user."""
+        return self._launcher.chooses_hosts
+
+    async def allocate(self, hosts: Sequence[HostSpec], containers: int | None) -> list[HostSpec]:
+        """Let the launcher choose hosts for more containers.
+
+        Raises:
+            ClusterError: there is no room for them.
+        """
+        timeout = self._run.spec.start_timeout
+        return await self._thread.run(self._launcher.allocate(hosts, containers, timeout))
+
+    async def release(self, member: Member) -> None:
+        """Give back what a host had."""
+        await self._thread.run(self._launcher.release(member.spec))
+
+    # --- losses -------------------------------------------------------------------------------
+
+    async def fence(self, member: Member, urls: Iterable[str], own: Callable[..., object]) -> None:
+        """Let nobody of the others have anything to do with a host that is lost.
+
+        In three rounds, so that nobody is refused who is only about to hear of it.
+
+        Args:
+            member: the host.
+            urls: the base URLs of its containers.
+            own: sets the generation of our own container.
+        """
+        former, self.generation = self.generation, self.generation + 1
+        new, lost = self.generation, list(urls)
+        for terms in (
+            {"accept": former, "known": new, "use": former},
+            {"accept": former, "known": new, "use": new, "lost": lost},
+            {"accept": new, "known": new, "use": new},
+        ):
+            own(**terms)
+            await asyncio.gather(
+                *(
+                    other.call("set_generation", terms, timeout=_ROUND_TIMEOUT)
+                    for other in self.running
+                    if other is not member
+                ),
+                return_exceptions=True,  # who does not hear it is lost as well
+            )
+
+    async def unfence(self, urls: Iterable[str], own: Callable[..., object]) -> None:
+        """Let others call containers at URLs that those of a lost host had."""
+        terms = dict.fromkeys(("accept", "known", "use"), self.generation)
+        found = list(urls)
+        own(**terms, found=found)
+        await asyncio.gather(
+            *(
+                other.call("set_generation", {**terms, "found": found}, timeout=_ROUND_TIMEOUT)
+                for other in self.running
+            ),
+            return_exceptions=True,
+        )
+
+    def fenced_at(self, member: Member) -> float:
+        """Return when nothing of a lost host runs any more, in the terms of ``lease.now()``."""
+        return member.control.lease_until + FENCE
+
+    # --- the end ------------------------------------------------------------------------------
+
+    async def stop(self, timeout: float, bound: float) -> dict[int, int | None]:
+        """End all containers; return how each one ended, as far as that is known.
+
+        Args:
+            timeout: seconds that containers have to end.
+            bound: seconds that a host has for it.
+        """
+        found: dict[int, int | None] = {}
+
+        async def stop(member: Member) -> None:
+            codes = await member.call("stop", timeout, timeout=bound)
+            found.update(zip(member.info.containers, codes, strict=False))
+
+        # Home is the last, so that those who look at the run find it for as long as it is there.
+        for members in (self.running[1:], self.running[:1]):
+            results = await asyncio.gather(*map(stop, members), return_exceptions=True)
+            for result in results:
+                # It is gone, or will be when its stream is closed.
+                if isinstance(result, BaseException) and not isinstance(result, ClusterError):
+                    raise result
+        return found
+
+    async def close(self, patience: float) -> None:
+        """Close the streams to all supervisors."""
+        await asyncio.gather(*(member.close(patience) for member in self.members))
+        await self._thread.run(self._launcher.close())
+
+    # --- details ------------------------------------------------------------------------------
+
+    def _add(self, host: HostSpec) -> Member:
+        member = Member(host, self._make(), self._thread)
+        self.members.append(member)
+        return member
+
+    def _lost(self, member: Member) -> Callable[[], None]:
+        """Return what is called in the control thread when the stream to a host has ended."""
+
+        def lost() -> None:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._on_lost, member)
+
+        return lost
+
+    async def _admit_all(self, members: Sequence[Member], spec: ClusterSpec) -> None:
+        async def admit(member: Member) -> None:
+            await member.launch(self._launcher, spec.start_timeout, self._lost(member))
+            await member.examine(spec)
+            member.becomes("running")
+
+        results = await asyncio.gather(*map(admit, members), return_exceptions=True)
+        problems = {
+            member: result
+            for member, result in zip(members, results, strict=True)
+            if isinstance(result, BaseException)
+        }
+        for member, problem in problems.items():
+            if not isinstance(problem, OSError | ClusterError | ContainerDied):
+                raise problem
+            member.becomes("missing", str(problem))
+            await member.give_up("it cannot be used")
+        usable = len(members) - len(problems)
+        if problems and not (self.policy.allow_partial and usable):
+            raise ClusterError(_report(members, problems))
+
+    def _divide(self, containers: int | None) -> int:
+        present = [member for member in self.members if member.runs]
+        missing = [member for member in self.members if member.info.state == "missing"]
+        if containers is not None:
+            containers -= sum(member.spec.containers or 0 for member in missing)
+        cores = {member.name: member.control.facts.get("cores", 1) for member in present}
+        cores[self.home.name] = usable_cores()
+        try:
+            shares = divide([member.spec for member in present], containers, cores)
+        except ValueError as exc:
+            raise ClusterError(str(exc)) from exc
+        first = 0
+        for member, share in zip(present, shares, strict=True):
+            member.info.containers = list(range(first, first + share))
+            first += share
+        return first
+
+    async def _own_address(self, others: Iterable[Member]) -> str:
+        """Return the address at which the other hosts reach this machine."""
+        addresses = [member.bind for member in others if member.runs]
+        for address in addresses:
+            if is_ip(address) and not is_loopback(address) and (ours := route_to(address)):
+                return ours
+        return LOOPBACK
+
+    async def _prepared(self, member: Member, sign: Sign) -> Any:
+        run = self._run
+        with _about(member):
+            await member.check_ports(run.spec, member.info.containers)
+            request = await member.prepare(run.spec, run.name, run.facts, run.policy)
+            return await sign(request, member.name, member.info.address)
+
+    async def _begin(self, member: Member, credentials: Any) -> list[dict[str, Any]]:
+        run = self._run
+        with _about(member):
+            begun = await member.call(
+                "begin", run.token, credentials, echo=run.echo, generation=self.generation
+            )
+        return [{**container, "host": member.name} for container in begun]
+
+
+@contextlib.contextmanager
+def _about(member: Member) -> Iterator[None]:
+    """Let errors say on which host something failed."""
+    try:
+        yield
+    except ContainerDied:
+        raise
+    except ClusterError as exc:
+        if member.spec.is_local:
+            raise
+        msg = f"host {member.name}: {exc}"
+        raise ClusterError(msg) from exc
+
+
+def _report(members: Iterable[Member], problems: dict[Member, BaseException]) -> str:
+    lines = [
+        f"{len(problems)} of {len(list(members))} hosts cannot be used, so nothing was started "
+        f"(allow_partial=True starts what can be):"
+    ]
+    for member in members:
+        text = str(problems[member]) if member in problems else member.described()
+        lines.append(f"  {member.name}: " + text.replace("\n", "\n    "))
+    return "\n".join(lines)
+
+
+async def _all(coros: Iterable[Awaitable[Any]]) -> list[Any]:
+    """Await all; when one fails, cancel the others and raise its error."""
+    tasks = [asyncio.ensure_future(coro) for coro in coros]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        raise

@@ -1,0 +1,314 @@
+"""What happens to the hosts of a cluster that runs: they are lost, come back, are added and leave.
+
+A lost host is given up in this order: whoever listens is told; nobody calls its containers any
+more, and they serve nobody (fencing); when its lease has run out for certain, its agents are made
+again on others; and it is tried to start it again, empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from aiomas.agent import url_of
+from aiomas.clocks import ExternalClock
+from aiomas.cluster.archive import Former
+from aiomas.cluster.events import ClusterEvent, EventKind
+from aiomas.cluster.fleet import Fleet
+from aiomas.cluster.hosts import HostSpec
+from aiomas.cluster.info import ContainerInfo
+from aiomas.cluster.lease import now
+from aiomas.cluster.members import Member
+from aiomas.cluster.roster import Roster
+from aiomas.cluster.run import Lifecycle
+from aiomas.exceptions import ClusterError, ContainerDied
+
+_log = logging.getLogger("aiomas.cluster")
+
+_FIRST_PAUSE = 1.0  # seconds before it is tried to start a lost host again
+_LONGEST_PAUSE = 30.0
+_STOP_MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
+
+Remake = Callable[[Sequence[Former]], Awaitable[dict[str, Any]]]
+"""Makes agents again, and returns their new proxies by their former URLs."""
+
+
+class Keeper:
+    """Keeps the hosts of a cluster.
+
+    Args:
+        run: the cluster.
+        roster: its containers.
+        tell: takes events.
+        remake: makes agents again on the containers that run.
+    """
+
+    def __init__(
+        self,
+        run: Lifecycle,
+        roster: Roster,
+        tell: Callable[[ClusterEvent], object],
+        remake: Remake,
+    ) -> None:
+        self._run = run
+        self._roster = roster
+        self._tell = tell
+        self._remake = remake
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()  # held while hosts or containers are added or removed
+        self._fencing = asyncio.Lock()
+        self._closed = False
+
+    def lost(self, member: Member) -> None:
+        """Take note that the supervisor of a host is gone."""
+        if member.runs and self._run.container is not None and not self._closed:
+            self._begin(self._lose(member))
+
+    async def close(self) -> None:
+        """Do nothing more."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def add(self, host: HostSpec) -> None:
+        """Add a host; see :meth:`aiomas.cluster.Cluster.add_host`."""
+        async with self._changing:
+            for spec in await self._fleet.allocate([host], host.containers):
+                await self._join(self._fleet.candidate(spec))
+
+    async def remove(self, name: str, timeout: float, *, drain: bool) -> None:
+        """Remove a host; see :meth:`aiomas.cluster.Cluster.remove_host`."""
+        async with self._changing:
+            member = self._fleet.named(name)
+            if member is self._fleet.home:
+                msg = f"{name} is the driver's own machine; use scale() for its containers"
+                raise ValueError(msg)
+            formers: list[Former] = []
+            if member.runs:
+                formers = await self._empty(member, member.info.containers, drain=drain)
+                member.becomes("left")
+                bound = 3 * timeout + _STOP_MARGIN
+                await member.call("stop", timeout, timeout=bound)
+                await member.close(_STOP_MARGIN)
+            member.becomes("left")
+            self._roster.leave(member.info.containers)
+            await self._fleet.release(member)
+            self._say(EventKind.HOST_LEFT, member, f"Host {name} was removed")
+            await self._make_again(member, formers)
+
+    async def scale(self, containers: int, timeout: float) -> None:
+        """Have so many containers; see :meth:`aiomas.cluster.Cluster.scale`."""
+        async with self._changing:
+            have = [info for info in self._roster.containers if info.state not in _GONE]
+            if containers > len(have):
+                await self._grow(containers - len(have))
+            elif containers < len(have):
+                await self._shrink(have[containers:], timeout)
+
+    # --- a host is lost ---------------------------------------------------------------------------
+
+    async def _lose(self, member: Member) -> None:
+        why = await member.reason()
+        member.becomes("lost", why)
+        await member.give_up(why)
+        urls = [info.url for info in self._infos(member)]
+        self._roster.lose(member.info.containers)
+        error = ClusterError(f"Host {member.name} is lost: {why}")
+        self._say(EventKind.HOST_LOST, member, str(error), error)
+        container = self._run.container
+        assert container is not None  # noqa: S101 - lost() has looked
+        async with self._fencing:
+            await self._fleet.fence(member, urls, container.set_generation)
+        formers = self._formers(member, member.info.containers)
+        self._begin(self._rejoin(member))
+        if self._fleet.policy.on_host_loss == "respawn":
+            await asyncio.sleep(max(0.0, self._fleet.fenced_at(member) - now()))
+            await self._make_again(member, formers)
+
+    async def _rejoin(self, member: Member) -> None:
+        """Start a lost host again, as often as it takes."""
+        pause = _FIRST_PAUSE
+        # No certificate is needed twice, and nothing of the old one can be there any more.
+        await asyncio.sleep(max(0.0, self._fleet.fenced_at(member) - now()))
+        while member.info.state == "lost":
+            try:
+                async with self._changing:
+                    await self._start_again(member)
+            except (ClusterError, ContainerDied, OSError) as exc:
+                _log.debug("Host %s cannot be started again yet: %s", member.name, exc)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return
+
+    async def _start_again(self, member: Member) -> None:
+        indices = list(member.info.containers)
+        specs = [member.spec]
+        if self._fleet.chooses_hosts:
+            await self._fleet.release(member)
+            specs = await self._fleet.allocate([], len(indices))
+        for spec in specs:
+            count = len(indices) if spec is member.spec else spec.containers or 0
+            theirs, indices = indices[:count], indices[count:]
+            await self._join(self._fleet.candidate(spec), theirs)
+        if specs != [member.spec]:
+            member.becomes("left", f"{member.info.problem}; others have taken its place")
+
+    # --- agents are made again --------------------------------------------------------------------
+
+    def _formers(self, member: Member, indices: Iterable[int]) -> list[Former]:
+        """Return all agents of containers that can be made again."""
+        container, archive = self._run.container, member.control.archive
+        assert container is not None  # noqa: S101 - there were agents
+        codec = container.portable_codec()
+        found: list[Former] = []
+        for index in indices:
+            found += archive.formers(index, self._roster.containers[index].url, codec)
+            archive.drop(index)
+        return found
+
+    async def _empty(self, member: Member, indices: Sequence[int], *, drain: bool) -> list[Former]:
+        """Get all that is needed to make the agents of some containers again, before these end."""
+        self._roster.drain(indices)
+        if not drain:
+            return []
+        await member.call("checkpoint")
+        await member.call("hand_over", list(indices))
+        return self._formers(member, indices)
+
+    async def _make_again(self, member: Member, formers: Sequence[Former]) -> None:
+        if not formers:
+            return
+        made = await self._remake(formers)
+        self._roster.move(made)
+        message = f"{len(made)} of {len(formers)} agents of host {member.name} were made again"
+        self._tell(
+            ClusterEvent(
+                kind=EventKind.RESPAWNED,
+                message=message,
+                host=member.name,
+                moved={url: url_of(proxy) for url, proxy in made.items()},
+            )
+        )
+
+    # --- more and fewer ---------------------------------------------------------------------------
+
+    async def _grow(self, number: int) -> None:
+        first = len(self._roster.containers)
+        indices = list(range(first, first + number))
+        if self._fleet.chooses_hosts:
+            for spec in await self._fleet.allocate([], number):
+                theirs = indices[: spec.containers]
+                indices = indices[len(theirs) :]
+                await self._join(self._fleet.candidate(spec), theirs)
+            return
+        shares: dict[Member, list[int]] = {}
+        sizes = {member: len(member.info.containers) for member in self._places()}
+        for index in indices:
+            member = min(sizes, key=sizes.__getitem__)
+            sizes[member] += 1
+            shares.setdefault(member, []).append(index)
+        for member, theirs in shares.items():
+            self._roster.expect(theirs, member.name)
+            try:
+                begun = await member.call("grow", theirs, self._time)
+            except BaseException:
+                self._roster.lose(theirs)
+                raise
+            member.info.containers += theirs
+            self._roster.began(begun)
+
+    async def _shrink(self, infos: Sequence[ContainerInfo], timeout: float) -> None:
+        by_host: dict[Member, list[int]] = {}
+        for info in infos:
+            by_host.setdefault(self._fleet.of(info.index), []).append(info.index)
+        for member, indices in by_host.items():
+            formers = await self._empty(member, indices, drain=True)
+            bound = 3 * timeout + _STOP_MARGIN
+            codes = await member.call("shrink", indices, timeout, timeout=bound)
+            self._roster.leave(indices, codes)
+            await self._make_again(member, formers)
+            if self._fleet.chooses_hosts and not self._roster.on_host(member.name):
+                member.becomes("left")
+                await member.close(_STOP_MARGIN)
+                await self._fleet.release(member)
+
+    def _places(self) -> list[Member]:
+        """Return the hosts that can have more containers: home only if it has some already."""
+        home = self._fleet.home
+        others = [member for member in self._fleet.running if member is not home]
+        return [home, *others] if home.info.containers or not others else others
+
+    async def _join(self, candidate: Member, indices: Sequence[int] | None = None) -> None:
+        """Take in a host.
+
+        Args:
+            candidate: the host.
+            indices: its containers; by default new ones, as many as it asks for or has cores.
+        """
+
+        def place() -> None:
+            first, number = len(self._roster.containers), candidate.spec.containers
+            if number is None:
+                number = candidate.control.facts.get("cores", 1)
+            theirs = range(first, first + number) if indices is None else indices
+            candidate.info.containers = list(theirs)
+            self._roster.expect(theirs, candidate.name)
+
+        try:
+            begun = await self._fleet.join(candidate, self._run.sign, place)
+        except BaseException:
+            self._roster.lose(candidate.info.containers)
+            raise
+        self._roster.began(begun)
+        if self._time:
+            await candidate.call("set_time", self._time)
+        container = self._run.container
+        assert container is not None  # noqa: S101 - it runs
+        urls = [content["url"] for content in begun]
+        await self._fleet.unfence(urls, container.set_generation)
+        await asyncio.gather(*(container.ping(url) for url in urls))
+        message = f"Host {candidate.name} has joined with {len(urls)} containers"
+        self._say(EventKind.HOST_JOINED, candidate, message)
+
+    # --- details ----------------------------------------------------------------------------------
+
+    @property
+    def _fleet(self) -> Fleet:
+        fleet = self._run.fleet
+        assert fleet is not None  # noqa: S101 - nobody is lost or added before
+        return fleet
+
+    @property
+    def _time(self) -> float:
+        """What external clocks are set to, in seconds."""
+        clock = None if self._run.container is None else self._run.container.clock
+        return clock.time() if isinstance(clock, ExternalClock) else 0.0
+
+    def _infos(self, member: Member) -> list[ContainerInfo]:
+        return [self._roster.containers[index] for index in member.info.containers]
+
+    def _say(
+        self, kind: EventKind, member: Member, message: str, error: ClusterError | None = None
+    ) -> None:
+        self._tell(ClusterEvent(kind=kind, message=message, host=member.name, error=error))
+
+    def _begin(self, coro: Any) -> None:
+        task = asyncio.get_running_loop().create_task(self._guarded(coro))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, coro: Awaitable[None]) -> None:
+        """Tell of what nobody else would hear of."""
+        try:
+            await coro
+        except (ClusterError, ContainerDied, OSError) as exc:
+            _log.exception("A host of the cluster could not be looked after")
+            self._tell(ClusterEvent(kind=EventKind.AGENT_LOST, message=str(exc)))
+
+
+_GONE = {"failed", "lost", "left", "stopped", "draining"}
