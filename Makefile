@@ -1,5 +1,7 @@
 # make demo     set up .venv and run the example, a virtual power plant, over mutual TLS
 # make test     set up .venv and run all tests           (ARGS="-k codec" for some of them)
+# make test-ray  clusters on Ray, in an environment of its own  (ARGS="-k infeasible" for some)
+# make test-hosts  the tests that need root, and make hosts on this machine  (ARGS="-k cut")
 # make check    all that CI checks, with one interpreter
 # make bench    measure, in 5 minutes                    (ARGS="--only B1,B2" for some rows)
 # make bench-clusters  measure clusters, in a minute     (ARGS=--help)
@@ -15,6 +17,8 @@
 
 VENV ?= .venv
 ARGS ?=
+# Where to look for an interpreter, in this order.
+PYTHONS := python3 python3.13 python3.12 python3.11
 COVERAGE ?=
 # One more than there are cores, as many tests wait for something.
 JOBS ?= $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
@@ -24,7 +28,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check lint types imports coverage coverage-report docs bench bench-clusters bench-peers fuzz soak fmt clean
+.PHONY: help setup setup-dev demo test test-hosts test-ray ray-tests check lint types imports coverage coverage-report docs bench bench-clusters bench-peers fuzz soak fmt clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -34,7 +38,7 @@ help:
 # The first that runs, is new enough and can make environments. (An interpreter's launcher may be
 # there and not run, so each one is tried.)
 define FIND_PYTHON
-for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11; do
+for candidate in "$(PYTHON)" $(PYTHONS); do
     [ -n "$$candidate" ] || continue
     if "$$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
         echo "$$candidate"
@@ -70,6 +74,12 @@ $(BIN)/.installed-dev: $(BIN)/.installed
 	@$(PIP) install --group dev
 	@touch $@
 
+$(BIN)/.installed-ray: $(BIN)/.installed
+	@echo "Installing Ray and the tools for tests into $(VENV)"
+	@$(PIP) install 'pip>=25.1'
+	@$(PIP) install --editable '.[ray]' --group test
+	@touch $@
+
 $(BIN)/.installed-fuzz: $(BIN)/.installed
 	@echo "Installing the fuzzer into $(VENV)"
 	@$(PIP) install 'pip>=25.1'
@@ -86,6 +96,18 @@ demo: setup
 
 test: setup-dev
 	@$(BIN)/python -m $(if $(COVERAGE),coverage run -m pytest,pytest --numprocesses $(JOBS) --dist loadfile) $(ARGS)
+
+# Ray is large, and is not there for each Python as soon as that is: so it is kept apart from the
+# other tests, and the newest that both know is taken.
+test-ray:
+	@$(MAKE) --no-print-directory ray-tests VENV=.venv-ray PYTHONS="python3.13 python3.12 python3.11 python3"
+
+ray-tests: $(BIN)/.installed-ray
+	@$(BIN)/python -m pytest tests/ray $(ARGS)
+
+# Apart from the others: they take a network of their own, root, and scripts/install-host-tools.
+test-hosts: setup-dev
+	@$(BIN)/python -m pytest tests/e2e/hosts $(ARGS)
 
 # --- checks ---------------------------------------------------------------------------------------
 

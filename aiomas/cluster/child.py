@@ -20,6 +20,7 @@ from aiomas._address import TcpAddress
 from aiomas.cluster.addresses import family_of
 from aiomas.cluster.environment import STACK_DUMP
 from aiomas.cluster.events import ClusterEvent, EventKind
+from aiomas.cluster.fencing import FENCED
 from aiomas.cluster.intensity import Intensity
 from aiomas.cluster.life import Life, StillThereError
 from aiomas.cluster.logs import Log
@@ -266,7 +267,6 @@ class Child:
         return {
             "addr": self._socket.getsockname()[:2] if address is None else str(address),
             "advertise": None if part.address == part.bind else part.address,
-            "generation": self._around.generation,
             "codec": spec.codec,
             "extra_serializers": spec.extra_serializers,
             "clock": spec.clock,
@@ -278,6 +278,7 @@ class Child:
             "life": part.incarnation * _MOST_LIVES + self.restarts,
             "awaited": self._records.awaited,
             "chosen": self._records.chosen,
+            **self._around.generation.fields(),
         }
 
     async def _keep_alive(self) -> None:
@@ -286,6 +287,9 @@ class Child:
             error = await asyncio.shield(self._life.ended)
             self._life = None
             self._has_died(error)
+            if error.exit_code == FENCED:
+                self._give_up(error, "this host was taken for lost")
+                return
             while self._life is None:
                 pause = self._intensity.next_pause(error.exit_code)
                 if pause is None:

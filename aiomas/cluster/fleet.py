@@ -259,7 +259,7 @@ class Fleet:
             own(**terms)
             await asyncio.gather(
                 *(
-                    other.call("set_generation", terms, timeout=_ROUND_TIMEOUT)
+                    other.call("set_generation", timeout=_ROUND_TIMEOUT, **terms)
                     for other in self.running
                     if other is not member
                 ),
@@ -273,7 +273,7 @@ class Fleet:
         own(**terms, found=found)
         await asyncio.gather(
             *(
-                other.call("set_generation", {**terms, "found": found}, timeout=_ROUND_TIMEOUT)
+                other.call("set_generation", timeout=_ROUND_TIMEOUT, **terms, found=found)
                 for other in self.running
             ),
             return_exceptions=True,

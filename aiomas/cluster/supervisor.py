@@ -33,7 +33,7 @@ from aiomas.cluster.reporting import reporting
 from aiomas.cluster.rundir import RunDirectory
 from aiomas.cluster.shipping import Shipping
 from aiomas.cluster.spec import ClusterSpec
-from aiomas.cluster.surroundings import Surroundings
+from aiomas.cluster.surroundings import Generation, Surroundings
 from aiomas.cluster.zygote import ForkServer, Program
 from aiomas.exceptions import ClusterError, ContainerDied, RemoteException
 
@@ -154,7 +154,7 @@ class Supervisor:
             emit=self._emit,
             echo=self._echo.take if echo else None,
             part=self._part,
-            generation=generation,
+            generation=Generation(generation, generation, generation),
             archive=Forwarding(self._driver) if self._part.archive else None,
         )
         self._starting = asyncio.create_task(self._start_all(credentials))
@@ -201,17 +201,25 @@ class Supervisor:
 
     @rpc.expose
     @reporting
-    async def set_generation(self, terms: dict[str, Any]) -> list[dict[str, Any]]:
+    async def set_generation(
+        self,
+        accept: int,
+        known: int,
+        use: int,
+        lost: Sequence[str] = (),
+        found: Sequence[str] = (),
+    ) -> list[dict[str, Any]]:
         """Tell all containers that the run is another one, now that a host is lost.
 
-        Args:
-            terms: see :meth:`aiomas.cluster.container.ClusterContainer.set_generation`.
+        The parameters are those of
+        :meth:`aiomas.cluster.container.ClusterContainer.set_generation`.
 
         Returns:
             The errors of those who have not heard of it.
         """
-        self._around.generation = terms["use"]
-        return await self._tell_all("set_generation", terms, timeout=_GENERATION_TIMEOUT)
+        terms = accept, known, use, list(lost), list(found)
+        self._around.generation.take(*terms)
+        return await self._tell_all("set_generation", *terms, timeout=_GENERATION_TIMEOUT)
 
     @rpc.expose
     @reporting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,37 @@ from aiomas.cluster.events import ClusterEvent
 from aiomas.cluster.part import Part
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.zygote import ForkServer
+
+
+@dataclasses.dataclass(slots=True)
+class Generation:
+    """How many hosts of the run have been lost, as its containers know it; see ``aiomas._hello``."""
+
+    accept: int = 0
+    """The oldest that is served."""
+    known: int = 0
+    """The newest that there may be."""
+    use: int = 0
+    """That of new connections to others."""
+    lost: set[str] = dataclasses.field(default_factory=set)
+    """The base URLs of containers that nobody has anything to do with any more."""
+
+    def take(
+        self, accept: int, known: int, use: int, lost: Iterable[str], found: Iterable[str]
+    ) -> None:
+        """Change it; see :meth:`aiomas.cluster.container.ClusterContainer.set_generation`."""
+        self.accept, self.known, self.use = accept, known, use
+        self.lost |= set(lost)
+        self.lost -= set(found)
+
+    def fields(self) -> dict[str, Any]:
+        """Return what a container gets when it starts."""
+        return {
+            "accept": self.accept,
+            "known": self.known,
+            "generation": self.use,
+            "lost": sorted(self.lost),
+        }
 
 
 class Archive(Protocol):
@@ -47,10 +78,9 @@ class Surroundings:
     """Where containers listen at ports, which others can take when these are closed."""
     time: float = 0
     """What the external clocks were set to, in seconds."""
-    part: Part = Part()
+    part: Part = dataclasses.field(default_factory=Part)
     """What of the run is on this host."""
-    generation: int = 0
-    """How many hosts of the run have been lost; see ``aiomas._hello``."""
+    generation: Generation = dataclasses.field(default_factory=Generation)
     archive: Archive | None = None
     """Who wants to know of states, beside us."""
 

@@ -124,23 +124,31 @@ class Worker:
         self._fence.told(known)
 
     @rpc.expose
-    async def spawn(self, target: str, arguments: bytes) -> tuple[list[Any], str | None]:
+    async def spawn(
+        self, target: str, arguments: bytes, former: Sequence[Sequence[str]] = ()
+    ) -> tuple[list[Any], str | None]:
         """Make agents, one after the other.
 
         Args:
             target: the name of an agent class or of a (coroutine) function that makes agents.
             arguments: a list with ``[args, kwargs]`` for each agent, encoded by the cluster's
                 codec.
+            former: for each agent under which keys :meth:`take_states` was given the states of all
+                that are made with it, in this order; they come from another container.
 
         Returns:
             URL, class name, and ids of all that were made with it, of each agent that was made;
             and the traceback of the first failure, after which no more are tried, or ``None``.
         """
         made: list[Any] = []
+        states = self._taken(former)
         try:
             factory = self._load(target)
             for args, kwargs in self._codec.decode(arguments):
-                agent, aids = await self._make(target, factory, args, kwargs)
+                keys = former[len(made)] if former else None
+                agent, aids = await self._make(
+                    target, factory, args, kwargs, states=states, keys=keys
+                )
                 made.append((agent.addr, type(agent).__name__, aids))
         except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver raises it
             return made, traceback.format_exc()
@@ -148,7 +156,11 @@ class Worker:
 
     @rpc.expose
     def take_states(self, states: dict[str, bytes]) -> None:
-        """Keep states that agents have saved, by id, for the next call of :meth:`restore`."""
+        """Keep states that agents have saved, for the next :meth:`restore` or :meth:`spawn`.
+
+        Args:
+            states: by their ids; or by other keys, for agents of another container.
+        """
         self._states.update(states)
 
     @rpc.expose
@@ -267,6 +279,11 @@ class Worker:
             self._environment.seed_numpy()
         return factory
 
+    def _taken(self, former: Sequence[Sequence[str]]) -> dict[str, bytes]:
+        """Return the states that were sent for agents of another container."""
+        keys = {key for keys in former for key in keys}
+        return {key: self._states.pop(key) for key in keys & self._states.keys()}
+
     async def _save(self, aid: str, data: bytes) -> None:
         await self._supervisor.remote.save(aid, _bounded(aid, data))
 
@@ -282,6 +299,7 @@ class Worker:
         kwargs: dict[str, Any],
         aids: Sequence[str] = (),
         states: Mapping[str, bytes] = MappingProxyType({}),
+        keys: Sequence[str] | None = None,
     ) -> tuple[Agent, list[str]]:
         """Make an agent, or make it again: then calls to it are served when it has its state."""
         made: list[str] = []
@@ -290,9 +308,10 @@ class Worker:
                 agent = factory(self.container, *args, **kwargs)
                 if inspect.isawaitable(agent):
                     agent = await agent
-                for aid in states.keys() & set(made):
-                    agent_with_state = self.container.agents.dict[aid]
-                    await state.give_state(agent_with_state, self._codec.decode(states[aid]))
+                for aid, key in zip(made, made if keys is None else keys, strict=False):
+                    if key in states:
+                        agent_with_state = self.container.agents.dict[aid]
+                        await state.give_state(agent_with_state, self._codec.decode(states[key]))
             if not isinstance(agent, Agent):
                 msg = f"{target} returned {agent!r}, which is no agent"
                 raise TypeError(msg)  # noqa: TRY301 - to be cleaned up like others
