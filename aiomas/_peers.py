@@ -190,8 +190,12 @@ class Peer:
         connection = self.connection
         if connection is not None and connection.channel.is_open:
             return connection.channel.send(content, options)
-        self._check_not_closed()
         future: asyncio.Future[Any] = self._loop.create_future()
+        loss = None if self._pool.closed else self._pool.loss(self.peer)
+        if loss is not None:
+            future.set_exception(loss.of_call(Outcome.NOT_SENT))
+            return future
+        self._check_not_closed()
         call = _Waiting(content, options, contextvars.copy_context())
         deadline = deadline_of(self._loop, options, self._pool.call_timeout)
         if deadline is not None:

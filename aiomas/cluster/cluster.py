@@ -224,9 +224,7 @@ class Cluster:
     def hosts(self) -> list[HostInfo]:
         """The hosts, with their states; the driver's own machine only if it has containers."""
         fleet = self._run.fleet
-        members = [] if fleet is None else fleet.members
-        several = len(members) > 1
-        return [m.info for m in members if m.info.containers or not (m.spec.is_local and several)]
+        return [] if fleet is None else [member.info for member in fleet.shown]
 
     @property
     def name(self) -> str:

@@ -84,6 +84,12 @@ class Fleet:
         """The hosts that can be asked for something."""
         return [member for member in self.members if member.runs]
 
+    @property
+    def shown(self) -> list[Member]:
+        """All hosts but home, if it is there for itself alone."""
+        several = len(self.members) > 1
+        return [m for m in self.members if m.info.containers or not (m is self.home and several)]
+
     def named(self, name: str) -> Member:
         """Return the host with that name.
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _PAUSE = 0.02  # seconds between two looks whether the run has gone
 _REMOVAL_TIMEOUT = 2.0  # seconds in which a fork server that lives has removed all
-_STATUS_TIMEOUT = 5.0  # seconds that a supervisor has to answer whoever looks at the run
+_STATUS_TIMEOUT = 3.0  # seconds that a supervisor has to answer whoever looks at the run
 _MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
 
 
@@ -124,6 +124,8 @@ class Lifecycle:
         if placed is not None:
             placed(fleet.members)
         facts = _facts(self.spec)
+        if self.several:
+            facts["hosts"] = [{"name": member.name} for member in fleet.shown]
         prepared = await fleet.home.call("prepare", self.spec.fields(), facts, part)
         self.name, self.directory = prepared["name"], Path(prepared["directory"])
         contexts, credentials = await self._certificates(prepared["request"])
@@ -216,12 +218,10 @@ class Lifecycle:
     async def watched(self) -> dict[str, Any]:
         """Return what is known of the run; in the loop of the control thread."""
         fleet = self._running()
-        containers: list[dict[str, Any]] = []
-        for member in fleet.running:
-            with contextlib.suppress(ClusterError):  # it is about to be lost
-                containers += await member.control.call("status", timeout=_STATUS_TIMEOUT)
-        hosts = [dataclasses.asdict(member.info) for member in fleet.members]
+        found = await asyncio.gather(*map(_containers_of, fleet.members))
+        containers = [status for statuses in found for status in statuses]
         containers.sort(key=operator.itemgetter("index"))
+        hosts = [dataclasses.asdict(member.info) for member in fleet.shown]
         return {"facts": {"hosts": hosts}, "containers": containers}
 
     async def log_read(self, index: int, position: Any) -> tuple[Any, bytes]:
@@ -350,6 +350,19 @@ class Lifecycle:
             limits=spec.limits,
             as_coro=True,
         )
+
+
+async def _containers_of(member: Member) -> list[dict[str, Any]]:
+    """Return what is known of the containers on a host."""
+    if member.runs:
+        with contextlib.suppress(ClusterError):  # it is about to be lost
+            return list(await member.control.call("status", timeout=_STATUS_TIMEOUT))
+    if member.info.state == "left":
+        return []
+    return [
+        {"index": index, "host": member.name, "pid": 0, "state": "lost"}
+        for index in member.info.containers
+    ]
 
 
 def _facts(spec: ClusterSpec) -> dict[str, Any]:

@@ -369,7 +369,7 @@ class TestGivingUp:
         under_way = call(peer, 1)
         world.lose()
         with pytest.raises(ConnectionLost, match="was lost"):
-            call(peer, 2)
+            await call(peer, 2)
         with pytest.raises(ConnectionLost, match="was lost"):
             await peer.connect()
         with pytest.raises(ConnectionLost, match="was lost") as caught:
