@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.hosts.detached import LabError
+from tests.e2e.hosts.detached import ENVIRONMENT, LabError
 
 # Not the folder for temporary files that tests are given: labs of all sessions have to meet.
 FOLDERS = Path("/tmp")
@@ -78,7 +78,8 @@ def sweep() -> None:
         left = Claim(int(number), lock)
         if _is_there(left.link):
             # Or the kernel, which removes it with the last process of that lab, is faster.
-            subprocess.run(["ip", "link", "delete", left.link], capture_output=True, check=False)
+            delete = ["ip", "link", "delete", left.link]
+            subprocess.run(delete, env=ENVIRONMENT, capture_output=True, check=False)
         left.release()
 
 

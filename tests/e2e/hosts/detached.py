@@ -19,7 +19,7 @@ from pathlib import Path
 BOUND = 20.0
 """Seconds in which something on this machine happens, however busy it is."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
+ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root"}
 """All variables of these processes: those of a test would make them look like its own."""
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tests.e2e.hosts.detached import LabError, Process, Starting
+from tests.e2e.hosts.detached import ENVIRONMENT, LabError, Process, Starting
 from tests.e2e.hosts.switch import LINK, Port, Switch, filter_arrivals, limit, loss
 
 _INIT = str(Path(__file__).with_name("init.py"))
@@ -152,9 +152,12 @@ class LabHost:
     def enter(self) -> list[str]:
         """The words before a command that let it run inside, until the next crash.
 
+        It gets none of our environment variables: those say where files are that it does not see.
         Who ends that command from outside ends ``nsenter`` alone: see `processes`.
         """
-        return ["nsenter", f"--target={self.pid}", "--net", "--uts", "--mount", "--pid", "--"]
+        spaces = ["--net", "--uts", "--mount", "--pid"]
+        variables = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+        return ["nsenter", f"--target={self.pid}", *spaces, "--", "env", "-i", *variables]
 
     def run(
         self, *command: str, input: str | None = None, check: bool = True, timeout: float = 30.0

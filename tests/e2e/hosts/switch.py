@@ -8,6 +8,7 @@ leaves a port, so that who sends and who receives it sees what a bad cable would
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.hosts.claim import Claim
-from tests.e2e.hosts.detached import BOUND, LabError, Process, Starting
+from tests.e2e.hosts.detached import BOUND, ENVIRONMENT, LabError, Process, Starting
 
 BRIDGE = "switch"
 DRIVER = "driver"
@@ -32,7 +33,9 @@ def run_in_network(process: Process, *command: str, lines: list[str] | None = No
     """
     enter = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "--", *command]
     text = "".join(f"{line}\n" for line in lines or [])
-    done = subprocess.run(enter, input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        enter, input=text, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise LabError(f"{' '.join(command)} has failed: {done.stderr.strip()}\n{text}")
     return done.stdout
@@ -69,18 +72,19 @@ class Switch:
         self._process.kill()
 
     def connect_driver(self, port: Port) -> None:
+        """Plug in this machine."""
         link = self._claim.link
-        add = f"link add {link} type veth peer name {DRIVER} netns {self._process.pid}"
-        done = subprocess.run(["ip", *add.split()], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise LabError(f"ip {add} has failed: {done.stderr.strip()}")
-        for change in (f"addr add {port.address}/24 dev {link}", f"link set {link} up"):
-            subprocess.run(["ip", *change.split()], check=True)
+        changes = (
+            f"link add {link} type veth peer name {DRIVER} netns {self._process.pid}",
+            f"addr add {port.address}/24 dev {link}",
+            f"link set {link} up",
+        )
+        run_in_network(Process.of(os.getpid()), "ip", "-batch", "-", lines=list(changes))
         self._plug(port)
 
     def disconnect_driver(self) -> None:
-        command = ["ip", "link", "delete", self._claim.link]
-        subprocess.run(command, check=False, capture_output=True)  # or it was not there yet
+        with contextlib.suppress(LabError):  # it could not be connected
+            run_in_network(Process.of(os.getpid()), "ip", "link", "delete", self._claim.link)
 
     def connect(self, port: Port, host: Process) -> None:
         """Plug in a host: give it a link that has no faults but blocked addresses."""
