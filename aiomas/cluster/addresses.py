@@ -44,10 +44,11 @@ def problems_of(bind: str, ports: Sequence[int]) -> list[str]:
                 sock.listen()
             except OSError as exc:
                 if exc.errno == errno.EADDRNOTAVAIL:
-                    return [
+                    problem = (
                         f"{bind} is no address of this host: say where containers listen with "
                         f"HostSpec(bind=...), and where others dial them with address=..."
-                    ]
+                    )
+                    return [problem]
                 problems.append(f"port {port} of {bind} cannot be had: {exc.strerror}")
     return problems
 

@@ -13,9 +13,9 @@ from typing import Any, Self
 from aiomas._limits import Limits
 from aiomas.agent import Agent, Container
 from aiomas.clocks import ExternalClock
+from aiomas.cluster.archive import Former
 from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content, together
 from aiomas.cluster.fanout import CONCURRENCY, map_calls, starmap_calls
-from aiomas.cluster.archive import Former
 from aiomas.cluster.hosts import HostSpec, host_specs
 from aiomas.cluster.info import ContainerInfo, HostInfo
 from aiomas.cluster.keeper import Keeper
@@ -664,7 +664,7 @@ class Cluster:
         error = await self._run.lost()
         if self._over is None:  # or the supervisor has told why itself, before it ended
             self._took(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
-        await self._run.clean_up()
+        await self._run.abandon()
 
 
 def _last_known(info: ContainerInfo) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from aiomas import rpc
+from aiomas._limits import Limits
 from aiomas.cluster import streams
 from aiomas.cluster.archive import Archive
 from aiomas.cluster.endings import how_it_ended
@@ -24,7 +25,7 @@ from aiomas.cluster.events import ClusterEvent, EventKind, error_of_content
 from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.launchers.base import Launcher, Link
-from aiomas.cluster.lease import Silence, now
+from aiomas.cluster.lease import now
 from aiomas.exceptions import (
     ClusterError,
     ConnectionLost,
@@ -35,7 +36,11 @@ from aiomas.exceptions import (
 
 T = TypeVar("T")
 
-_HEARTBEAT = 10.0  # seconds; a supervisor that is silent for three of them is taken for dead
+MISSED = Limits().heartbeat_misses
+"""How many heartbeats a supervisor may miss."""
+
+HEARTBEAT = 10.0
+"""Seconds; a supervisor on this machine that is silent for three of them is taken for dead."""
 _THREAD_TIMEOUT = 10.0  # seconds that the thread has to end
 _EXIT_TIMEOUT = 5.0  # seconds that a supervisor has to end when it has no driver any more
 
@@ -118,6 +123,7 @@ class Host:
         on_event: called with each event.
         on_log: called with the index of a container and lines of its log.
         home: what this one asks for all of the run, if it is that of the driver's own machine.
+        heartbeat: seconds; who is silent for three of them is taken for dead.
     """
 
     router = rpc.Service()
@@ -127,6 +133,7 @@ class Host:
         on_event: Callable[[ClusterEvent], object],
         on_log: Callable[[int, Sequence[str]], object],
         home: Home | None = None,
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         self.archive = Archive()
         """What is needed to make the agents there again."""
@@ -135,10 +142,9 @@ class Host:
         self._on_event = on_event
         self._on_log = on_log
         self._home = home
+        self._heartbeat = heartbeat
         self._host = HostSpec(LOCALHOST)
         self._lease: float | None = None
-        self._silence: Silence | None = None
-        self._watching: asyncio.Task[None] | None = None
         self._link: Link | None = None
         self._client: rpc.RpcClient | None = None
         self._why_lost: str | None = None
@@ -166,8 +172,8 @@ class Host:
                 self._link.sock,
                 self,
                 timeout=timeout,
-                heartbeat=_HEARTBEAT,
-                name=f"the supervisor {self._where}",
+                heartbeat=self._heartbeat,
+                name=f"the supervisor{self._there or ' of this cluster'}",
             )
         except BaseException as exc:
             self._link.sock.close()
@@ -175,7 +181,7 @@ class Host:
                 if isinstance(exc, ConnectionError):
                     raise await self.lost() from exc
                 if isinstance(exc, TimeoutError):
-                    msg = f"The supervisor {self._where} has not answered within {timeout} s"
+                    msg = f"The supervisor{self._there} has not answered within {timeout} s"
                     msg += self._said()
                     raise TimeoutError(msg) from exc
             finally:
@@ -201,13 +207,10 @@ class Host:
         Raises:
             PermissionError: it was given up.
         """
-        if self._lease is None or self._silence is None or self._why_lost is not None:
+        if self._lease is None or self._why_lost is not None:
             msg = "the host was given up, its agents may be elsewhere"
             raise PermissionError(msg)
-        self._silence.interrupt()
         self.lease_until = now() + self._lease
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._watch_silence(self._silence))
 
     @rpc.expose
     def keep_state(self, index: int, aid: str, state: bytes | None) -> None:
@@ -257,10 +260,10 @@ class Host:
         except ConnectionError as exc:
             raise await self.lost() from exc
         except DeadlineExceeded:
-            msg = f"The supervisor {self._where} has not answered {method}() within {timeout} s"
+            msg = f"The supervisor{self._there} has not answered {method}() within {timeout} s"
             raise ClusterError(msg) from None
         except RemoteException as exc:
-            msg = f"The supervisor {self._where} failed: {exc.remote_traceback}"
+            msg = f"The supervisor{self._there} failed: {exc.remote_traceback}"
             raise ClusterError(msg) from None
         if "error" in reply:
             raise error_of_content(reply["error"])
@@ -289,38 +292,31 @@ class Host:
         return reply
 
     @property
+    def is_open(self) -> bool:
+        """Whether the supervisor can be asked for something."""
+        return self._client is not None and self._client.channel.is_open
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What the launcher has learned of the host."""
         return self._link.facts if self._link is not None else {}
 
-    def grant(self, lease: float, heartbeat: float) -> None:
-        """Let the host ask for its lease; when it does so no more, take it for lost.
-
-        Args:
-            lease: seconds for which it goes on without us.
-            heartbeat: seconds between two times that it asks.
-        """
+    def grant(self, lease: float) -> None:
+        """Let the host go on for so many seconds whenever it asks."""
         self._lease = lease
-        self._silence = Silence(heartbeat)
         self.lease_until = now() + lease
 
     async def give_up(self, why: str) -> None:
         """Have nothing to do with the host any more; *why* is what others are told."""
         self._why_lost = self._why_lost or why
-        if self._watching is not None and self._watching is not asyncio.current_task():
-            self._watching.cancel()
         if self._client is not None:
             self._client.close()
         if self._link is not None:
             self._link.kill()
 
-    async def _watch_silence(self, silence: Silence) -> None:
-        seconds = await silence.too_long()
-        await self.give_up(f"it has been silent for {seconds:.1f} s")
-
     @property
-    def _where(self) -> str:
-        return "of this cluster" if self._host.is_local else f"on {self._host.label}"
+    def _there(self) -> str:
+        return "" if self._host.is_local else f" on {self._host.label}"
 
     def _said(self) -> str:
         said = "" if self._link is None else self._link.said()
@@ -330,7 +326,7 @@ class Host:
         """Return what to raise because the supervisor is gone."""
         how = "closed its control stream"
         if self._unresponsive:
-            how = "does not answer"
+            how = f"has been silent for {MISSED * self._heartbeat:g} s"
         elif self._link is not None and self._why_lost is None:
             await asyncio.wait({self._link.ended}, timeout=_EXIT_TIMEOUT)
             if self._link.ended.done():
@@ -349,8 +345,6 @@ class Host:
 
     async def close(self, timeout: float) -> None:
         """Close the stream, and wait until the supervisor has ended; kill it after *timeout*."""
-        if self._watching is not None:
-            self._watching.cancel()
         if self._link is None:
             return
         if self._client is not None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from aiomas._cores import usable_cores
 from aiomas.cluster.addresses import is_ip, is_loopback, route_to
@@ -28,7 +28,14 @@ from aiomas.exceptions import ClusterError, ContainerDied
 Sign = Callable[[bytes | None, str, str], Awaitable[Any]]
 """Takes a request for a certificate, the name of a host and its address, returns credentials."""
 
+_START_SHARE = 0.8  # of start_timeout: then it is said which host does not answer
 _ROUND_TIMEOUT = 10.0  # seconds that a host has to hear that another one is lost
+
+
+class MakeHost(Protocol):
+    """Makes what connects to a supervisor; *home* for that of this machine."""
+
+    def __call__(self, *, home: bool) -> Host: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ class Fleet:
     Args:
         thread: the control thread.
         policy: of the hosts.
-        make: makes a connection to a supervisor.
+        make: makes what connects to a supervisor.
         on_lost: called, in the caller's event loop, when a host's supervisor is gone.
     """
 
@@ -58,7 +65,7 @@ class Fleet:
         self,
         thread: ControlThread,
         policy: HostPolicy,
-        make: Callable[[], Host],
+        make: MakeHost,
         on_lost: Callable[[Member], object],
     ) -> None:
         self.members: list[Member] = []
@@ -115,7 +122,7 @@ class Fleet:
 
     async def begin_here(self, launcher: Launcher, indices: list[int], timeout: float) -> None:
         """Start the supervisor of this machine, the only one there will be."""
-        home = self._add(HostSpec(LOCALHOST))
+        home = self._add(HostSpec(LOCALHOST), home=True)
         home.info.address, home.info.containers = LOOPBACK, indices
         self._launcher = launcher
         await home.launch(launcher, timeout, self._lost(home))
@@ -136,16 +143,18 @@ class Fleet:
             ClusterError: hosts cannot be used; the message has a line for each.
         """
         self._launcher = launcher
-        timeout = spec.start_timeout
+        loop = asyncio.get_running_loop()
+        until = loop.time() + spec.start_timeout * _START_SHARE
         named = self.policy.hosts
         here = [host for host in named if host.is_local]
         elsewhere = [host for host in named if not host.is_local]
-        home = self._add(here[0] if here else HostSpec(LOCALHOST, 0))
-        started = asyncio.create_task(home.launch(LocalLauncher(), timeout, self._lost(home)))
+        home = self._add(here[0] if here else HostSpec(LOCALHOST, 0), home=True)
+        launching = home.launch(LocalLauncher(), spec.start_timeout, self._lost(home))
+        started = asyncio.create_task(launching)
         try:
-            allocated = await self._thread.run(launcher.allocate(elsewhere, containers, timeout))
-            others = [self._add(host) for host in allocated]
-            await self._admit_all(others, spec)
+            allocating = launcher.allocate(elsewhere, containers, until - loop.time())
+            others = [self._add(host) for host in await self._thread.run(allocating)]
+            await self._admit_all(others, spec, until - loop.time())
         finally:
             await started
         home.becomes("running")
@@ -191,7 +200,7 @@ class Fleet:
         if any(member.info.state in {"starting", "running"} for member in former):
             msg = f"The host {host.label!r} is in this cluster already"
             raise ValueError(msg)
-        member = Member(host, self._make(), self._thread)
+        member = Member(host, self._make(home=False), self._thread)
         lives = [other.info.incarnation + 1 for other in former if other.info.state != "missing"]
         member.info.incarnation = max(lives, default=0)
         return member
@@ -199,7 +208,7 @@ class Fleet:
     async def join(
         self, member: Member, sign: Sign, place: Callable[[], object]
     ) -> list[dict[str, Any]]:
-        """Take in a candidate while the cluster runs, and start its containers.
+        """Start the containers of a candidate while the cluster runs; see also :meth:`confirm`.
 
         Args:
             member: the candidate.
@@ -212,18 +221,27 @@ class Fleet:
             OSError: it cannot be used.
         """
         spec = self._run.spec
-        try:
-            await member.launch(self._launcher, spec.start_timeout, self._lost(member))
-            await member.examine(spec)
-            place()
-            credentials = await self._prepared(member, sign)
-            begun = await self._begin(member, credentials)
-        except BaseException:
-            await asyncio.shield(member.give_up("it could not be used"))
-            raise
+        await member.launch(self._launcher, spec.start_timeout, self._lost(member))
+        await member.examine(spec, self.policy.bundle)
+        place()
+        credentials = await self._prepared(member, sign)
+        return await self._begin(member, credentials)
+
+    def confirm(self, member: Member) -> None:
+        """Let a candidate whose containers answer be a member.
+
+        Raises:
+            ClusterError: it is lost already.
+        """
+        if not member.control.is_open:  # of which nobody will be told any more
+            msg = f"Host {member.name} was lost before it had joined"
+            raise ClusterError(msg)
         self.members = [other for other in self.members if other.name != member.name] + [member]
+        for other in self.members[:-1]:  # whose place it has taken
+            other.info.containers = [
+                index for index in other.info.containers if index not in member.info.containers
+            ]
         member.becomes("running")
-        return begun
 
     @property
     def chooses_hosts(self) -> bool:
@@ -239,9 +257,9 @@ class Fleet:
         timeout = self._run.spec.start_timeout
         return await self._thread.run(self._launcher.allocate(hosts, containers, timeout))
 
-    async def release(self, member: Member) -> None:
+    async def release(self, host: HostSpec) -> None:
         """Give back what a host had."""
-        await self._thread.run(self._launcher.release(member.spec))
+        await self._thread.run(self._launcher.release(host))
 
     # --- losses -------------------------------------------------------------------------------
 
@@ -272,18 +290,31 @@ class Fleet:
                 return_exceptions=True,  # who does not hear it is lost as well
             )
 
-    async def unfence(self, urls: Iterable[str], own: Callable[..., object]) -> None:
-        """Let others call containers at URLs that those of a lost host had."""
+    async def unfence(
+        self, candidate: Member, urls: Iterable[str], own: Callable[..., object]
+    ) -> None:
+        """Let a candidate and all others call each other, also where a lost host was before.
+
+        Args:
+            candidate: the host.
+            urls: the base URLs of its containers.
+            own: sets the generation of our own container.
+
+        Raises:
+            ClusterError: the candidate has not heard of it.
+        """
         terms = dict.fromkeys(("accept", "known", "use"), self.generation)
         found = list(urls)
         own(**terms, found=found)
-        await asyncio.gather(
+        result, *_ = await asyncio.gather(
             *(
-                other.call("set_generation", timeout=_ROUND_TIMEOUT, **terms, found=found)
-                for other in self.running
+                member.call("set_generation", timeout=_ROUND_TIMEOUT, **terms, found=found)
+                for member in (candidate, *self.running)
             ),
             return_exceptions=True,
         )
+        if isinstance(result, BaseException):
+            raise result
 
     def fenced_at(self, member: Member) -> float:
         """Return when nothing of a lost host runs any more, in the terms of ``lease.now()``."""
@@ -320,8 +351,8 @@ class Fleet:
 
     # --- details ------------------------------------------------------------------------------
 
-    def _add(self, host: HostSpec) -> Member:
-        member = Member(host, self._make(), self._thread)
+    def _add(self, host: HostSpec, *, home: bool = False) -> Member:
+        member = Member(host, self._make(home=home), self._thread)
         self.members.append(member)
         return member
 
@@ -334,10 +365,12 @@ class Fleet:
 
         return lost
 
-    async def _admit_all(self, members: Sequence[Member], spec: ClusterSpec) -> None:
+    async def _admit_all(
+        self, members: Sequence[Member], spec: ClusterSpec, timeout: float
+    ) -> None:
         async def admit(member: Member) -> None:
-            await member.launch(self._launcher, spec.start_timeout, self._lost(member))
-            await member.examine(spec)
+            await member.launch(self._launcher, timeout, self._lost(member))
+            await member.examine(spec, self.policy.bundle)
             member.becomes("running")
 
         results = await asyncio.gather(*map(admit, members), return_exceptions=True)
@@ -351,7 +384,7 @@ class Fleet:
                 raise problem
             member.becomes("missing", str(problem))
             await member.give_up("it cannot be used")
-        usable = len(members) - len(problems)
+        usable = len(members) - len(problems) + (self.home.spec.containers != 0)
         if problems and not (self.policy.allow_partial and usable):
             raise ClusterError(_report(members, problems))
 
@@ -360,6 +393,8 @@ class Fleet:
         missing = [member for member in self.members if member.info.state == "missing"]
         if containers is not None:
             containers -= sum(member.spec.containers or 0 for member in missing)
+            if missing and all(member.spec.containers is not None for member in present):
+                containers = None  # nobody is there for what those that are missing would have had
         cores = {member.name: member.control.facts.get("cores", 1) for member in present}
         cores[self.home.name] = usable_cores()
         try:
@@ -410,9 +445,9 @@ def _about(member: Member) -> Iterator[None]:
         raise ClusterError(msg) from exc
 
 
-def _report(members: Iterable[Member], problems: dict[Member, BaseException]) -> str:
+def _report(members: Sequence[Member], problems: dict[Member, BaseException]) -> str:
     lines = [
-        f"{len(problems)} of {len(list(members))} hosts cannot be used, so nothing was started "
+        f"{len(problems)} of {len(members)} hosts cannot be used, so nothing was started "
         f"(allow_partial=True starts what can be):"
     ]
     for member in members:

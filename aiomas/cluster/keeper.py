@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from aiomas.agent import url_of
@@ -24,11 +25,13 @@ from aiomas.cluster.members import Member
 from aiomas.cluster.roster import Roster
 from aiomas.cluster.run import Lifecycle
 from aiomas.exceptions import ClusterError, ContainerDied
+from aiomas.util import create_task
 
 _log = logging.getLogger("aiomas.cluster")
 
 _FIRST_PAUSE = 1.0  # seconds before it is tried to start a lost host again
 _LONGEST_PAUSE = 30.0
+_PING_TIMEOUT = 10.0  # seconds that new containers have to answer us, at their addresses
 _STOP_MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
 
 Remake = Callable[[Sequence[Former]], Awaitable[dict[str, Any]]]
@@ -56,7 +59,7 @@ class Keeper:
         self._roster = roster
         self._tell = tell
         self._remake = remake
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self._changing = asyncio.Lock()  # held while hosts or containers are added or removed
         self._fencing = asyncio.Lock()
         self._closed = False
@@ -64,6 +67,9 @@ class Keeper:
     def lost(self, member: Member) -> None:
         """Take note that the supervisor of a host is gone."""
         if member.runs and self._run.container is not None and not self._closed:
+            # Now, and not only when it is known why: nothing more is to be put there.
+            member.becomes("lost")
+            self._roster.lose(self._indices(member))
             self._begin(self._lose(member))
 
     async def close(self) -> None:
@@ -77,8 +83,8 @@ class Keeper:
     async def add(self, host: HostSpec) -> None:
         """Add a host; see :meth:`aiomas.cluster.Cluster.add_host`."""
         async with self._changing:
-            for spec in await self._fleet.allocate([host], host.containers):
-                await self._join(self._fleet.candidate(spec))
+            self._fleet.candidate(host)  # nothing is allocated for what is there already
+            await self._take_in(await self._fleet.allocate([host], host.containers))
 
     async def remove(self, name: str, timeout: float, *, drain: bool) -> None:
         """Remove a host; see :meth:`aiomas.cluster.Cluster.remove_host`."""
@@ -87,16 +93,18 @@ class Keeper:
             if member is self._fleet.home:
                 msg = f"{name} is the driver's own machine; use scale() for its containers"
                 raise ValueError(msg)
+            if member.info.state == "left":
+                msg = f"The host {name!r} has left this cluster already"
+                raise ValueError(msg)
+            indices = self._indices(member)
             formers: list[Former] = []
             if member.runs:
-                formers = await self._empty(member, member.info.containers, drain=drain)
+                formers = await self._empty(member, indices, drain=drain)
                 member.becomes("left")
-                bound = 3 * timeout + _STOP_MARGIN
-                await member.call("stop", timeout, timeout=bound)
-                await member.close(_STOP_MARGIN)
+                await self._end(member, timeout)
             member.becomes("left")
-            self._roster.leave(member.info.containers)
-            await self._fleet.release(member)
+            self._roster.leave(indices)
+            await self._fleet.release(member.spec)
             self._say(EventKind.HOST_LEFT, member, f"Host {name} was removed")
             await self._make_again(member, formers)
 
@@ -112,32 +120,32 @@ class Keeper:
     # --- a host is lost ---------------------------------------------------------------------------
 
     async def _lose(self, member: Member) -> None:
-        why = await member.reason()
-        member.becomes("lost", why)
+        indices = self._indices(member)
+        urls = [self._roster.containers[index].url for index in indices]
+        why = member.info.problem = await member.reason()
         await member.give_up(why)
-        urls = [info.url for info in self._infos(member)]
-        self._roster.lose(member.info.containers)
         error = ClusterError(f"Host {member.name} is lost: {why}")
         self._say(EventKind.HOST_LOST, member, str(error), error)
         container = self._run.container
         assert container is not None  # noqa: S101 - lost() has looked
         async with self._fencing:
             await self._fleet.fence(member, urls, container.set_generation)
-        formers = self._formers(member, member.info.containers)
+        formers = self._formers(member, indices)
         self._begin(self._rejoin(member))
         if self._fleet.policy.on_host_loss == "respawn":
-            await asyncio.sleep(max(0.0, self._fleet.fenced_at(member) - now()))
+            await self._until_fenced(member)
             await self._make_again(member, formers)
 
     async def _rejoin(self, member: Member) -> None:
         """Start a lost host again, as often as it takes."""
         pause = _FIRST_PAUSE
-        # No certificate is needed twice, and nothing of the old one can be there any more.
-        await asyncio.sleep(max(0.0, self._fleet.fenced_at(member) - now()))
-        while member.info.state == "lost":
+        await asyncio.sleep(pause)
+        while True:
             try:
                 async with self._changing:
-                    await self._start_again(member)
+                    # It may have been removed meanwhile, or added again by the user.
+                    if member.info.state == "lost" and member in self._fleet.members:
+                        await self._start_again(member)
             except (ClusterError, ContainerDied, OSError) as exc:
                 _log.debug("Host %s cannot be started again yet: %s", member.name, exc)
                 await asyncio.sleep(pause)
@@ -146,17 +154,19 @@ class Keeper:
                 return
 
     async def _start_again(self, member: Member) -> None:
-        indices = list(member.info.containers)
-        specs = [member.spec]
-        if self._fleet.chooses_hosts:
-            await self._fleet.release(member)
-            specs = await self._fleet.allocate([], len(indices))
-        for spec in specs:
-            count = len(indices) if spec is member.spec else spec.containers or 0
-            theirs, indices = indices[:count], indices[count:]
-            await self._join(self._fleet.candidate(spec), theirs)
-        if specs != [member.spec]:
-            member.becomes("left", f"{member.info.problem}; others have taken its place")
+        indices = self._indices(member)
+        if not self._fleet.chooses_hosts:
+            await self._join(self._fleet.candidate(member.spec), indices)
+            return
+        await self._fleet.release(member.spec)
+        if indices:
+            await self._take_in(await self._fleet.allocate([], len(indices)), indices)
+        member.becomes("left", f"{member.info.problem}; others have taken its place")
+
+    async def _until_fenced(self, member: Member) -> None:
+        """Return when nothing of a host that is gone runs any more."""
+        while (left := self._fleet.fenced_at(member) - now()) > 0:
+            await asyncio.sleep(left)
 
     # --- agents are made again --------------------------------------------------------------------
 
@@ -168,17 +178,38 @@ class Keeper:
         found: list[Former] = []
         for index in indices:
             found += archive.formers(index, self._roster.containers[index].url, codec)
-            archive.drop(index)
         return found
 
     async def _empty(self, member: Member, indices: Sequence[int], *, drain: bool) -> list[Former]:
-        """Get all that is needed to make the agents of some containers again, before these end."""
+        """Get all that is needed to make the agents of some containers again, before these end.
+
+        Raises:
+            ClusterError: that failed, and nothing has changed.
+        """
         self._roster.drain(indices)
         if not drain:
             return []
-        await member.call("checkpoint")
-        await member.call("hand_over", list(indices))
+        try:
+            await member.call("checkpoint")
+            await member.call("hand_over", list(indices))
+        except BaseException:
+            self._roster.keep(indices)
+            raise
+        if not member.runs:  # what happens to its agents is what the user wants for lost hosts
+            msg = f"Host {member.name} was lost when it was about to hand its agents over"
+            raise ClusterError(msg)
         return self._formers(member, indices)
+
+    async def _end(self, member: Member, timeout: float) -> None:
+        """End all that a host runs, and return when nothing of it is left."""
+        try:
+            await member.call("stop", timeout, timeout=3 * timeout + _STOP_MARGIN)
+        except ClusterError as exc:
+            _log.warning("Host %s has not ended when it was told to: %s", member.name, exc)
+            await member.give_up(str(exc))
+            await self._until_fenced(member)
+        else:
+            await member.close(_STOP_MARGIN)
 
     async def _make_again(self, member: Member, formers: Sequence[Former]) -> None:
         if not formers:
@@ -201,13 +232,10 @@ class Keeper:
         first = len(self._roster.containers)
         indices = list(range(first, first + number))
         if self._fleet.chooses_hosts:
-            for spec in await self._fleet.allocate([], number):
-                theirs = indices[: spec.containers]
-                indices = indices[len(theirs) :]
-                await self._join(self._fleet.candidate(spec), theirs)
+            await self._take_in(await self._fleet.allocate([], number), indices)
             return
         shares: dict[Member, list[int]] = {}
-        sizes = {member: len(member.info.containers) for member in self._places()}
+        sizes = {member: len(self._indices(member)) for member in self._places()}
         for index in indices:
             member = min(sizes, key=sizes.__getitem__)
             sizes[member] += 1
@@ -231,17 +259,40 @@ class Keeper:
             bound = 3 * timeout + _STOP_MARGIN
             codes = await member.call("shrink", indices, timeout, timeout=bound)
             self._roster.leave(indices, codes)
+            for index in indices:
+                member.control.archive.drop(index)
             await self._make_again(member, formers)
             if self._fleet.chooses_hosts and not self._roster.on_host(member.name):
                 member.becomes("left")
                 await member.close(_STOP_MARGIN)
-                await self._fleet.release(member)
+                await self._fleet.release(member.spec)
 
     def _places(self) -> list[Member]:
         """Return the hosts that can have more containers: home only if it has some already."""
         home = self._fleet.home
         others = [member for member in self._fleet.running if member is not home]
         return [home, *others] if home.info.containers or not others else others
+
+    async def _take_in(
+        self, specs: Sequence[HostSpec], indices: Sequence[int] | None = None
+    ) -> None:
+        """Take in hosts that the launcher has allocated; those that cannot be are given back.
+
+        Args:
+            specs: the hosts.
+            indices: what they have between them; by default new containers, as for :meth:`_join`.
+        """
+        left = deque(specs)
+        try:
+            while left:
+                theirs = None if indices is None else indices[: left[0].containers]
+                await self._join(self._fleet.candidate(left[0]), theirs)
+                indices = indices and indices[len(theirs or ()) :]
+                left.popleft()
+        except BaseException:
+            for spec in left:
+                await self._fleet.release(spec)
+            raise
 
     async def _join(self, candidate: Member, indices: Sequence[int] | None = None) -> None:
         """Take in a host.
@@ -259,19 +310,23 @@ class Keeper:
             candidate.info.containers = list(theirs)
             self._roster.expect(theirs, candidate.name)
 
-        try:
-            begun = await self._fleet.join(candidate, self._run.sign, place)
-        except BaseException:
-            self._roster.lose(candidate.info.containers)
-            raise
-        self._roster.began(begun)
-        if self._time:
-            await candidate.call("set_time", self._time)
         container = self._run.container
         assert container is not None  # noqa: S101 - it runs
-        urls = [content["url"] for content in begun]
-        await self._fleet.unfence(urls, container.set_generation)
-        await asyncio.gather(*(container.ping(url) for url in urls))
+        try:
+            begun = await self._fleet.join(candidate, self._run.sign, place)
+            urls = [content["url"] for content in begun]
+            if self._time:
+                await candidate.call("set_time", self._time)
+            async with self._fencing:  # of a host that is lost meanwhile it would not hear
+                await self._fleet.unfence(candidate, urls, container.set_generation)
+                async with asyncio.timeout(_PING_TIMEOUT):
+                    await asyncio.gather(*(container.ping(url) for url in urls))
+                self._fleet.confirm(candidate)
+        except BaseException:
+            self._roster.lose(candidate.info.containers)
+            await asyncio.shield(candidate.give_up("it could not be used"))
+            raise
+        self._roster.began(begun)
         message = f"Host {candidate.name} has joined with {len(urls)} containers"
         self._say(EventKind.HOST_JOINED, candidate, message)
 
@@ -289,26 +344,20 @@ class Keeper:
         clock = None if self._run.container is None else self._run.container.clock
         return clock.time() if isinstance(clock, ExternalClock) else 0.0
 
-    def _infos(self, member: Member) -> list[ContainerInfo]:
-        return [self._roster.containers[index] for index in member.info.containers]
+    def _indices(self, member: Member) -> list[int]:
+        """Return the containers of a host, but for those that have been taken away from it."""
+        infos = [self._roster.containers[index] for index in member.info.containers]
+        return [info.index for info in infos if info.state != "stopped"]
 
     def _say(
         self, kind: EventKind, member: Member, message: str, error: ClusterError | None = None
     ) -> None:
         self._tell(ClusterEvent(kind=kind, message=message, host=member.name, error=error))
 
-    def _begin(self, coro: Any) -> None:
-        task = asyncio.get_running_loop().create_task(self._guarded(coro))
+    def _begin(self, coro: Coroutine[Any, Any, None]) -> None:
+        task = create_task(coro)  # nobody awaits it, so its errors are reported
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guarded(self, coro: Awaitable[None]) -> None:
-        """Tell of what nobody else would hear of."""
-        try:
-            await coro
-        except (ClusterError, ContainerDied, OSError) as exc:
-            _log.exception("A host of the cluster could not be looked after")
-            self._tell(ClusterEvent(kind=EventKind.AGENT_LOST, message=str(exc)))
 
-
-_GONE = {"failed", "lost", "left", "stopped", "draining"}
+_GONE = {"failed", "lost", "stopped", "draining"}

@@ -13,9 +13,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-MISSED = 3
-"""How many heartbeats a host may miss before it is taken for lost."""
-_TICKS = 4  # looks at the clock in one heartbeat
+_MOST_ASKED = 64  # questions under way: whoever gets no answer for so long asks less often
 
 
 def now() -> float:
@@ -44,7 +42,10 @@ class Lease:
         return self._until - now()
 
     async def keep(self, ask: Callable[[], Awaitable[object]]) -> None:
-        """Ask for it again and again; return when it has run out, or was refused.
+        """Ask for it again and again; return when it has run out.
+
+        The next time is not put off by answers that take long, so that the driver hears of us, over
+        a slow link as well.
 
         Args:
             ask: returns when the driver has agreed, raises if it does not or cannot be reached.
@@ -52,55 +53,31 @@ class Lease:
         Raises:
             Exception: what *ask* has raised.
         """
-        while self.left > 0:
-            asked = now()
-            asking = asyncio.ensure_future(ask())
-            try:
-                while not asking.done() and self.left > 0:
-                    # Not all that is left at once: the loop's clock may stand still meanwhile.
-                    await asyncio.wait({asking}, timeout=min(self.left, self._heartbeat))
-                if not asking.done():
-                    return
-                await asking
-            finally:
-                asking.cancel()
-            self._until = asked + self.seconds
-            await asyncio.sleep(max(0.0, asked + self._heartbeat - now()))
+        asking: set[asyncio.Task[None]] = set()
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+        def answered(task: asyncio.Task[None]) -> None:
+            asking.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not refused.done():  # else it is one of many
+                refused.set_exception(error)
+                refused.exception()  # nobody may wait for it any more
 
-class Silence:
-    """How long a host has not been heard of, as far as that can be told.
+        try:
+            while self.left > 0 and not refused.done():
+                if len(asking) < _MOST_ASKED:
+                    task = asyncio.create_task(self._ask(ask, now()))
+                    asking.add(task)
+                    task.add_done_callback(answered)
+                # Not all that is left at once: the loop's clock may stand still meanwhile.
+                await asyncio.wait({refused}, timeout=min(self.left, self._heartbeat))
+            if refused.done():
+                refused.result()
+        finally:
+            for task in asking:
+                task.cancel()
+            refused.cancel()
 
-    Args:
-        heartbeat: seconds; see :class:`Lease`.
-    """
-
-    def __init__(self, heartbeat: float) -> None:
-        self.heard = now()
-        """When it was heard of for the last time."""
-        self._heartbeat = heartbeat
-        self._excused = 0.0  # seconds that we have slept through ourselves
-
-    @property
-    def limit(self) -> float:
-        """Seconds after which it is taken for lost."""
-        return MISSED * self._heartbeat
-
-    def interrupt(self) -> None:
-        """Note that the host was heard of."""
-        self.heard = now()
-        self._excused = 0.0
-
-    async def too_long(self) -> float:
-        """Return when it has lasted for too long; its length in seconds.
-
-        Time in which we did not run ourselves does not count.
-        """
-        tick = self._heartbeat / _TICKS
-        while True:
-            before = now()
-            await asyncio.sleep(tick)
-            self._excused += max(0.0, now() - before - 2 * tick)
-            silent = now() - self.heard
-            if silent - self._excused > self.limit:
-                return silent
+    async def _ask(self, ask: Callable[[], Awaitable[object]], asked: float) -> None:
+        await ask()
+        self._until = max(self._until, asked + self.seconds)

@@ -19,10 +19,12 @@ from aiomas.cluster.launchers.base import Launcher
 from aiomas.cluster.part import LOOPBACK, Part
 from aiomas.cluster.policy import HostPolicy
 from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.sync import Bundle
 from aiomas.exceptions import ClusterError
 
 _SKEW = 240.0  # seconds; certificates are valid from 300 seconds before they were made
 _SKEW_WORTH_TELLING = 1.0  # seconds
+_BULK = 2  # large messages under way, or a slow link would keep the host's lease back for long
 _DAY = 86_400  # seconds
 
 
@@ -33,7 +35,6 @@ class Member:
         spec: the host.
         host: the connection to its supervisor.
         thread: in which that lives.
-        number: its position in the list of hosts.
     """
 
     def __init__(self, spec: HostSpec, host: Host, thread: ControlThread) -> None:
@@ -41,6 +42,7 @@ class Member:
         self.info = HostInfo(spec.label)
         self.control = host
         self._thread = thread
+        self._bulk = asyncio.Semaphore(_BULK)
         self._root: str | None = None  # of the modules that were sent there
         self._policy = HostPolicy()
 
@@ -74,14 +76,15 @@ class Member:
         index: int,
         target: str,
         arguments: bytes,
-        respawn: bool,
-        *more: Any,  # noqa: FBT001
+        respawn: bool,  # noqa: FBT001 - as the supervisor has it
+        *more: Any,
     ) -> Any:
         """Make agents there; see :meth:`aiomas.cluster.control.Host.spawn`."""
         local = self.localized(target)
-        return await self._thread.run(
-            self.control.spawn(index, target, local, arguments, *more, respawn=respawn)
-        )
+        async with self._bulk:
+            return await self._thread.run(
+                self.control.spawn(index, target, local, arguments, *more, respawn=respawn)
+            )
 
     async def launch(
         self, launcher: Launcher, timeout: float, on_lost: Callable[[], object]
@@ -89,8 +92,12 @@ class Member:
         """Start its supervisor; see :meth:`aiomas.cluster.control.Host.launch`."""
         await self._thread.run(self.control.launch(launcher, self.spec, timeout, on_lost))
 
-    async def examine(self, spec: ClusterSpec) -> None:
+    async def examine(self, spec: ClusterSpec, bundle: Bundle | None) -> None:
         """Look whether containers can run there.
+
+        Args:
+            spec: of the cluster.
+            bundle: the modules that will be sent there.
 
         Raises:
             ClusterError: they cannot; the message says all that is wrong.
@@ -104,7 +111,8 @@ class Member:
                 f"HostSpec({self.spec.host!r}, address=...)"
             )
         else:
-            problems += await self.call("check", self.bind, (), timeout=spec.start_timeout)
+            modules = spec.modules_needed(() if bundle is None else bundle.entries)
+            problems += await self.call("check", self.bind, (), modules, timeout=spec.start_timeout)
         if problems:
             raise ClusterError("; ".join(problems))
 
@@ -115,7 +123,7 @@ class Member:
             ClusterError: they are not.
         """
         ports = [spec.port + index for index in indices] if spec.port else ()
-        if problems := await self.call("check", self.bind, ports, timeout=spec.start_timeout):
+        if problems := await self.call("check", self.bind, ports, (), timeout=spec.start_timeout):
             raise ClusterError("; ".join(problems))
 
     async def prepare(
@@ -136,10 +144,16 @@ class Member:
         theirs = dataclasses.replace(spec, name=part_name(run, self.name), cwd=None)
         await self._thread.run(self._grant_lease())
         prepared = await self.call("prepare", theirs.fields(), facts, self.part().fields())
+        await self._thread.run(self._grant_lease())  # it has begun some time before that answer
         if policy.bundle is not None:
             await self._ship(policy)
         request: bytes | None = prepared["request"]
         return request
+
+    async def take_states(self, index: int, states: dict[str, bytes]) -> None:
+        """Send states for agents that are made there next."""
+        async with self._bulk:
+            await self.call("take_states", index, states)
 
     def part(self) -> Part:
         """Return what its supervisor is told about its part in the run."""
@@ -194,7 +208,7 @@ class Member:
         return ", ".join([f"ready at {self.info.address}", *known])
 
     async def _grant_lease(self) -> None:
-        self.control.grant(self._policy.lease, self._policy.heartbeat)
+        self.control.grant(self._policy.lease)
 
     async def _ship(self, policy: HostPolicy) -> None:
         """Send the modules of the user that are not there yet."""
@@ -216,11 +230,12 @@ def part_name(run: str, host: str) -> str:
 
     Hosts may be on the same machine, so these names are different.
     """
-    name = f"{run}.{host.replace(':', '-')}"
-    if len(name) <= LONGEST_NAME:
+    name = f"{run}.{host}"
+    possible = name.replace(":", "-")
+    if possible == name and len(name) <= LONGEST_NAME:
         return name
     number = f"{zlib.crc32(name.encode()):08x}"
-    return f"{name[: LONGEST_NAME - len(number) - 1]}-{number}"
+    return f"{possible[: LONGEST_NAME - len(number) - 1]}-{number}"
 
 
 def _numeric(address: str) -> str:
@@ -247,7 +262,8 @@ def _skew_problems(facts: Any, spec: ClusterSpec) -> list[str]:
     if spec.transport != "tls" or -_SKEW < skew < most:
         return []
     what = "behind" if skew < 0 else "ahead of"
-    return [
+    problem = (
         f"its clock is {abs(skew):.0f} s {what} ours, so that certificates would not be valid "
         f"there: set it (NTP does)"
-    ]
+    )
+    return [problem]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiomas._limits import check_seconds
 from aiomas.cluster.addresses import is_loopback
+from aiomas.cluster.control import MISSED
 from aiomas.cluster.hosts import HostSpec, host_specs
-from aiomas.cluster.lease import MISSED
 from aiomas.cluster.sync import Bundle
+
+_log = logging.getLogger("aiomas.cluster")
 
 ON_HOST_LOSS = ("report", "respawn")
 FENCE = 5.0
@@ -102,6 +105,11 @@ def check(policy: HostPolicy, transport: str, containers: int | None) -> None:
                 "read and change it: use 'tls', or say insecure=True"
             )
             raise ValueError(msg)
+    if transport == "tcp" and policy.insecure:
+        _log.warning(
+            "transport='tcp' with insecure=True: anybody on the network can read and change what "
+            "the containers send each other"
+        )
     if policy.hosts:
         divide(policy.hosts, containers, {})
 

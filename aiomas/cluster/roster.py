@@ -46,10 +46,6 @@ class Roster:
         self._gone: dict[str, str] = {}  # of those that may be made again elsewhere
         self._dead: dict[int, set[int]] = {}  # processes that have ended, by indices
 
-    def begin(self, count: int) -> None:
-        """Note that so many containers are being started."""
-        self.containers = [ContainerInfo(index) for index in range(count)]
-
     def expect(self, indices: Iterable[int], host: str) -> None:
         """Note that containers are being started on a host: new ones, or such that were lost."""
         for index in indices:
@@ -74,6 +70,12 @@ class Roster:
         for index in indices:
             if self.containers[index].state in {"running", "hung"}:
                 self.containers[index].state = "draining"
+
+    def keep(self, indices: Iterable[int]) -> None:
+        """Note that these containers are not going to end after all."""
+        for index in indices:
+            if self.containers[index].state == "draining":
+                self.containers[index].state = "running"
 
     def leave(self, indices: Iterable[int], exit_codes: Iterable[int | None] = ()) -> None:
         """Note that these containers were ended."""
@@ -111,7 +113,8 @@ class Roster:
 
     def running(self) -> list[ContainerInfo]:
         """Return those containers that new agents can be put into."""
-        return [info for info in self.containers if info.state == "running"]
+        # One without a URL has started, but its host may not be one of the cluster yet.
+        return [info for info in self.containers if info.state == "running" and info.url]
 
     def summary(self) -> str:
         """Return how many containers are in which state, in words."""

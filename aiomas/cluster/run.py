@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import operator
 import os
 import secrets
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from aiomas.clocks import ExternalClock
 from aiomas.cluster.container import ClusterContainer
-from aiomas.cluster.control import ControlThread, Host
+from aiomas.cluster.control import HEARTBEAT, ControlThread, Host
 from aiomas.cluster.events import ClusterEvent
-from aiomas.cluster.fleet import Fleet, Run
+from aiomas.cluster.fleet import Fleet, MakeHost, Run
 from aiomas.cluster.launchers.base import Launcher
 from aiomas.cluster.loading import load
 from aiomas.cluster.members import Member
@@ -99,24 +100,10 @@ class Lifecycle:
             ContainerDied: a container ended before it answered.
             ClusterError: something else failed.
         """
-        loop = asyncio.get_running_loop()
-
-        def take_event(event: ClusterEvent) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._on_event, event)
-
-        def make_host() -> Host:
-            return Host(take_event, self._on_log or _nothing, self)
-
-        def lost(member: Member) -> None:
-            if self.fleet is None or member is self.fleet.home:
-                on_lost()
-            elif on_host_lost is not None:
-                on_host_lost(member)
-
-        self._thread = ControlThread()
         policy = self._policy or HostPolicy()
-        self.fleet = fleet = Fleet(self._thread, policy, make_host, lost)
+        self._thread = ControlThread()
+        lost = functools.partial(self._tell_of_loss, on_lost, on_host_lost)
+        self.fleet = fleet = Fleet(self._thread, policy, self._host_maker(), lost)
         if self._policy is None:
             part = await self._launch_here(fleet, launcher)
         else:
@@ -168,7 +155,7 @@ class Lifecycle:
         for member, result in zip(members, results, strict=True):
             if not isinstance(result, BaseException):
                 found.append((member, result))
-            elif member is fleet.home or member.runs:
+            elif member is fleet.home or member.control.is_open:
                 raise result
         return found
 
@@ -177,6 +164,8 @@ class Lifecycle:
         member = self._running().of(index)
         if method == "spawn":
             return await member.spawn(index, *args)
+        if method == "take_states":
+            return await member.take_states(index, *args)
         return await member.call(method, index, *args)
 
     async def lost(self) -> ClusterError:
@@ -185,9 +174,11 @@ class Lifecycle:
         assert self._thread is not None  # noqa: S101 - somebody has heard of it
         return await self._thread.run(fleet.home.control.lost())
 
-    async def clean_up(self) -> None:
-        """Return when nothing is left of a run whose supervisor is gone."""
-        if self._thread is not None:
+    async def abandon(self) -> None:
+        """End what there is on other hosts, and return when nothing is left of the run here."""
+        if self._thread is not None and self.fleet is not None:
+            for member in self.fleet.members[1:]:
+                await member.give_up("the cluster is gone")
             await self._thread.run(self._nothing_is_left())
 
     async def stop(self, timeout: float) -> dict[int, int | None]:
@@ -247,6 +238,31 @@ class Lifecycle:
         # it leaves is an entry in the index of the authority.
         certificate = await asyncio.to_thread(authority.sign, request, host, names)
         return certificate, authority.trusted, authority.crl
+
+    def _host_maker(self) -> MakeHost:
+        loop = asyncio.get_running_loop()
+        heartbeat = HEARTBEAT if self._policy is None else self._policy.heartbeat
+
+        def take_event(event: ClusterEvent) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._on_event, event)
+
+        def make_host(*, home: bool) -> Host:
+            on_log = self._on_log or _nothing
+            return Host(take_event, on_log, self, HEARTBEAT if home else heartbeat)
+
+        return make_host
+
+    def _tell_of_loss(
+        self,
+        on_lost: Callable[[], object],
+        on_host_lost: Callable[[Member], object] | None,
+        member: Member,
+    ) -> None:
+        if self.fleet is None or member is self.fleet.home:
+            on_lost()
+        elif on_host_lost is not None:
+            on_host_lost(member)
 
     def _running(self) -> Fleet:
         if self._thread is None or self.fleet is None or not self.fleet.members:

@@ -190,7 +190,7 @@ class Spawner:
             for i, state in enumerate(self._states[n])
             if state is not None
         }
-        for piece in pieces(states.items()):
+        for piece in pieces(states.items(), _CHUNK_BYTES):
             await self._send("take_states", info.index, piece)
         return [keys]
 

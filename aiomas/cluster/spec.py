@@ -202,6 +202,20 @@ class ClusterSpec:
             self.loop == "auto" and importlib.util.find_spec("uvloop") is not None
         )
 
+    def modules_needed(self, sent: Iterable[str]) -> list[str]:
+        """Return the packages and modules that every host has to have.
+
+        Args:
+            sent: the files that are sent there, relative to where modules are found.
+        """
+        names = [
+            *self.preload,
+            *(n.rpartition(":")[0] for n in (self.codec, *self.extra_serializers)),
+        ]
+        tops = {name.partition(".")[0] for name in names if not name.endswith(".py")}
+        theirs = {path.partition("/")[0].removesuffix(".py") for path in sent}
+        return sorted(tops - theirs - {"aiomas"})
+
     def env_of(self, index: int) -> dict[str, str]:
         """Return the environment variables that a container has beyond the driver's."""
         if not self.env:

@@ -30,12 +30,12 @@ _SOMEBODY = "another process of the cluster"
 _PATIENT = Limits(max_frame=MAX_MESSAGE, write_timeout=None, heartbeat=None)
 
 
-def pieces(states: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
-    """Divide the states of agents, with their ids, into what fits into one message each."""
+def pieces(states: Iterable[tuple[str, bytes]], most: int = PIECE) -> Iterator[dict[str, bytes]]:
+    """Divide the states of agents, with their ids, into messages of some *most* bytes each."""
     piece: dict[str, bytes] = {}
     size = 0
     for aid, state in states:
-        if piece and size + len(state) > PIECE:
+        if piece and size + len(state) > most:
             yield piece
             piece, size = {}, 0
         piece[aid] = state

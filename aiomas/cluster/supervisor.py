@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
@@ -195,9 +197,16 @@ class Supervisor:
 
     @rpc.expose
     @reporting
-    async def check(self, bind: str, ports: Sequence[int]) -> list[str]:
-        """Return why containers cannot listen at these ports here; nothing if they can."""
-        return problems_of(bind, ports)
+    async def check(self, bind: str, ports: Sequence[int], modules: Sequence[str]) -> list[str]:
+        """Return what keeps containers from running here; nothing if they can.
+
+        Args:
+            bind: the IP address at which they are to listen.
+            ports: the ports that they are to have; none for any.
+            modules: what they have to import.
+        """
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        return [*problems_of(bind, ports), *map(_no_module, missing)]
 
     @rpc.expose
     @reporting
@@ -512,6 +521,12 @@ def _read(fields: dict[str, Any], part: dict[str, Any] | None) -> tuple[ClusterS
     if part is None:
         return spec, Part(indices=tuple(range(spec.containers)))
     return spec, Part.of_fields(part)
+
+
+def _no_module(name: str) -> str:
+    return (
+        f"there is no module {name!r} for {sys.executable}: install it there, or send it with sync="
+    )
 
 
 def _begun(child: Child) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from aiomas.cluster.zygote import ForkServer
 
 @dataclasses.dataclass(slots=True)
 class Generation:
-    """How many hosts of the run have been lost, as its containers know it; see ``aiomas._hello``."""
+    """How many hosts of the run have been lost, as containers know it; see ``aiomas._hello``."""
 
     accept: int = 0
     """The oldest that is served."""

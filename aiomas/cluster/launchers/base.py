@@ -45,7 +45,10 @@ class Launcher:
     """Whether :meth:`allocate` finds hosts by itself."""
 
     async def allocate(
-        self, hosts: Sequence[HostSpec], containers: int | None, timeout: float
+        self,
+        hosts: Sequence[HostSpec],
+        containers: int | None,  # noqa: ARG002 - for those that choose
+        timeout: float,  # noqa: ARG002 - as above
     ) -> list[HostSpec]:
         """Return the hosts to launch supervisors on, with how many containers each one has.
 
