@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,9 +13,10 @@ from aiomas.cluster.placement import Strategy
 from aiomas.cluster.roster import Roster
 from aiomas.cluster.run import Lifecycle
 from aiomas.cluster.spawning import Spawner
-from aiomas.exceptions import ClusterError, ContainerDied
+from aiomas.exceptions import ClusterError, ContainerDied, SpawnError
 
 _ATTEMPTS = 3  # a container or a host may be lost meanwhile
+_PAUSE = 1.0  # seconds until it is known that it is
 
 
 async def remake(
@@ -36,17 +39,27 @@ async def remake(
         Proxies for those that were, by their former URLs.
     """
     made: dict[str, Any] = {}
-    for group in _groups(formers):
-        left = list(group)
+    groups = deque(_groups(formers))
+    while groups:
+        left = groups.popleft()
         error: ClusterError | ContainerDied | None = None
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(_PAUSE)
             proxies, error = await _attempt(run, roster, left, choose)
             made |= {
-                former.url: proxy for former, proxy in zip(left, proxies, strict=True) if proxy
+                former.url: proxy
+                for former, proxy in zip(left, proxies, strict=True)
+                if proxy is not None
             }
             left = [former for former in left if former.url not in made]
-            if not left:
+            if not left or _is_its_own(error):
                 break
+        if len(left) > 1 and _is_its_own(error):
+            # Behind one that cannot be made, others of its message have not been tried.
+            middle = len(left) // 2
+            groups.extendleft((left[middle:], left[:middle]))
+            continue
         for former in left:
             message = f"Agent {former.url} ({former.target}) could not be made again: {error}"
             tell(
@@ -55,6 +68,11 @@ async def remake(
                 )
             )
     return made
+
+
+def _is_its_own(error: ClusterError | ContainerDied | None) -> bool:
+    """Whether it was the code of an agent that has failed, and not what runs it."""
+    return isinstance(error, SpawnError) and error.__cause__ is None
 
 
 def _groups(formers: Sequence[Former]) -> Iterator[list[Former]]:
