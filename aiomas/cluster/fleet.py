@@ -446,10 +446,11 @@ def _about(member: Member) -> Iterator[None]:
 
 
 def _report(members: Sequence[Member], problems: dict[Member, BaseException]) -> str:
-    lines = [
+    first = (
         f"{len(problems)} of {len(members)} hosts cannot be used, so nothing was started "
         f"(allow_partial=True starts what can be):"
-    ]
+    )
+    lines = [first]
     for member in members:
         text = str(problems[member]) if member in problems else member.described()
         lines.append(f"  {member.name}: " + text.replace("\n", "\n    "))

@@ -165,8 +165,7 @@ class Keeper:
 
     async def _until_fenced(self, member: Member) -> None:
         """Return when nothing of a host that is gone runs any more."""
-        while (left := self._fleet.fenced_at(member) - now()) > 0:
-            await asyncio.sleep(left)
+        await asyncio.sleep(max(0.0, self._fleet.fenced_at(member) - now()))
 
     # --- agents are made again --------------------------------------------------------------------
 
