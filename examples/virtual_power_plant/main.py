@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import aiomas
 from aiomas.agent import url_of
 from aiomas.cluster import Cluster
+from aiomas.cluster.hosts_file import HostsFile, read_hosts
 
 from .agents import NegotiationError, Observer, Unit
 from .chart import draw
@@ -23,6 +24,8 @@ from .plant import Outcome, Plant, read_target
 from .progress import Display, Snapshot, display
 
 HERE = Path(__file__).resolve().parent
+PACKAGE = (HERE, *HERE.parents)[(__package__ or "").count(".")]
+"""The folder that other hosts need, so that they find our modules by the names they have here."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Report:
     outcome: Outcome
     messages: int
     seconds: float
+    hosts: Sequence[str]
+    """Of each container, on which host it is."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,6 +70,17 @@ def target_file(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def hosts_file(text: str) -> HostsFile:
+    """Read the file of the option ``--hosts``."""
+    try:
+        return read_hosts(text)
+    except OSError as error:
+        msg = f"{text}: {error.strerror}"
+        raise argparse.ArgumentTypeError(msg) from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command."""
     parser = Parser(
@@ -74,14 +90,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--agents", type=at_least(2), default=300, metavar="N", help="units (default: 300)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     add(
         "--containers",
         type=at_least(1),
-        default=max(cores or 1, 2),
         metavar="N",
         help="container processes (default: one per core, at least 2); with 1, the same seed gives "
         "the same result",
+    )
+    add(
+        "--hosts",
+        type=hosts_file,
+        metavar="FILE.toml",
+        help="the hosts to run on (default: this machine)",
     )
     add("--seed", type=at_least(0), default=1, help="for units and overlay (default: 1)")
     add("--day", choices=("winter", "spring", "summer"), default="winter", help="(default: winter)")
@@ -108,12 +128,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-async def negotiate(plant: Plant, containers: int, screen: Display) -> Report:
+def make_cluster(containers: int | None, hosts: HostsFile | None) -> Cluster:
+    """Return the cluster: on this machine, or on the hosts of a file.
+
+    Raises:
+        ValueError: the options, or what is in the file, do not go together.
+    """
+    ours: dict[str, Any] = {"transport": "tls", "codec": "msgpack"}
+    if containers is not None:
+        ours["containers"] = containers
+    if hosts is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return Cluster(**{"containers": max(cores or 1, 2), **ours})
+    try:
+        return Cluster(**{"sync": [PACKAGE], **hosts.keywords(**ours)})
+    except ValueError as error:
+        raise ValueError(hosts.located(str(error), ours)) from error
+
+
+async def negotiate(plant: Plant, cluster: Cluster, screen: Display) -> Report:
     """Spread the plant's agents over a cluster, let them negotiate, and collect what they chose."""
     count = len(plant.schedules)
-    noun = "containers" if containers > 1 else "container"
-    screen.stage(f"Starting {containers} {noun} over mutual TLS")
-    async with Cluster(containers=containers, transport="tls", codec="msgpack") as cluster:
+    screen.stage("Starting containers over mutual TLS")
+    async with cluster:
         screen.stage(f"Spawning {count} agents")
         arguments = zip(range(count), plant.schedules, plant.neighbours, strict=True)
         units = await cluster.spawn_many(Unit, arguments)
@@ -140,9 +177,10 @@ async def negotiate(plant: Plant, containers: int, screen: Display) -> Report:
         seconds = time.perf_counter() - start
         final = await look_at(cluster, units, start)
         schedules = await cluster.map("schedule", units)
+        hosts = [info.host for info in cluster.containers]
     after = tuple(map(sum, zip(*schedules, strict=True)))
     outcome = Outcome(plant.target, plant.uncontrolled, after)
-    return Report(outcome, final.messages, seconds)
+    return Report(outcome, final.messages, seconds, hosts)
 
 
 async def look_at(cluster: Cluster, units: Sequence[Any], start: float) -> Snapshot:
@@ -161,13 +199,20 @@ async def look_at(cluster: Cluster, units: Sequence[Any], start: float) -> Snaps
     )
 
 
-def summary(plant: Plant, containers: int, report: Report) -> str:
+def places(hosts: Sequence[str]) -> str:
+    """Return how many containers there were, and on which hosts if there were several."""
+    shares = Counter(hosts)
+    where = ", ".join(f"{count} on {host}" for host, count in shares.items())
+    return f"{len(hosts)} ({where})" if len(shares) > 1 else f"{len(hosts)}"
+
+
+def summary(plant: Plant, report: Report) -> str:
     """Return what people want to know in the end."""
     outcome = report.outcome
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(plant.kinds).most_common())
     rows = {
         "agents": f"{len(plant.kinds)} ({kinds})",
-        "containers": f"{containers}",
+        "containers": places(report.hosts),
         "connections": "mutual TLS",
         "messages": f"{report.messages:,}",
         "seconds": f"{report.seconds:.1f}",
@@ -178,17 +223,22 @@ def summary(plant: Plant, containers: int, report: Report) -> str:
     return "\n".join(f"{name:16} {value}" for name, value in rows.items())
 
 
-async def run(options: argparse.Namespace, plant: Plant) -> Report:
+async def run(options: argparse.Namespace, plant: Plant, cluster: Cluster) -> Report:
     """Negotiate and show progress."""
     before = Outcome(plant.target, plant.uncontrolled, plant.uncontrolled)
     with display(before.distance_before_wh / 1000) as screen:
         async with asyncio.timeout(options.timeout):
-            return await negotiate(plant, options.containers, screen)
+            return await negotiate(plant, cluster, screen)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Return its exit code: 0, or 1 if the negotiation failed."""
+    """Run the command. Return its exit code: 0, 1 if something failed, 2 for a wrong option."""
     options = parse(argv)
+    try:
+        cluster = make_cluster(options.containers, options.hosts)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     plant = Plant.make(options.agents, options.seed, options.day, options.target)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -196,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cannot write to {options.out}: {error.strerror}", file=sys.stderr)
         return 1
     try:
-        report = asyncio.run(run(options, plant))
+        report = asyncio.run(run(options, plant, cluster))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -210,6 +260,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     picture = options.out / "result.svg"
     picture.write_text(draw(report.outcome, len(plant.kinds)), encoding="utf-8")
     report.outcome.write_csv(options.out / "result.csv")
-    print(summary(plant, options.containers, report))
+    print(summary(plant, report))
     print(f"{'picture':16} {picture}")
     return 0

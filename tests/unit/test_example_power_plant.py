@@ -10,10 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from aiomas.cluster import Cluster
+from aiomas.cluster.hosts_file import read_hosts
 from aiomas.exceptions import ContainerDied
+from examples.virtual_power_plant import main as main_module
 from examples.virtual_power_plant.agents import NegotiationError
 from examples.virtual_power_plant.chart import draw, round_step
-from examples.virtual_power_plant.main import Report, main, parse, summary
+from examples.virtual_power_plant.main import Report, main, make_cluster, parse, summary
 from examples.virtual_power_plant.plant import Outcome, Plant, block_product, read_target
 from examples.virtual_power_plant.progress import Lines, Snapshot, display
 from examples.virtual_power_plant.units import HOURS, total
@@ -154,6 +157,8 @@ def test_scales_have_round_numbers(least, step):
         (["--day", "autumn"], "invalid choice: 'autumn'"),
         (["--target", "no/such/file"], "--target: no/such/file: No such file or directory"),
         (["--target", __file__], "needs columns 'hour' and 'kw'"),
+        (["--hosts", "no/such/file"], "--hosts: no/such/file: No such file or directory"),
+        (["--hosts", __file__], f"--hosts: {__file__}, line 1: "),
         (["--colour", "red"], "unrecognized arguments: --colour red"),
     ],
 )
@@ -176,7 +181,7 @@ def test_a_folder_that_cannot_be_made_is_explained_in_one_line(capsys, tmp_path)
 
 def test_the_summary_names_agents_containers_messages_seconds_and_distances():
     plant = Plant.make(20, 1, "winter")
-    lines = summary(plant, 3, Report(OUTCOME, 12345, 6.78)).splitlines()
+    lines = summary(plant, Report(OUTCOME, 12345, 6.78, ["localhost"] * 3)).splitlines()
     assert [line[:16].rstrip() for line in lines] == [
         "agents", "containers", "connections", "messages", "seconds", "distance before",
         "distance after",
@@ -185,6 +190,13 @@ def test_the_summary_names_agents_containers_messages_seconds_and_distances():
     assert [line[17:] for line in lines[1:]] == [
         "3", "mutual TLS", "12,345", "6.8", "24.0 kWh", "0.6 kWh (97.5% less)",
     ]  # fmt: skip
+
+
+def test_the_summary_says_on_which_hosts_the_containers_were():
+    plant = Plant.make(20, 1, "winter")
+    hosts = ["node1", "node1", "node2"]
+    text = summary(plant, Report(OUTCOME, 12345, 6.78, hosts))
+    assert "containers       3 (2 on node1, 1 on node2)" in text.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -234,6 +246,74 @@ def test_the_command_lets_agents_in_several_processes_agree(tmp_path):
         sum(abs(row["target_kw"] - row[when]) for row in rows) for when in ("before_kw", "after_kw")
     )
     assert after < 0.4 * before
+
+
+STAND_IN = f"""\
+hosts = [
+    {{host = "node1", containers = 1, address = "127.0.0.1"}},
+    {{host = "node2", address = "127.0.0.1", env = {{WHERE = "there"}}}},
+]
+[command]
+prefix = ["env"]
+python = "{sys.executable}"
+"""
+"""Two hosts that are this machine: a command that does nothing takes the place of ssh."""
+
+
+def test_the_command_runs_on_the_hosts_of_a_file_which_get_its_modules(tmp_path):
+    (tmp_path / "hosts.toml").write_text(STAND_IN)
+    options = ["--agents", "16", "--hosts", "hosts.toml", "--containers", "3", "--out", "out"]
+    # In this folder, nobody finds the modules of the example who has not got them.
+    done = run("-P", str(FOLDER), *options, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split(None, 1) for line in done.stdout.splitlines()]
+    assert ["containers", "3 (1 on node1, 2 on node2)"] in lines
+    assert (tmp_path / "out" / "result.csv").exists()
+
+
+def test_what_the_file_says_counts_unless_an_option_or_the_example_says_it(tmp_path):
+    file = tmp_path / "hosts.toml"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "module.py").touch()
+    file.write_text(f'{STAND_IN}[cluster]\nsync = ["mine"]\ncontainers = 4\ntransport = "tcp"\n')
+    made = []
+
+    class Spy(Cluster):
+        def __init__(self, **parameters):
+            made.append(parameters)
+            super().__init__(**parameters)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main_module, "Cluster", Spy)
+        make_cluster(None, read_hosts(file))
+        make_cluster(3, read_hosts(file))
+    assert [parameters["containers"] for parameters in made] == [4, 3]
+    assert {parameters["transport"] for parameters in made} == {"tls"}
+    assert {parameters["sync"] for parameters in made} == {(tmp_path / "mine",)}
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ("containers = 0", "hosts.toml, line 9: cluster.containers must be a number"),
+        ("lease = 2.0", "hosts.toml, line 9: cluster.lease=2.0 must be more than 3 heartbeats"),
+    ],
+)
+def test_what_cannot_be_is_said_with_file_and_line(tmp_path, more, complaint):
+    (tmp_path / "hosts.toml").write_text(f"{STAND_IN}[cluster]\n{more}\n")
+    done = run(str(FOLDER), "--hosts", "hosts.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_host_that_cannot_be_used_is_reported_and_nothing_is_written(tmp_path):
+    (tmp_path / "hosts.toml").write_text(STAND_IN.replace(sys.executable, "/no/python"))
+    done = run(str(FOLDER), "--hosts", "hosts.toml", "--out", str(tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("2 of 2 hosts cannot be used, so nothing was started")
+    assert "  node1: node1 has no /no/python that can be run" in done.stderr
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_the_same_seed_gives_the_same_result_in_one_container_wherever_it_is_run(tmp_path):
