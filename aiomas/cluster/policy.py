@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from aiomas._limits import check_seconds
 from aiomas.cluster.addresses import is_loopback
 from aiomas.cluster.control import MISSED
 from aiomas.cluster.hosts import HostSpec, host_specs
+from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.sync import Bundle
 
 _log = logging.getLogger("aiomas.cluster")
@@ -94,12 +95,14 @@ def check(policy: HostPolicy, transport: str, containers: int | None) -> None:
     Raises:
         ValueError: it is so; the message names the parameter.
     """
+    if any(host.label == LOCALHOST and not host.is_local for host in policy.hosts):
+        msg = f"{LOCALHOST!r} is the name of the driver's own machine, give the host another one"
+        raise ValueError(msg)
     if transport == "unix":
         msg = "transport='unix' is for this machine alone; with hosts it is 'tls' (or 'tcp')"
         raise ValueError(msg)
     if transport == "tcp" and not policy.insecure:
-        named = [host.address or host.label for host in policy.hosts]
-        if not named or not all(map(is_loopback, named)):
+        if not policy.hosts or not all(map(is_loopback, _addresses(policy))):
             msg = (
                 "transport='tcp' sends everything in plain text, and anybody on the network can "
                 "read and change it: use 'tls', or say insecure=True"
@@ -112,6 +115,16 @@ def check(policy: HostPolicy, transport: str, containers: int | None) -> None:
         )
     if policy.hosts:
         divide(policy.hosts, containers, {})
+
+
+def _addresses(policy: HostPolicy) -> Iterator[str]:
+    """Yield all addresses that the user has named, to dial or to listen at."""
+    for host in policy.hosts:
+        yield host.address or host.host.rpartition("@")[2]
+        if host.bind is not None:
+            yield host.bind
+    if policy.address is not None:
+        yield policy.address
 
 
 def divide(
