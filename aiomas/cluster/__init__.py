@@ -13,7 +13,11 @@ from aiomas.exceptions import ClusterError, ContainerDied, PartialResult, SpawnE
 if TYPE_CHECKING:
     from aiomas.cluster.cluster import Cluster
     from aiomas.cluster.events import ClusterEvent, EventKind
-    from aiomas.cluster.info import ContainerInfo
+    from aiomas.cluster.hosts import HostSpec
+    from aiomas.cluster.info import ContainerInfo, HostInfo
+    from aiomas.cluster.launchers.command import CommandLauncher
+    from aiomas.cluster.launchers.ray import RayLauncher
+    from aiomas.cluster.launchers.ssh import SSHLauncher
     from aiomas.cluster.spec import RestartPolicy
     from aiomas.cluster.state import checkpoint
 
@@ -21,11 +25,16 @@ __all__ = [
     "Cluster",
     "ClusterError",
     "ClusterEvent",
+    "CommandLauncher",
     "ContainerDied",
     "ContainerInfo",
     "EventKind",
+    "HostInfo",
+    "HostSpec",
     "PartialResult",
+    "RayLauncher",
     "RestartPolicy",
+    "SSHLauncher",
     "SpawnError",
     "checkpoint",
 ]
@@ -35,9 +44,14 @@ __all__ = [
 _PLACES = {
     "Cluster": "cluster",
     "ClusterEvent": "events",
+    "CommandLauncher": "launchers.command",
     "ContainerInfo": "info",
     "EventKind": "events",
+    "HostInfo": "info",
+    "HostSpec": "hosts",
+    "RayLauncher": "launchers.ray",
     "RestartPolicy": "spec",
+    "SSHLauncher": "launchers.ssh",
     "checkpoint": "state",
 }
 

@@ -28,8 +28,8 @@ SURFACE = {
         """,
     "aiomas.clocks": "AsyncioClock BaseClock ExternalClock TimerHandle",
     "aiomas.cluster": """
-        Cluster ClusterError ClusterEvent ContainerDied ContainerInfo EventKind PartialResult
-        RestartPolicy SpawnError checkpoint
+        Cluster ClusterError ClusterEvent CommandLauncher ContainerDied ContainerInfo EventKind
+        HostInfo HostSpec PartialResult RayLauncher RestartPolicy SSHLauncher SpawnError checkpoint
         """,
     "aiomas.codecs": """
         Codec JSON MsgPack MsgPackBlosc dataclass_serializer datetime_serializer decimal_serializer

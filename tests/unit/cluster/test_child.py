@@ -298,8 +298,8 @@ class TestAgents:
         )
         made, failure = await child.spawn("m:A", b"arguments", respawn=True)
         assert [list(agent) for agent in made] == [
-            ["fake://container/5", "A"],
-            ["fake://container/7", "A"],
+            ["fake://container/5", "A", ("5", "6")],
+            ["fake://container/7", "A", ("7",)],
         ]
         assert failure is None
         supervisor = fork.processes[0].client.remote

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 import threading
 
@@ -12,11 +13,13 @@ from aiomas import rpc
 from aiomas.cluster import control, streams
 from aiomas.cluster.control import ControlThread, Host
 from aiomas.cluster.events import ClusterEvent, EventKind, error_content
-from aiomas.cluster.launchers.base import Link
+from aiomas.cluster.hosts import HostSpec
+from aiomas.cluster.launchers.base import Launcher, Link
 from aiomas.exceptions import ClusterError, ContainerDied
 from tests.unit.cluster.fakes import BOUND, until
 
 SHORT = 0.05  # seconds
+HERE = HostSpec("localhost")
 
 
 class TestThread:
@@ -123,14 +126,15 @@ class FakeService:
         await asyncio.sleep(BOUND)
 
 
-class FakeLauncher:
+class FakeLauncher(Launcher):
     def __init__(self, *, serves=True):
         self.serves = serves
+        self.sock = None
         self.client = None
         self.killed = 0
         self.lost = 0
 
-    async def launch(self):
+    async def launch(self, host, timeout):
         self.ended = asyncio.get_running_loop().create_future()
         ours, self.sock = socket.socketpair()
         if self.serves:
@@ -148,7 +152,8 @@ class FakeLauncher:
             self.ended.set_result(-9)
 
     def close(self):
-        self.sock.close()
+        if self.sock is not None:
+            self.sock.close()
         if self.client is not None:
             self.client.close()
 
@@ -172,7 +177,7 @@ class TestHost:
         def lost():
             launcher.lost += 1
 
-        await host.launch(launcher, BOUND, lost)
+        await host.launch(launcher, HERE, BOUND, lost)
         yield host
         await host.close(BOUND)
 
@@ -199,7 +204,8 @@ class TestHost:
         event = ClusterEvent(kind=EventKind.HUNG, message="it hangs", index=1)
         await launcher.client.remote.event(event.content())
         await launcher.client.remote.log(2, ["a line", "another"])
-        assert heard == [event, (2, ("a line", "another"))]
+        there = dataclasses.replace(event, host="localhost")
+        assert heard == [there, (2, ("a line", "another"))]
 
     async def test_a_lost_supervisor_is_noticed_and_said_to_be(self, host, launcher):
         launcher.client.close()
@@ -261,7 +267,7 @@ async def test_a_supervisor_that_does_not_answer_is_ended():
     launcher = FakeLauncher(serves=False)
     host = Host(print, print)
     with pytest.raises(TimeoutError, match=r"The supervisor .*not answered within 0\.05 s"):
-        await host.launch(launcher, SHORT, lambda: None)
+        await host.launch(launcher, HERE, SHORT, lambda: None)
     assert launcher.killed == 1
     await host.close(BOUND)
     launcher.close()
@@ -270,7 +276,7 @@ async def test_a_supervisor_that_does_not_answer_is_ended():
 async def test_a_supervisor_that_ends_at_once_says_how():
     launcher = FakeLauncher(serves=False)
     host = Host(print, print)
-    launching = asyncio.create_task(host.launch(launcher, BOUND, lambda: None))
+    launching = asyncio.create_task(host.launch(launcher, HERE, BOUND, lambda: None))
     await until(lambda: host._link)
     launcher.close()
     launcher.end(-9)
@@ -279,15 +285,15 @@ async def test_a_supervisor_that_ends_at_once_says_how():
     await host.close(BOUND)
 
 
-async def test_a_supervisor_that_hangs_does_not_answer_and_is_ended(launcher, monkeypatch, caplog):
-    monkeypatch.setattr(control, "_HEARTBEAT", SHORT)
-    host = Host(print, print)
+async def test_a_supervisor_that_hangs_does_not_answer_and_is_ended(launcher, caplog):
+    host = Host(print, print, heartbeat=SHORT)
     lost = asyncio.Event()
-    await host.launch(launcher, BOUND, lost.set)
+    await host.launch(launcher, HERE, BOUND, lost.set)
     launcher.client.channel.transport.pause_reading()
     async with asyncio.timeout(BOUND):
         await lost.wait()
-    assert str(await host.lost()) == "The cluster is gone: its supervisor does not answer"
+    expected = "The cluster is gone: its supervisor has been silent for 0.15 s"
+    assert str(await host.lost()) == expected
     assert launcher.killed == 1
     [record] = caplog.records
     message = record.getMessage()
@@ -298,11 +304,11 @@ async def test_a_supervisor_that_hangs_does_not_answer_and_is_ended(launcher, mo
 
 
 async def test_a_launcher_that_fails_leaves_nothing():
-    class Broken:
-        async def launch(self):
+    class Broken(Launcher):
+        async def launch(self, host, timeout):
             raise OSError("no more processes")
 
     host = Host(print, print)
     with pytest.raises(OSError, match="no more processes"):
-        await host.launch(Broken(), BOUND, lambda: None)
+        await host.launch(Broken(), HERE, BOUND, lambda: None)
     await host.close(BOUND)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from aiomas._objects import AgentProxy
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.roster import Roster
 from aiomas.exceptions import ClusterError, ContainerDied
@@ -14,12 +17,19 @@ def roster():
     """Two containers that run."""
     roster = Roster()
     assert roster.containers == []
-    roster.begin(2)
+    roster.expect([0], "node1")
+    roster.expect([1], "localhost")
     assert [info.state for info in roster.containers] == ["starting"] * 2
     for index in range(2):
         roster.take(event(EventKind.STARTED, index, pid=100 + index))
-    begun = [{"pid": 100 + index, "url": f"tcp://host:{index}/"} for index in range(2)]
+    begun = [
+        {"index": index, "pid": 100 + index, "url": f"tcp://host:{index}/"} for index in range(2)
+    ]
     roster.began(begun)
+    assert [(info.pid, info.url, info.host) for info in roster.containers] == [
+        (100, "tcp://host:0/", "node1"),
+        (101, "tcp://host:1/", "localhost"),
+    ]
     return roster
 
 
@@ -63,12 +73,12 @@ class TestStates:
         roster.take(event(EventKind.DIED, 1))  # that comes late, and is not what will happen
         roster.take(event(EventKind.RESTARTING, 1))
         assert states(roster) == ["failed", "died"]
-        roster.end([])
+        roster.end({})
         assert states(roster) == ["failed", "died"]
 
     def test_of_a_cluster_that_has_ended_all_are_stopped(self, roster):
         roster.take(event(EventKind.DIED, 0))
-        roster.end([None, 0])
+        roster.end({1: 0})
         assert [(info.state, info.exit_code) for info in roster.containers] == [
             ("died", -9),
             ("stopped", 0),
@@ -77,7 +87,8 @@ class TestStates:
 
 def give(roster, name, index, *, respawn=False, pid=None):
     """Give a name to an agent in a container; return its proxy."""
-    proxy = object()
+    channel: Any = None  # nobody calls it
+    proxy = AgentProxy(channel, "0", "A", f"tcp://host:{index}/{name}")
     roster.claim(name)
     roster.give(name, proxy, index, pid or 100 + index, respawn=respawn)
     roster.release(name)

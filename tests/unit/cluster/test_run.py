@@ -79,7 +79,7 @@ async def test_it_has_a_name_a_directory_and_a_container_of_its_own(world, run_b
     assert (run.name, run.directory) == ("plant", run_base / "plant")
     assert run.container.base_url == f"ipc://[{run.directory}/driver.sock]/"
     assert [container["index"] for container in world.begun] == [0, 1]
-    assert await run.stop(BOUND) == [0, 0]
+    assert await run.stop(BOUND) == {0: 0, 1: 0}
     assert not run.directory.exists()
 
 
@@ -239,7 +239,7 @@ async def test_nothing_can_be_called_before_and_after(world):
     run = world.run()
     with pytest.raises(ClusterError, match="use it in an 'async with' block"):
         await run.call("status")
-    assert await run.stop(BOUND) == []
+    assert await run.stop(BOUND) == {}
     run = await world.started()
     await run.stop(BOUND)
     with pytest.raises(ClusterError, match="use it in an 'async with' block"):
@@ -251,7 +251,7 @@ async def test_a_lost_supervisor_is_told_and_said(world):
     await run._thread.run(kill(world.launcher))
     await until(lambda: world.lost == 1)
     assert "ended with exit code 0" in str(await run.lost())
-    assert await run.stop(BOUND) == []
+    assert await run.stop(BOUND) == {}
 
 
 async def test_a_cancelled_stop_ends_all_at_once(world):
@@ -274,7 +274,7 @@ async def test_a_directory_that_stays_is_not_waited_for_for_ever(world, monkeypa
 
 async def test_what_comes_after_the_end_of_the_loop_is_told_to_nobody(world, monkeypatch):
     run = await world.started()
-    told = run._host._on_event
+    told = run.fleet.home.control._on_event
     monkeypatch.setattr(asyncio.get_running_loop(), "is_closed", lambda: True)
     told("an event")
     monkeypatch.undo()

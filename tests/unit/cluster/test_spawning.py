@@ -35,11 +35,11 @@ class FakeSupervisor:
         self.at_message(index)
         calls = MsgPack().decode(data)
         self.messages.append((index, target, len(calls), respawn))
-        made: list[tuple[str, str]] = []
+        made: list[tuple[str, str, list[str]]] = []
         for args, _ in calls:
             if list(args) == ["bad"]:
                 return made, "a traceback", index * 11
-            made.append((f"url{index}/{args[0] if args else ''}"[:20], "A"))
+            made.append((f"url{index}/{args[0] if args else ''}"[:20], "A", ["0"]))
         return made, None, index * 11
 
 

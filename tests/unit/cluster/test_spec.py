@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.util
 import inspect
@@ -14,6 +15,7 @@ import pytest
 
 from aiomas import Limits
 from aiomas.cluster import Cluster
+from aiomas.cluster.policy import HostPolicy
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy, clock_date, environments
 from aiomas.codecs import MsgPack
 from tests.ids import plain
@@ -220,18 +222,31 @@ class TestRestartPolicy:
         assert policy.pause(100) == 0
 
 
+def default_parameters():
+    """Return what a cluster on this machine alone has; the default of *transport* follows that."""
+    parameters = inspect.signature(Cluster).parameters.items()
+    return {name: parameter.default for name, parameter in parameters} | {"transport": "unix"}
+
+
 class TestParameters:
     """What a user gives a cluster becomes fields that can travel."""
 
     def test_each_field_is_one_of_a_cluster(self):
-        parameters = inspect.signature(Cluster).parameters
-        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        defaults = default_parameters()
         assert ClusterSpec.of_parameters(defaults | {"containers": 2}) == ClusterSpec(containers=2)
+
+    def test_what_it_leaves_out_is_about_hosts_or_for_the_driver_alone(self):
+        defaults = default_parameters()
+        assert HostPolicy.of_parameters(defaults) == HostPolicy()
+        fields = {field.name for field in dataclasses.fields(ClusterSpec)}
+        assert set(defaults) - fields == {
+            *("hosts", "sync", "address", "lease", "heartbeat", "on_host_loss", "allow_partial"),
+            *("insecure", "launcher", "pki", "logs", "progress"),
+        }
 
     def test_there_is_a_container_for_each_core(self, monkeypatch):
         def count():
-            parameters = inspect.signature(Cluster).parameters.items()
-            return ClusterSpec.of_parameters({name: p.default for name, p in parameters}).containers
+            return ClusterSpec.of_parameters(default_parameters()).containers
 
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 4, 5}, raising=False)
         assert count() == 3
@@ -241,9 +256,8 @@ class TestParameters:
 
     def test_they_get_another_form(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        defaults = {name: p.default for name, p in inspect.signature(Cluster).parameters.items()}
         spec = ClusterSpec.of_parameters(
-            defaults
+            default_parameters()
             | {
                 "containers": 1,
                 "codec": "json",

@@ -13,10 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aiomas.cluster import certificates, rundir, watch
+from aiomas.cluster import certificates, loads, rundir, watch
 from aiomas.cluster import supervisor as supervisor_module
 from aiomas.cluster.control import Host
 from aiomas.cluster.events import ClusterEvent, EventKind
+from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.spec import ClusterSpec, RestartPolicy
 from aiomas.cluster.zygote import ForkServer
 from aiomas.exceptions import ClusterError, ContainerDied
@@ -41,7 +42,7 @@ class World:
         )
 
     async def connected(self):
-        await self.host.launch(self.launcher, BOUND, self._lost)
+        await self.host.launch(self.launcher, HostSpec("localhost"), BOUND, self._lost)
         return self
 
     async def prepared(self, **fields):
@@ -192,7 +193,8 @@ class TestCalls:
         fork.answers["spawn"] = lambda *_: ([("fake://container/0", "A", ["0"])], None)
         await world.begun()
         made, failure, pid = await world.call("spawn", 1, "m:A", b"arguments", False)
-        assert ([list(agent) for agent in made], failure) == ([["fake://container/0", "A"]], None)
+        assert [list(agent) for agent in made] == [["fake://container/0", "A", ("0",)]]
+        assert failure is None
         assert fork.processes[0].calls_of("spawn") == []
         assert fork.processes[1].calls_of("spawn") == [["m:A", b"arguments"]]
         assert pid == fork.processes[1].pid
@@ -242,21 +244,21 @@ class TestCalls:
 
     async def test_the_load_of_a_process_is_what_it_used_lately(self, world, fork, monkeypatch):
         used: dict[int, float] = {}
-        monkeypatch.setattr(supervisor_module, "_used", lambda pid: {"cpu": used[pid]})
+        monkeypatch.setattr(loads, "used", lambda pid: {"cpu": used[pid]})
         await world.begun()
         children = world.launcher.supervisor._children
-        for child in children:
+        for child in children.values():
             used[child.pid] = 0.0
             child._began -= 1000
-        assert list(await world.call("loads")) == [0.0, 0.0]
+        assert await world.call("loads") == {0: 0.0, 1: 0.0}
         used[children[1].pid] = 1e6
-        assert list(await world.call("loads")) == [0.0, 0.0]  # it was a moment ago
-        monkeypatch.setattr(supervisor_module, "_LOAD_WINDOW", 0.0)
-        first, second = await world.call("loads")
-        assert (first, second > 1000) == (0.0, True)
+        assert await world.call("loads") == {0: 0.0, 1: 0.0}  # it was a moment ago
+        monkeypatch.setattr(loads, "_WINDOW", 0.0)
+        shares = await world.call("loads")
+        assert (shares[0], shares[1] > 1000) == (0.0, True)
 
     async def test_what_a_process_uses_is_known(self, monkeypatch):
-        used = supervisor_module._used(os.getpid())
+        used = loads.used(os.getpid())
         assert used["cpu"] > 0
         assert used["rss"] > 2**20
 
@@ -264,11 +266,11 @@ class TestCalls:
             raise psutil.NoSuchProcess(pid)
 
         monkeypatch.setattr(psutil, "Process", gone)
-        assert supervisor_module._used(os.getpid()) == {}
+        assert loads.used(os.getpid()) == {}
 
     async def test_its_own_errors_say_so(self, world):
         await world.begun()
-        with pytest.raises(ClusterError, match=r"(?s)^The supervisor failed: .*IndexError"):
+        with pytest.raises(ClusterError, match=r"(?s)^The supervisor failed: .*KeyError: 5"):
             await world.call("spawn", 5, "m:A", b"", False)
 
     async def test_one_that_takes_too_long_says_so(self, world, fork):
