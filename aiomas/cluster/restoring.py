@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from aiomas.cluster import streams
 from aiomas.cluster.life import Life
 from aiomas.cluster.records import Record, Records
-from aiomas.cluster.streams import pieces
 from aiomas.exceptions import ClusterError
 
 
@@ -27,7 +27,7 @@ async def restore(life: Life, records: Records, timeout: float) -> list[str]:
     """
     failures: list[str] = []
     for record in records.plan():
-        for piece in pieces(records.states_of(record).items()):
+        for piece in streams.pieces(records.states_of(record).items(), streams.PIECE):
             await life.call("take_states", piece, timeout=timeout)
         failures += await _make(life, record, timeout)
     return failures

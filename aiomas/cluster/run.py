@@ -122,6 +122,9 @@ class Lifecycle:
         try:
             self.container = await self._make_container(contexts)
             return list(await begun)
+        except FileNotFoundError:  # the directory has gone, with the supervisor, which is why
+            await begun
+            raise
         finally:
             if not begun.cancel() and not begun.cancelled():
                 begun.exception()  # if we fail for another reason, nobody asks for it
@@ -194,7 +197,7 @@ class Lifecycle:
         patience = 0.0
         exit_codes: dict[int, int | None] = {}
         try:
-            if self.fleet is not None and self.directory is not None:
+            if self._thread is not None and self.fleet is not None and self.directory is not None:
                 exit_codes = await self.fleet.stop(timeout, 3 * timeout + _MARGIN)
             patience = min(timeout, _MARGIN)
         finally:
@@ -351,8 +354,7 @@ class Lifecycle:
         sock = None
         if spec.transport == "unix":
             address = str(self.directory / "driver.sock")
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.bind(address)
+            sock = _bound(address)
             advertise = None
         return await ClusterContainer.create(
             address,
@@ -366,6 +368,16 @@ class Lifecycle:
             limits=spec.limits,
             as_coro=True,
         )
+
+
+def _bound(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 async def _containers_of(member: Member) -> list[dict[str, Any]]:

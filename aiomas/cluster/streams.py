@@ -30,7 +30,7 @@ _SOMEBODY = "another process of the cluster"
 _PATIENT = Limits(max_frame=MAX_MESSAGE, write_timeout=None, heartbeat=None)
 
 
-def pieces(states: Iterable[tuple[str, bytes]], most: int = PIECE) -> Iterator[dict[str, bytes]]:
+def pieces(states: Iterable[tuple[str, bytes]], most: int) -> Iterator[dict[str, bytes]]:
     """Divide the states of agents, with their ids, into messages of some *most* bytes each."""
     piece: dict[str, bytes] = {}
     size = 0
