@@ -101,13 +101,13 @@ def check(policy: HostPolicy, transport: str, containers: int | None) -> None:
     if transport == "unix":
         msg = "transport='unix' is for this machine alone; with hosts it is 'tls' (or 'tcp')"
         raise ValueError(msg)
-    if transport == "tcp" and not policy.insecure:
-        if not policy.hosts or not all(map(is_loopback, _addresses(policy))):
-            msg = (
-                "transport='tcp' sends everything in plain text, and anybody on the network can "
-                "read and change it: use 'tls', or say insecure=True"
-            )
-            raise ValueError(msg)
+    is_here = bool(policy.hosts) and all(map(is_loopback, _addresses(policy)))
+    if transport == "tcp" and not policy.insecure and not is_here:
+        msg = (
+            "transport='tcp' sends everything in plain text, and anybody on the network can "
+            "read and change it: use 'tls', or say insecure=True"
+        )
+        raise ValueError(msg)
     if transport == "tcp" and policy.insecure:
         _log.warning(
             "transport='tcp' with insecure=True: anybody on the network can read and change what "

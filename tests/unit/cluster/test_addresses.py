@@ -7,7 +7,6 @@ import socket
 
 import pytest
 
-from aiomas.cluster import addresses
 from aiomas.cluster.addresses import family_of, is_ip, is_loopback, problems_of, route_to
 
 ELSEWHERE = "192.0.2.77"  # for documentation: no host has it
@@ -79,5 +78,5 @@ def test_where_no_way_leads_we_have_none(monkeypatch):
         def connect(self, address):
             raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
-    monkeypatch.setattr(addresses.socket, "socket", Unreachable)
+    monkeypatch.setattr(socket, "socket", Unreachable)
     assert route_to("127.0.0.1") is None
