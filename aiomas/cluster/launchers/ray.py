@@ -118,7 +118,13 @@ class RayLauncher(Launcher):
         except TimeoutError:
             msg = f"Ray at address={self._address!r} has not answered within {_PART * timeout:g} s"
             raise ClusterError(msg) from None
-        search = Search(self._session, demand, set(self._avoid), max(0.0, until - loop.time()))
+        search = Search(
+            self._session,
+            demand,
+            max(0.0, until - loop.time()),
+            ours=tuple(self._places.values()),
+            avoid=frozenset(self._avoid),
+        )
         found = None
         try:
             # It has its own limit; this is for a Ray that does not answer.
@@ -137,30 +143,11 @@ class RayLauncher(Launcher):
         if place is None:
             msg = f"Nothing is reserved on Ray for {host.label}; allocate() comes first"
             raise ClusterError(msg)
-        stream: RelayedStream | None = None
         try:
-            async with asyncio.timeout(timeout):
-                stream = await self._start(place, host)
-                self._streams[host.label] = stream
-                facts = await FirstWords(stream.sock).exchange(host)
-            facts.pop("ssh", None)  # how one got to the node does not say how others get there
-        except TimeoutError:
-            msg = f"No supervisor has answered on {_where(host, place)} within {timeout:g} s"
-            raise ClusterError(msg) from None
-        except EOFError:
-            assert stream is not None  # noqa: S101 - it is its end
-            await asyncio.wait({stream.ended}, timeout=_LAST_WORDS)
-            msg = f"No supervisor could be started on {_where(host, place)}: {stream.said}"
-            raise ClusterError(msg) from None
-        else:
-            link, stream = stream, None
-            facts = {**facts, "address": place.node.address}
-            return Link(link.sock, link.ended, link.kill, lambda: link.said, facts)
-        finally:
-            if stream is not None:
-                self._streams.pop(host.label, None)
-                stream.sock.close()
-                await stream.close(_END_TIMEOUT)
+            return await self._launch(place, host, timeout)
+        except BaseException:
+            await self.release(host)  # nothing will be there
+            raise
 
     async def release(self, host: HostSpec) -> None:
         place = self._places.pop(host.label, None)
@@ -197,6 +184,29 @@ class RayLauncher(Launcher):
         """Return *name*, or, where several supervisors are at one address, one like it."""
         names = [name, *(f"{name}-{number}" for number in range(2, len(self._places) + 2))]
         return next(name for name in names if name not in self._places)
+
+    async def _launch(self, place: Place, host: HostSpec, timeout: float) -> Link:
+        stream: RelayedStream | None = None
+        started = False
+        try:
+            async with asyncio.timeout(timeout):
+                stream = self._streams[host.label] = await self._start(place, host)
+                facts = await FirstWords(stream.sock).exchange(host)
+            started = True
+        except TimeoutError:
+            msg = f"No supervisor has answered on {_where(host, place)} within {timeout:g} s"
+            raise ClusterError(msg) from None
+        except EOFError:
+            assert stream is not None  # noqa: S101 - it is its end
+            await asyncio.wait({stream.ended}, timeout=_LAST_WORDS)
+            msg = f"No supervisor could be started on {_where(host, place)}: {stream.said}"
+            raise ClusterError(msg) from None
+        finally:
+            if stream is not None and not started:
+                stream.sock.close()
+        facts.pop("ssh", None)  # how one got to the node does not say how others get there
+        facts["address"] = place.node.address
+        return Link(stream.sock, stream.ended, stream.kill, lambda: stream.said, facts)
 
     async def _start(self, place: Place, host: HostSpec) -> RelayedStream:
         """Start an actor there that runs the program to which the first words are said.

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -55,16 +56,24 @@ class Search:
     Args:
         groups: what does it.
         demand: for what.
+        ours: what we have reserved already.
         avoid: the ids of nodes on which supervisors were lost: Ray may not know yet that they do
             not live any more, so they are taken only if there is no other way.
         timeout: seconds.
     """
 
     def __init__(
-        self, groups: Groups, demand: Demand, avoid: Collection[str], timeout: float
+        self,
+        groups: Groups,
+        demand: Demand,
+        timeout: float,
+        *,
+        ours: Collection[Place] = (),
+        avoid: Collection[str] = (),
     ) -> None:
         self._groups = groups
         self._demand = demand
+        self._ours = ours
         self._avoid = avoid
         self._timeout = timeout
         self._until = time.monotonic() + timeout
@@ -86,7 +95,7 @@ class Search:
         with contextlib.ExitStack() as pending:
             group = None
             while True:
-                nodes = self._groups.nodes()
+                nodes = [self._with_ours(node) for node in self._groups.nodes()]
                 newer, without = self._plan(nodes)
                 if plan is None or (newer.fits and newer != plan):
                     pending.close()
@@ -121,11 +130,22 @@ class Search:
     def _plan(self, nodes: Sequence[Node]) -> tuple[Plan, list[str]]:
         """Return what to ask for, and the nodes that will not do for that."""
         without = [node.id for node in nodes if node.id in self._avoid]
+        others = None
         if without:
             rest = [node for node in nodes if node.id not in self._avoid]
             with contextlib.suppress(ClusterError):  # of the others there are too few
-                return self._demand.plan(rest), without
-        return self._demand.plan(nodes), []
+                others = self._demand.plan(rest)
+                if others.fits:
+                    return others, without
+        plan = self._demand.plan(nodes)
+        return (plan, []) if others is None or plan.fits else (others, without)
+
+    def _with_ours(self, node: Node) -> Node:
+        ours: Counter[str] = Counter()
+        for place in self._ours:
+            if place.node.id == node.id:
+                ours.update(place.bundle.resources)
+        return dataclasses.replace(node, ours=ours)
 
     def _take(self, plan: Plan, places: Sequence[str]) -> list[Place]:
         """Reserve each bundle at its place, for itself; all or none."""

@@ -29,6 +29,13 @@ class Node:
     """Its resources, by their names in Ray."""
     free: Mapping[str, float]
     """Those that nobody has reserved."""
+    ours: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Those that this cluster has reserved, which it waits for in vain."""
+
+    @property
+    def possible(self) -> dict[str, float]:
+        """Those that we could have if nobody else had any."""
+        return {name: amount - self.ours.get(name, 0) for name, amount in self.total.items()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,8 +98,10 @@ class Demand:
             f"{name} {node.free.get(name, 0):g} of {node.total.get(name, 0):g} free"
             for name in self.each
         )
-        here, ever = self._room(node.free), self._room(node.total)
-        return f"{node.address} ({node.hostname}) has {amounts}: room for {here} now, {ever} in all"
+        here, ever = self._room(node.free), self._room(node.possible)
+        return (
+            f"{node.address} ({node.hostname}) has {amounts}: room for {here} now, {ever} at most"
+        )
 
     def _room(self, resources: Mapping[str, float]) -> int:
         return min(
@@ -108,7 +117,7 @@ class Demand:
 
     def _on_any_nodes(self, nodes: Sequence[Node]) -> Plan:
         free = [self._room(node.free) for node in nodes]
-        total = [self._room(node.total) for node in nodes]
+        total = [self._room(node.possible) for node in nodes]
         wanted = self.containers
         if wanted is None:
             wanted = max(1, max(free, default=0) if self.strategy == "STRICT_PACK" else sum(free))
@@ -123,7 +132,7 @@ class Demand:
             where = "no single node has" if self.strategy == "STRICT_PACK" else "they do not have"
             raise self.shortage(
                 nodes,
-                f"even if nothing else ran there, {where} room for more than {ever}. Use fewer "
+                f"even if nobody else used them, {where} room for more than {ever}. Use fewer "
                 f"containers, let each one need less (cpus_per_container), or add nodes; if Ray's "
                 f"autoscaler adds them, say so with RayLauncher(containers_per_new_node=...)",
             )
@@ -143,7 +152,7 @@ class Demand:
 
     def _on_named_nodes(self, nodes: Sequence[Node]) -> Plan:
         free = {node.id: self._room(node.free) for node in nodes}
-        total = {node.id: self._room(node.total) for node in nodes}
+        total = {node.id: self._room(node.possible) for node in nodes}
         shares = self._shares()
         bundles: list[Bundle] = []
         for host in self.hosts:

@@ -85,8 +85,8 @@ class TestPlan:
         text = str(caught.value)
         assert "cannot place 9 containers (CPU 1 each, STRICT_SPREAD)" in text
         assert "room for more than 8" in text
-        assert "10.0.0.1 (n1) has CPU 1 of 4 free: room for 1 now, 4 in all" in text
-        assert "10.0.0.2 (n2) has CPU 2 of 4 free: room for 2 now, 4 in all" in text
+        assert "10.0.0.1 (n1) has CPU 1 of 4 free: room for 1 now, 4 at most" in text
+        assert "10.0.0.2 (n2) has CPU 2 of 4 free: room for 2 now, 4 at most" in text
         assert "containers_per_new_node" in text
 
     def test_one_node_may_be_too_small_for_all(self):
@@ -178,7 +178,7 @@ class FakeGroups:
 class TestSearch:
     def test_all_are_placed_together_and_then_each_for_itself(self):
         groups = FakeGroups([node(1, 2), node(2, 2)])
-        places = Search(groups, demand(4), (), BOUND).run()
+        places = Search(groups, demand(4), BOUND).run()
         assert groups.all == [
             ("STRICT_SPREAD", [None, None], []),
             ("PACK", ["id1"], []),
@@ -191,7 +191,7 @@ class TestSearch:
         busy, idle = [node(1, 0, 2), node(2, 1, 2)], [node(1, 0, 2), node(2, 2)]
         groups = FakeGroups(busy, idle, idle)
         groups.refused = 1
-        places = Search(groups, demand(2), (), BOUND).run()
+        places = Search(groups, demand(2), BOUND).run()
         assert [place.bundle.containers for place in places] == [2]
         assert len(groups.reserved) == 1
 
@@ -199,7 +199,7 @@ class TestSearch:
         groups = FakeGroups([node(1, 0, 2)])
         groups.refused = 10**6
         with pytest.raises(ClusterError, match=r"did not become free.*within 0.05 s.*CPU 0 of 2"):
-            Search(groups, demand(2), (), 0.05).run()
+            Search(groups, demand(2), 0.05).run()
         assert groups.reserved == {}
 
     def test_what_others_took_meanwhile_is_looked_for_again(self, monkeypatch):
@@ -209,25 +209,35 @@ class TestSearch:
         answers = iter([True, False])
         groups.wait = lambda group, seconds: next(answers, None) or wait(group, seconds)
         groups.refused = 1
-        [place] = Search(groups, demand(1), (), BOUND).run()
+        [place] = Search(groups, demand(1), BOUND).run()
         assert len(groups.all) == 4
         assert list(groups.reserved) == [place.group]
 
     def test_nodes_where_supervisors_were_lost_are_the_last_choice(self):
         groups = FakeGroups([node(1, 2), node(2, 2)])
-        Search(groups, demand(2), {"id1"}, BOUND).run()
+        Search(groups, demand(2), BOUND, avoid={"id1"}).run()
         assert groups.all[0] == ("STRICT_SPREAD", [None], ["id1"])
-        Search(groups, demand(4), {"id1"}, BOUND).run()
+        Search(groups, demand(4), BOUND, avoid={"id1"}).run()
         assert groups.all[2] == ("STRICT_SPREAD", [None, None], [])
+
+    def test_what_we_have_ourselves_is_not_waited_for(self):
+        groups = FakeGroups([node(1, 2), node(2, 0, 2)])
+        [place] = Search(groups, demand(2), BOUND).run()
+        groups.view = [[node(1, 0, 2), node(2, 2)]]
+        with pytest.raises(ClusterError, match=r"more than 2.*CPU 0 of 2 free: .* 0 at most"):
+            Search(groups, demand(3), BOUND, ours=[place]).run()
+        # So there is no other way than to use a node where a supervisor was lost.
+        [again] = Search(groups, demand(2), BOUND, ours=[place], avoid={"id2"}).run()
+        assert again.bundle.containers == 2
 
     def test_who_gives_up_has_nothing(self):
         groups = FakeGroups([node(1, 1)])
-        search = Search(groups, demand(1), (), BOUND)
+        search = Search(groups, demand(1), BOUND)
         search.give_up()
         with pytest.raises(ClusterError, match="Nobody waits"):
             search.run()
         assert groups.reserved == {}
-        late = Search(groups, demand(1), (), BOUND)
+        late = Search(groups, demand(1), BOUND)
         late.run()
         late.give_up()
         assert groups.reserved == {}
@@ -256,7 +266,8 @@ class FakeActor:
             try:
                 result = getattr(self.relay, name)(*args)
             except OSError as exc:
-                future.set_exception(exc)
+                if not future.done():
+                    future.set_exception(exc)
             else:
                 if not future.done():
                     future.set_result(result)
@@ -269,12 +280,12 @@ class FakeActor:
 
     def kill(self):
         self.killed = True
-        if hasattr(self.relay, "_process"):
-            self.relay._process.kill()
-            self.relay._sock.shutdown(socket.SHUT_RDWR)
         for future in self.pending:
             if not future.done():
                 future.set_exception(RayError("Numbers.\nThe actor died because of a test.\n"))
+        if hasattr(self.relay, "_process"):
+            self.relay._process.kill()
+            self.relay._sock.shutdown(socket.SHUT_RDWR)
 
     def end(self):
         """Leave nothing of what the object has."""
@@ -495,6 +506,7 @@ class TestLauncher:
         [host] = await here.allocate([], 2, BOUND)
         with pytest.raises(ClusterError, match="No supervisor could be started on node-10"):
             await here.launch(host, BOUND)
+        assert here._session.reserved == {}  # nobody could use it
 
     async def test_one_that_is_late_is_told(self, launcher, tmp_path):
         program = tmp_path / "python"
