@@ -20,16 +20,18 @@ from tests.conftest import describe, settled
 
 NODES = 3
 CPUS = 2  # of each node
+_TIME_LIMIT = 150  # seconds; the first test waits for three nodes of Ray to start
 _MEMORY = 80 * 2**20  # bytes of a node's object store, of which nothing is used
 
 collect_ignore_glob = [] if importlib.util.find_spec("ray") else ["test_*.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let warnings in Ray's own code be."""
+    """Let warnings in Ray's own code be, and give Ray the time that it takes."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
+            item.add_marker(pytest.mark.timeout(_TIME_LIMIT))
             item.add_marker(pytest.mark.filterwarnings(r"default:::ray\."))
             # Ray says this about itself, in the name of its caller.
             item.add_marker(pytest.mark.filterwarnings("default:Tip. In future versions of Ray"))
