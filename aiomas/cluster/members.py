@@ -112,7 +112,11 @@ class Member:
             )
         else:
             modules = spec.modules_needed(() if bundle is None else bundle.entries)
-            problems += await self.call("check", self.bind, (), modules, timeout=spec.start_timeout)
+            try:
+                given = self.bind, (), modules
+                problems += await self.call("check", *given, timeout=spec.start_timeout)
+            except ClusterError as exc:
+                problems.append(str(exc))
         if problems:
             raise ClusterError("; ".join(problems))
 
@@ -141,7 +145,7 @@ class Member:
             The host's request for a certificate, if there is to be TLS.
         """
         self._policy = policy
-        theirs = dataclasses.replace(spec, name=part_name(run, self.name), cwd=None)
+        theirs = dataclasses.replace(spec, name=self._part_name(run), cwd=None)
         await self._thread.run(self._grant_lease())
         prepared = await self.call("prepare", theirs.fields(), facts, self.part().fields())
         await self._thread.run(self._grant_lease())  # it has begun some time before that answer
@@ -206,6 +210,11 @@ class Member:
         if abs(skew) > _SKEW_WORTH_TELLING:
             known.append(f"its clock is {skew:+.1f} s off ours")
         return ", ".join([f"ready at {self.info.address}", *known])
+
+    def _part_name(self, run: str) -> str:
+        # What is left of the host that was lost may still be there, and have the former name.
+        number = self.info.incarnation
+        return part_name(run, f"{self.name}.{number}" if number else self.name)
 
     async def _grant_lease(self) -> None:
         self.control.grant(self._policy.lease)
