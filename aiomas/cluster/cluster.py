@@ -43,21 +43,26 @@ Placement = str | int | Proxy | Strategy
 
 
 class Cluster:
-    """Container processes on this machine, with agents spread over them.
+    """Container processes on this machine, or on several hosts, with agents spread over them.
 
     Use it as an asynchronous context manager; all processes have ended when the block has.
 
     Args:
-        containers: how many container processes; by default one for each core that we may use.
+        containers: how many container processes in all; by default one for each core that we may
+            use.  Those that no host asks for are divided equally among the other hosts.
+        hosts: where they are: :class:`~aiomas.cluster.HostSpec`, or strings that stand for their
+            first field; by default on this machine alone.  With *hosts*, this machine has
+            containers only if ``"localhost"`` is one of them.
         transport: how containers talk to each other: ``"unix"`` for Unix sockets in a directory
-            that only this user can enter, ``"tcp"`` for TCP on the loopback interface, or
-            ``"tls"`` for that with mutual TLS.  Over each of them, only containers of the same
-            run are served.
+            that only this user can enter, ``"tcp"`` for TCP, or ``"tls"`` for that with mutual TLS.
+            On one machine the two are on its loopback interface.  Over each of them, only
+            containers of the same run are served.  By default ``"tls"`` if there are *hosts*, or a
+            launcher that chooses them, else ``"unix"``.
         codec: ``"msgpack"``, ``"json"``, ``"msgpack-blosc"``, or a
             :class:`~aiomas.codecs.Codec` subclass that other processes can import.
         extra_serializers: callables that other processes can import, or their names
             (``"module:callable"``).
-        launcher: what starts the supervisor; by default, a child process does it.
+        launcher: what starts supervisors; by default ``ssh`` for *hosts*, and else a child process.
         pki: for ``"tls"``, a directory made by ``aiomas pki``; by default an authority for this
             run alone, in memory.
         certificate_days: how long the certificates of this run are valid, from 1 to 365.  After
@@ -77,7 +82,7 @@ class Cluster:
         port: for ``"tcp"`` and ``"tls"``, container *i* listens on ``port + i``; by default on any
             free port.
         env: environment variables, one mapping for all containers or a list with one for each.
-        cwd: the working directory of the containers; by default, ours.
+        cwd: the working directory of the containers on this machine; by default, ours.
         pin: let each container run on one core, one after the other.
         nice: how much the containers give way to other processes, from 0 to 19.
         memory: bytes that a container may allocate; beyond, allocating raises :exc:`MemoryError`.
@@ -100,6 +105,19 @@ class Cluster:
         limits: those of the connections between containers, ours included; by default those of
             :class:`~aiomas.Limits` without *heartbeat* and *write_timeout*, since whoever is busy
             on this machine is not dead.
+        sync: files and directories with modules, which each host gets under their own names before
+            it imports any: ``"src/plant"`` is ``plant`` there.
+        address: where other hosts reach this machine; by default, the address from which it
+            reaches the first one.
+        lease: seconds that a host goes on which has lost its driver; then it ends its containers.
+            They must be more than three of *heartbeat*.
+        heartbeat: seconds between two signs of life of a host; one that is silent for three times
+            as long is taken for lost.
+        on_host_loss: what happens to the agents of a host that is lost: ``"report"`` (an event), or
+            ``"respawn"``: those that were spawned with ``respawn=True`` are made again on others
+            when the lease has run out for certain.
+        allow_partial: start although some hosts cannot be used, if there is one that can.
+        insecure: allow ``"tcp"`` between hosts, in plain text.
 
     Raises:
         ValueError: a parameter has a value that it cannot have.

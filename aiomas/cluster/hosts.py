@@ -23,13 +23,13 @@ class HostSpec:
     """
 
     host: str
-    """How the launcher reaches it: for SSH, a host name, ``user@name``, or an alias in the user's
+    """How the launcher reaches it.  For SSH, a host name, ``user@name``, or an alias in the user's
     configuration of ``ssh``.  ``"localhost"`` is this machine, and needs no SSH."""
     containers: int | None = None
     """How many containers run there; ``None`` for an equal part of those that no host asks for."""
     _: dataclasses.KW_ONLY
     name: str | None = None
-    """How the cluster calls it: in events, in placements, and in certificates.  By default *host*
+    """How the cluster calls it, in events, in placements, and in certificates.  By default *host*
     without the user."""
     python: str | None = None
     """The interpreter there that has aiomas; by default, what its launcher takes."""

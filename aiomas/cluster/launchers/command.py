@@ -32,7 +32,7 @@ class CommandLauncher(Launcher):
 
     Args:
         prefix: the words of the command; what runs the supervisor is added to them.  In each of
-            them ``{host}`` stands for :attr:`HostSpec.host <aiomas.cluster.hosts.HostSpec.host>`.
+            them ``{host}`` stands for :attr:`HostSpec.host <aiomas.cluster.HostSpec.host>`.
         python: the interpreter there, if :class:`~aiomas.cluster.hosts.HostSpec` does not say it.
         shell: whether the other end gives the words to a shell, as ssh does.
     """
