@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 from aiomas.cluster import Cluster, ContainerDied, EventKind, RestartPolicy
+from aiomas.cluster.hosts import HostSpec
+from aiomas.cluster.launchers.base import Link
 from aiomas.cluster.launchers.local import LocalLauncher
 from tests.e2e.clusters import BOUND, Events, until
 from tests.e2e.fault_agents import Faulty
@@ -26,11 +28,11 @@ NOTE = "bytes of the log were lost: "
 class LimitedLauncher(LocalLauncher):
     """Starts supervisors that cannot write files with more than `LIMIT` bytes."""
 
-    async def launch(self):
+    async def launch(self, host: HostSpec, timeout: float) -> Link:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
         try:
-            return await super().launch()
+            return await super().launch(host, timeout)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

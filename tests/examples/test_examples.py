@@ -77,8 +77,8 @@ SAYS = {
         r"The other one was called by spiffe://plant/localhost",
         r"The visitor was refused: HandshakeError",
         r"The authority has signed: spiffe://plant/visitor",
-        r"The authority has signed: spiffe://plant/localhost",
         r"The authority has signed: spiffe://plant/driver",
+        r"The authority has signed: spiffe://plant/localhost",
     ],
     "cluster_restart": [
         r"counted: 15",

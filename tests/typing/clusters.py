@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -11,12 +11,17 @@ from aiomas.cluster import (
     Cluster,
     ClusterError,
     ClusterEvent,
+    CommandLauncher,
     ContainerDied,
     ContainerInfo,
     EventKind,
+    HostInfo,
+    HostSpec,
     PartialResult,
+    RayLauncher,
     RestartPolicy,
     SpawnError,
+    SSHLauncher,
     checkpoint,
 )
 from aiomas.cluster.placement import Place
@@ -71,6 +76,30 @@ async def clusters() -> None:
         assert_type(await cluster.checkpoint(), None)
 
 
+async def hosts() -> None:
+    node = HostSpec("user@node1", 4, python="/opt/bin/python", env={"A": "1"}, address="10.0.0.1")
+    cluster = Cluster(
+        hosts=[node, "node2"],
+        launcher=CommandLauncher(["srun", "-w", "{host}"]),
+        sync=["plant", Path("grid.py")],
+        address="10.0.0.9",
+        lease=10.0,
+        heartbeat=0.5,
+        on_host_loss="respawn",
+        allow_partial=True,
+    )
+    Cluster(hosts=["node1"], launcher=SSHLauncher(options=["-p", "2222"]), insecure=True)
+    Cluster(64, launcher=RayLauncher("auto", cpus_per_container=1))
+    assert_type(cluster.hosts, list[HostInfo])
+    assert_type(await cluster.add_host(node), None)
+    assert_type(await cluster.add_host("node3"), None)
+    assert_type(await cluster.remove_host("node3", drain=False), None)
+    assert_type(await cluster.scale(containers=12), None)
+    await cluster.remove_host("node3", False)  # type: ignore[call-arg]
+    Cluster(hosts=[1])  # type: ignore[list-item]
+    Cluster(hosts="node1", launcher="ssh")  # type: ignore[arg-type]
+
+
 async def events(cluster: Cluster) -> None:
     assert_type(cluster.on_event(lambda event: event.kind), Callable[[], None])
     cluster.on_event(lambda: None)  # type: ignore[arg-type,misc]
@@ -78,6 +107,8 @@ async def events(cluster: Cluster) -> None:
     async for event in cluster.events():
         assert_type(event.kind, EventKind)
         assert_type(event.index, int | None)
+        assert_type(event.host, str | None)
+        assert_type(event.moved, Mapping[str, str])
         assert_type(event.error, ContainerDied | ClusterError | None)
         if isinstance(event.error, ContainerDied):
             assert_type(event.error.exit_code, int | None)
