@@ -243,9 +243,15 @@ class Child:
             self,
             spec.start_timeout,
         )
+        generation = self._around.generation.fields()
         try:
-            self.url = await life.call("start", self._fields(), timeout=spec.start_timeout)
+            fields = self._fields() | generation
+            self.url = await life.call("start", fields, timeout=spec.start_timeout)
             failures = await restore(life, self._records, spec.start_timeout)
+            while generation != (newer := self._around.generation.fields()):
+                # The others were told while it could not be.
+                generation = newer
+                await life.call("set_generation", *newer.values(), timeout=spec.start_timeout)
         except asyncio.CancelledError:
             await life.kill("was not wanted any more")
             await asyncio.wait({life.ended}, timeout=_END_TIMEOUT)
@@ -278,7 +284,6 @@ class Child:
             "life": part.incarnation * _MOST_LIVES + self.restarts,
             "awaited": self._records.awaited,
             "chosen": self._records.chosen,
-            **self._around.generation.fields(),
         }
 
     async def _keep_alive(self) -> None:

@@ -37,7 +37,7 @@ class Generation:
         self.lost -= set(found)
 
     def fields(self) -> dict[str, Any]:
-        """Return what a container gets when it starts."""
+        """Return what a container gets when it starts; in the order of the arguments of `take`."""
         return {
             "accept": self.accept,
             "known": self.known,

@@ -162,6 +162,10 @@ class FakeWorker:
         return await self._answer("restore", target, arguments, former, timeout, default=[])
 
     @rpc.expose
+    async def set_generation(self, *terms):
+        return await self._answer("set_generation", *terms)
+
+    @rpc.expose
     async def checkpoint(self):
         return await self._answer("checkpoint", default=([], None))
 

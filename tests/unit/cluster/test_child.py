@@ -17,6 +17,7 @@ from aiomas.cluster import life, streams
 from aiomas.cluster.child import Child
 from aiomas.cluster.environment import STACK_DUMP
 from aiomas.cluster.events import ClusterEvent, EventKind
+from aiomas.cluster.fencing import FENCED
 from aiomas.cluster.spec import PATIENT, ClusterSpec, RestartPolicy
 from aiomas.cluster.surroundings import Surroundings
 from aiomas.exceptions import ClusterError, ContainerDied
@@ -79,6 +80,29 @@ async def world(fork, unix_path):
     yield world
     for child in world.children:
         await child.stop(SHORT)
+
+
+class TestGenerations:
+    async def test_one_that_starts_while_a_host_is_lost_is_told(self, world, fork):
+        lost = ["tcp://there:1/"]
+
+        def lose(process, fields):
+            world.around.generation.take(0, 1, 1, lost, [])
+            return "fake://container/"
+
+        fork.answers["start"] = lose
+        await world.started()
+        [process] = fork.processes
+        [(fields,)] = process.calls_of("start")
+        assert (fields["accept"], fields["known"], fields["generation"]) == (0, 0, 0)
+        assert [list(call) for call in process.calls_of("set_generation")] == [[0, 1, 1, tuple(lost)]]
+
+    async def test_one_that_ends_as_its_host_was_lost_is_not_started_again(self, world, fork):
+        child = await world.started()
+        fork.processes[0].end(FENCED)
+        event = await world.heard(EventKind.FAILED)
+        assert "this host was taken for lost" in event.message
+        assert (child.state, child.restarts) == ("failed", 0)
 
 
 class TestStart:
