@@ -29,9 +29,9 @@ class Link:
     """Returns the last lines that it has written on its standard error stream; for messages."""
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What is known of the host, as far as the launcher has learned it.  That is ``hostname``,
-    ``python`` and ``aiomas`` (versions), ``cores``, ``pid``, ``clock`` (what its clock said, seconds
-    since the epoch), ``asked`` and ``answered`` (ours before and after that) and ``address`` (where
-    the driver sees it)."""
+    ``python`` and ``aiomas`` (versions), ``cores``, ``pid``, ``clock`` (what its clock said, in
+    seconds since the epoch), ``asked`` and ``answered`` (ours before and after that) and
+    ``address`` (where the driver sees it)."""
 
 
 class Launcher:
