@@ -205,25 +205,28 @@ class Fleet:
         member.info.incarnation = max(lives, default=0)
         return member
 
-    async def join(
-        self, member: Member, sign: Sign, place: Callable[[], object]
-    ) -> list[dict[str, Any]]:
+    async def reach(self, member: Member) -> None:
+        """Start the supervisor of a candidate, and look whether containers can run there.
+
+        Raises:
+            ClusterError: they cannot.
+            OSError: it cannot be reached.
+        """
+        spec = self._run.spec
+        await member.launch(self._launcher, spec.start_timeout, self._lost(member))
+        await member.examine(spec, self.policy.bundle)
+
+    async def join(self, member: Member, sign: Sign) -> list[dict[str, Any]]:
         """Start the containers of a candidate while the cluster runs; see also :meth:`confirm`.
 
         Args:
             member: the candidate.
             sign: makes its certificate.
-            place: chooses its containers, now that it is known what it has.
 
         Raises:
-            ClusterError: it cannot be used.
+            ClusterError: they cannot be started.
             ContainerDied: a container ended before it answered.
-            OSError: it cannot be used.
         """
-        spec = self._run.spec
-        await member.launch(self._launcher, spec.start_timeout, self._lost(member))
-        await member.examine(spec, self.policy.bundle)
-        place()
         credentials = await self._prepared(member, sign)
         return await self._begin(member, credentials)
 

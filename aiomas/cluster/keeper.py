@@ -60,6 +60,7 @@ class Keeper:
         self._tell = tell
         self._remake = remake
         self._tasks: set[asyncio.Future[None]] = set()
+        self._asked = asyncio.Lock()  # held while something is done that the user wants
         self._changing = asyncio.Lock()  # held while hosts or containers are added or removed
         self._fencing = asyncio.Lock()
         self._closed = False
@@ -82,13 +83,13 @@ class Keeper:
 
     async def add(self, host: HostSpec) -> None:
         """Add a host; see :meth:`aiomas.cluster.Cluster.add_host`."""
-        async with self._changing:
+        async with self._asked:
             self._fleet.candidate(host)  # nothing is allocated for what is there already
             await self._take_in(await self._fleet.allocate([host], host.containers))
 
     async def remove(self, name: str, timeout: float, *, drain: bool) -> None:
         """Remove a host; see :meth:`aiomas.cluster.Cluster.remove_host`."""
-        async with self._changing:
+        async with self._asked, self._changing:
             member = self._fleet.named(name)
             if member is self._fleet.home:
                 msg = f"{name} is the driver's own machine; use scale() for its containers"
@@ -110,12 +111,16 @@ class Keeper:
 
     async def scale(self, containers: int, timeout: float) -> None:
         """Have so many containers; see :meth:`aiomas.cluster.Cluster.scale`."""
-        async with self._changing:
-            have = [info for info in self._roster.containers if info.state not in _GONE]
-            if containers > len(have):
-                await self._grow(containers - len(have))
-            elif containers < len(have):
-                await self._shrink(have[containers:], timeout)
+        async with self._asked:
+            async with self._changing:
+                have = [info for info in self._roster.containers if info.state not in _GONE]
+                more = containers - len(have)
+                if more < 0:
+                    await self._shrink(have[containers:], timeout)
+                elif more and not self._fleet.chooses_hosts:
+                    await self._grow(more)
+            if more > 0 and self._fleet.chooses_hosts:
+                await self._take_in(await self._fleet.allocate([], more))
 
     # --- a host is lost ---------------------------------------------------------------------------
 
@@ -140,12 +145,9 @@ class Keeper:
         """Start a lost host again, as often as it takes."""
         pause = _FIRST_PAUSE
         await asyncio.sleep(pause)
-        while True:
+        while self._is_missed(member):
             try:
-                async with self._changing:
-                    # It may have been removed meanwhile, or added again by the user.
-                    if member.info.state == "lost" and member in self._fleet.members:
-                        await self._start_again(member)
+                await self._start_again(member)
             except (ClusterError, ContainerDied, OSError) as exc:
                 _log.debug("Host %s cannot be started again yet: %s", member.name, exc)
                 await asyncio.sleep(pause)
@@ -154,14 +156,18 @@ class Keeper:
                 return
 
     async def _start_again(self, member: Member) -> None:
-        indices = self._indices(member)
-        if not self._fleet.chooses_hosts:
-            await self._join(self._fleet.candidate(member.spec), indices)
-            return
-        await self._fleet.release(member.spec)
-        if indices:
-            await self._take_in(await self._fleet.allocate([], len(indices)), indices)
-        member.becomes("left", f"{member.info.problem}; others have taken its place")
+        specs = [member.spec]
+        if self._fleet.chooses_hosts:
+            await self._fleet.release(member.spec)
+            number = len(self._indices(member))
+            specs = await self._fleet.allocate([], number) if number else []
+        await self._take_in(specs, member)
+        if self._is_missed(member):  # it is not there itself
+            member.becomes("left", f"{member.info.problem}; others have taken its place")
+
+    def _is_missed(self, member: Member) -> bool:
+        """Whether a host is lost, and neither was removed since nor added again by the user."""
+        return member.info.state == "lost" and member in self._fleet.members
 
     async def _until_fenced(self, member: Member) -> None:
         """Return when nothing of a host that is gone runs any more."""
@@ -229,13 +235,9 @@ class Keeper:
 
     async def _grow(self, number: int) -> None:
         first = len(self._roster.containers)
-        indices = list(range(first, first + number))
-        if self._fleet.chooses_hosts:
-            await self._take_in(await self._fleet.allocate([], number), indices)
-            return
         shares: dict[Member, list[int]] = {}
         sizes = {member: len(self._indices(member)) for member in self._places()}
-        for index in indices:
+        for index in range(first, first + number):
             member = min(sizes, key=sizes.__getitem__)
             sizes[member] += 1
             shares.setdefault(member, []).append(index)
@@ -261,73 +263,81 @@ class Keeper:
             for index in indices:
                 member.control.archive.drop(index)
             await self._make_again(member, formers)
-            if self._fleet.chooses_hosts and not self._roster.on_host(member.name):
+            chosen = self._fleet.chooses_hosts and member is not self._fleet.home
+            if chosen and not self._roster.on_host(member.name):
                 member.becomes("left")
                 await member.close(_STOP_MARGIN)
                 await self._fleet.release(member.spec)
+                message = f"Host {member.name} has no containers any more"
+                self._say(EventKind.HOST_LEFT, member, message)
 
     def _places(self) -> list[Member]:
         """Return the hosts that can have more containers: home only if it has some already."""
         home = self._fleet.home
         others = [member for member in self._fleet.running if member is not home]
-        return [home, *others] if home.info.containers or not others else others
+        return [home, *others] if self._indices(home) or not others else others
 
-    async def _take_in(
-        self, specs: Sequence[HostSpec], indices: Sequence[int] | None = None
-    ) -> None:
+    async def _take_in(self, specs: Sequence[HostSpec], former: Member | None = None) -> None:
         """Take in hosts that the launcher has allocated; those that cannot be are given back.
 
         Args:
             specs: the hosts.
-            indices: what they have between them; by default new containers, as for :meth:`_join`.
+            former: a lost host whose containers they get; by default they get new ones.
         """
         left = deque(specs)
         try:
             while left:
-                theirs = None if indices is None else indices[: left[0].containers]
-                await self._join(self._fleet.candidate(left[0]), theirs)
-                indices = indices and indices[len(theirs or ()) :]
+                await self._join(self._fleet.candidate(left[0]), former)
                 left.popleft()
         except BaseException:
             for spec in left:
                 await self._fleet.release(spec)
             raise
 
-    async def _join(self, candidate: Member, indices: Sequence[int] | None = None) -> None:
-        """Take in a host.
-
-        Args:
-            candidate: the host.
-            indices: its containers; by default new ones, as many as it asks for or has cores.
-        """
-
-        def place() -> None:
-            first, number = len(self._roster.containers), candidate.spec.containers
-            if number is None:
-                number = candidate.control.facts.get("cores", 1)
-            theirs = range(first, first + number) if indices is None else indices
-            candidate.info.containers = list(theirs)
-            self._roster.expect(theirs, candidate.name)
-
-        container = self._run.container
-        assert container is not None  # noqa: S101 - it runs
+    async def _join(self, candidate: Member, former: Member | None) -> None:
+        """Take in a host."""
         try:
-            begun = await self._fleet.join(candidate, self._run.sign, place)
-            urls = [content["url"] for content in begun]
-            if self._time:
-                await candidate.call("set_time", self._time)
-            async with self._fencing:  # of a host that is lost meanwhile it would not hear
-                await self._fleet.unfence(candidate, urls, container.set_generation)
-                async with asyncio.timeout(_PING_TIMEOUT):
-                    await asyncio.gather(*(container.ping(url) for url in urls))
-                self._fleet.confirm(candidate)
+            # This may take long, and others may change something meanwhile.
+            await self._fleet.reach(candidate)
+            async with self._changing:
+                candidate.info.containers = self._places_for(candidate, former)
+                self._roster.expect(candidate.info.containers, candidate.name)
+                begun = await self._start_containers(candidate)
+                self._roster.began(begun)
         except BaseException:
             self._roster.lose(candidate.info.containers)
             await asyncio.shield(candidate.give_up("it could not be used"))
             raise
-        self._roster.began(begun)
-        message = f"Host {candidate.name} has joined with {len(urls)} containers"
+        message = f"Host {candidate.name} has joined with {len(begun)} containers"
         self._say(EventKind.HOST_JOINED, candidate, message)
+
+    def _places_for(self, candidate: Member, former: Member | None) -> list[int]:
+        """Return the containers that a host gets."""
+        number = candidate.spec.containers
+        if former is None:
+            self._fleet.candidate(candidate.spec)  # it may have come back meanwhile
+            if number is None:
+                number = candidate.control.facts.get("cores", 1)
+            first = len(self._roster.containers)
+            return list(range(first, first + number))
+        if not self._is_missed(former):
+            msg = f"Host {former.name} was removed or added meanwhile"
+            raise ClusterError(msg)
+        return self._indices(former)[: None if candidate.spec is former.spec else number]
+
+    async def _start_containers(self, candidate: Member) -> list[dict[str, Any]]:
+        container = self._run.container
+        assert container is not None  # noqa: S101 - it runs
+        begun = await self._fleet.join(candidate, self._run.sign)
+        urls = [content["url"] for content in begun]
+        if self._time:
+            await candidate.call("set_time", self._time)
+        async with self._fencing:  # of a host that is lost meanwhile it would not hear
+            await self._fleet.unfence(candidate, urls, container.set_generation)
+            async with asyncio.timeout(_PING_TIMEOUT):
+                await asyncio.gather(*(container.ping(url) for url in urls))
+            self._fleet.confirm(candidate)
+        return begun
 
     # --- details ----------------------------------------------------------------------------------
 

@@ -96,7 +96,10 @@ class Roster:
         for name, url in list(self._gone.items()):
             if url in made:
                 proxy = made[url]
-                info = places[url_of(proxy).rpartition("/")[0] + "/"]
+                info = places.get(url_of(proxy).rpartition("/")[0] + "/")
+                if info is None or info.state in _OVER:  # it was lost again since
+                    self._gone[name] = url_of(proxy)
+                    continue
                 self._names[name] = _Named(proxy, info.index, respawn=True)
                 self._ended.discard(name)
                 del self._gone[name]

@@ -302,10 +302,10 @@ class TestJoin:
     async def test_it_is_a_member_when_it_is_confirmed(self, world, fleet):
         candidate = fleet.candidate(N3)
 
-        def place():
-            candidate.info.containers = [4]
-
-        [begun] = await fleet.join(candidate, world.sign, place)
+        await fleet.reach(candidate)
+        assert [entry[0] for entry in world.journal] == ["launch", "check"]
+        candidate.info.containers = [4]
+        [begun] = await fleet.join(candidate, world.sign)
         assert (begun["index"], begun["host"]) == (4, "n3")
         assert [entry[0] for entry in world.journal] == [
             *("launch", "check", "check", "prepare", "sign", "begin"),
@@ -318,7 +318,8 @@ class TestJoin:
     async def test_it_begins_with_the_generation_of_the_others(self, world, fleet):
         fleet.generation = 3
         candidate = fleet.candidate(N3)
-        await fleet.join(candidate, world.sign, lambda: None)
+        await fleet.reach(candidate)
+        await fleet.join(candidate, world.sign)
         assert world.did("begin") == [("begin", "n3", "token", "certificate of n3", True, 3)]
 
     async def test_it_takes_the_place_of_its_former_life(self, world, fleet):
@@ -326,7 +327,8 @@ class TestJoin:
         former.becomes("lost", "gone")
         candidate = fleet.candidate(N1)
         candidate.info.containers = [0, 1]
-        await fleet.join(candidate, world.sign, lambda: None)
+        await fleet.reach(candidate)
+        await fleet.join(candidate, world.sign)
         fleet.confirm(candidate)
         assert [member.name for member in fleet.members] == ["localhost", "n2", "n1"]
         assert former not in fleet.members
@@ -336,14 +338,16 @@ class TestJoin:
         fleet.named("n1").becomes("lost", "gone")
         candidate = fleet.candidate(N3)
         candidate.info.containers = [1]
-        await fleet.join(candidate, world.sign, lambda: None)
+        await fleet.reach(candidate)
+        await fleet.join(candidate, world.sign)
         fleet.confirm(candidate)
         assert fleet.of(1) is candidate
         assert fleet.named("n1").info.containers == [0]
 
     async def test_one_that_is_lost_already_is_no_member(self, world, fleet):
         candidate = fleet.candidate(N3)
-        await fleet.join(candidate, world.sign, lambda: None)
+        await fleet.reach(candidate)
+        await fleet.join(candidate, world.sign)
         world.host("n3").cut()
         with pytest.raises(ClusterError, match="n3 was lost before it had joined"):
             fleet.confirm(candidate)
@@ -399,7 +403,8 @@ class TestFences:
 
     async def test_all_hear_of_what_is_there_again_the_candidate_first(self, world, fleet):
         candidate = fleet.candidate(N3)
-        await fleet.join(candidate, world.sign, lambda: None)
+        await fleet.reach(candidate)
+        await fleet.join(candidate, world.sign)
         fleet.generation = 2
         await fleet.unfence(candidate, ["u"], world.container.set_generation)
         terms = {"accept": 2, "known": 2, "use": 2, "found": ["u"]}
@@ -410,7 +415,8 @@ class TestFences:
 
     async def test_a_candidate_has_to_hear_of_it(self, world, fleet):
         candidate = fleet.candidate(N3)
-        await fleet.join(candidate, world.sign, lambda: None)
+        await fleet.reach(candidate)
+        await fleet.join(candidate, world.sign)
         world.at["set_generation", "n1"] = ClusterError("about to be lost")
         await fleet.unfence(candidate, [], lambda **_: None)
         world.at["set_generation", "n3"] = ClusterError("it is gone")
