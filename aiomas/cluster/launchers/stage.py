@@ -136,10 +136,12 @@ def _full_disk() -> str | None:
     import errno  # noqa: PLC0415 - what the interpreter itself does not need
     import tempfile  # noqa: PLC0415
 
-    from aiomas.cluster.basedir import bases  # noqa: PLC0415 - as above
-
     try:
+        from aiomas.cluster.basedir import bases  # noqa: PLC0415 - as above
+
         folders = [folder for folder, _ in bases()]
+    except ImportError:  # it is of another version, as the driver will say
+        return None
     except FileNotFoundError as exc:  # so a full disk looks if it has all temporary directories
         return exc.strerror
     for folder in folders:
