@@ -386,7 +386,7 @@ class Fleet:
             if not isinstance(problem, OSError | ClusterError | ContainerDied):
                 raise problem
             member.becomes("missing", str(problem))
-            await member.give_up("it cannot be used")
+            await self._dismiss(member, "it cannot be used")
         usable = len(members) - len(problems) + (self.home.spec.containers != 0)
         if problems and not (self.policy.allow_partial and usable):
             raise ClusterError(_report(members, problems))
@@ -409,6 +409,11 @@ class Fleet:
             member.info.containers = list(range(first, first + share))
             first += share
         return first
+
+    async def _dismiss(self, member: Member, why: str) -> None:
+        """Do without a host that was launched."""
+        await member.give_up(why)
+        await self.release(member.spec)
 
     async def _own_address(self, others: Iterable[Member]) -> str:
         """Return the address at which the other hosts reach this machine."""
