@@ -386,7 +386,7 @@ class Fleet:
             if not isinstance(problem, OSError | ClusterError | ContainerDied):
                 raise problem
             member.becomes("missing", str(problem))
-            await self._dismiss(member, "it cannot be used")
+            await self.dismiss(member, "it cannot be used")
         usable = len(members) - len(problems) + (self.home.spec.containers != 0)
         if problems and not (self.policy.allow_partial and usable):
             raise ClusterError(_report(members, problems))
@@ -410,7 +410,7 @@ class Fleet:
             first += share
         return first
 
-    async def _dismiss(self, member: Member, why: str) -> None:
+    async def dismiss(self, member: Member, why: str) -> None:
         """Do without a host that was launched."""
         await member.give_up(why)
         await self.release(member.spec)

@@ -306,7 +306,7 @@ class Keeper:
                 self._roster.began(begun)
         except BaseException:
             self._roster.lose(candidate.info.containers)
-            await asyncio.shield(candidate.give_up("it could not be used"))
+            await asyncio.shield(self._fleet.dismiss(candidate, "it could not be used"))
             raise
         message = f"Host {candidate.name} has joined with {len(begun)} containers"
         self._say(EventKind.HOST_JOINED, candidate, message)
