@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from aiomas import rpc
 from aiomas.cluster import streams, watch
 from aiomas.cluster.addresses import problems_of
 from aiomas.cluster.archive import Forwarding
-from aiomas.cluster.child import Child
+from aiomas.cluster.children import Children
 from aiomas.cluster.echo import Echo
 from aiomas.cluster.environment import set_title
-from aiomas.cluster.events import ClusterEvent, EventKind, error_content
+from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.lease import Lease
-from aiomas.cluster.loads import Loads, used
 from aiomas.cluster.log_parts import read_part
 from aiomas.cluster.part import Part
 from aiomas.cluster.reporting import reporting
@@ -48,7 +47,6 @@ _SHARED = ("hmac",)  # what each container imports when it starts
 _HURRY = 1.0  # seconds that containers have to end when the driver is gone
 _ALL_TIMEOUT = 3.0  # seconds after which all that is left is killed then, all at once
 _FORK_TIMEOUT = 0.5  # seconds that the fork server has to end when its children have ended
-_GENERATION_TIMEOUT = 5.0  # seconds that a container has to hear that a host is lost
 _STATUS_TIMEOUT = 2.0  # seconds that a container has to say how it is
 _PARENT_PAUSE = 1.0  # seconds between two looks whether the driver still lives
 
@@ -68,15 +66,14 @@ class Supervisor:
         self._fork: ForkServer
         self._prepared: asyncio.Future[Any]
         self._around: Surroundings
-        self._children: dict[int, Child] = {}
-        self._loads = Loads()
+        self._children = Children()
         self._shipping = Shipping()
         self._watch: Any = None
         self._echo = Echo(self._log)
         self._end = asyncio.Event()
         self._leasing: asyncio.Task[None] | None = None
         self._tidy: asyncio.Task[None] | None = None
-        self._starting: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[list[dict[str, Any]]] | None = None
         self._why_ended: ClusterError | None = None  # if somebody has told us to stop
         self.router.set_sub_router(self._shipping.router, "shipping")
 
@@ -161,12 +158,11 @@ class Supervisor:
         )
         self._starting = asyncio.create_task(self._start_all(credentials))
         try:
-            await self._starting
+            return await self._starting
         except (ClusterError, ContainerDied, asyncio.CancelledError) as exc:
             if self._why_ended is None:
                 raise
             raise self._why_ended from exc
-        return [_begun(child) for child in self._children.values()]
 
     @rpc.expose
     @reporting
@@ -178,22 +174,13 @@ class Supervisor:
             time: what their clocks are set to.
         """
         self._around.time = time
-        new = {index: Child(index, self._around) for index in indices}
-        self._children |= new
-        try:
-            await _all_or_first_error([child.start() for child in new.values()])
-        except BaseException:
-            await self.shrink(indices, _HURRY)
-            raise
-        return [_begun(child) for child in new.values()]
+        return await self._children.start(indices, self._around)
 
     @rpc.expose
     @reporting
     async def shrink(self, indices: Sequence[int], timeout: float) -> list[int | None]:
         """End containers for good; see :meth:`stop` for the parameters and what is returned."""
-        children = [self._children[index] for index in indices]
-        await asyncio.gather(*(child.stop(timeout) for child in children))
-        return [child.exit_code for child in children]
+        return await self._children.stop(indices, timeout)
 
     @rpc.expose
     @reporting
@@ -228,7 +215,7 @@ class Supervisor:
         """
         terms = accept, known, use, list(lost), list(found)
         self._around.generation.take(*terms)
-        return await self._tell_all("set_generation", *terms, timeout=_GENERATION_TIMEOUT)
+        return await self._children.set_generation(*terms)
 
     @rpc.expose
     @reporting
@@ -270,10 +257,7 @@ class Supervisor:
     async def set_time(self, time: float) -> list[dict[str, Any]]:
         """Set the clocks of all containers, and return the errors of those that have not got it."""
         self._around.time = time
-        results = await asyncio.gather(
-            *(child.set_time(time) for child in self._children.values()), return_exceptions=True
-        )
-        return [error_content(r) for r in results if isinstance(r, ContainerDied | ClusterError)]
+        return await self._children.set_time(time)
 
     @rpc.expose
     @reporting
@@ -282,12 +266,7 @@ class Supervisor:
 
         The driver has them as well, if it wants them.
         """
-        results = await asyncio.gather(
-            *(child.checkpoint() for child in self._children.values()), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        await self._children.checkpoint()
         if isinstance(self._around.archive, Forwarding):
             await self._around.archive.flush()
 
@@ -299,8 +278,7 @@ class Supervisor:
         Args:
             timeout: seconds that a container has to answer.
         """
-        children = self._children.values()
-        return await asyncio.gather(*(self._status(child, timeout) for child in children))
+        return await self._children.status(self._part.host, timeout)
 
     @rpc.expose
     @reporting
@@ -312,7 +290,7 @@ class Supervisor:
     @reporting
     async def loads(self) -> dict[int, float]:
         """Return for each container the share of a core that it has used lately."""
-        return {index: self._loads.of(child) for index, child in self._children.items()}
+        return self._children.loads()
 
     @rpc.expose
     @reporting
@@ -325,9 +303,9 @@ class Supervisor:
         Returns:
             How the last process of each container ended.
         """
-        await self._stop_children(timeout)
+        exit_codes = await self._stop_children(timeout)
         self._end.set()
-        return [child.exit_code for child in self._children.values()]
+        return exit_codes
 
     async def serve(self, control: socket.socket) -> None:
         """Serve the driver until it is gone or has told us to stop."""
@@ -348,12 +326,11 @@ class Supervisor:
                 async with asyncio.timeout(_HURRY):
                     await self._driver.channel.wait_closed()
 
-    async def _start_all(self, credentials: Credentials | None) -> None:
+    async def _start_all(self, credentials: Credentials | None) -> list[dict[str, Any]]:
         await self._prepared
         if credentials is not None:
             await self._load_tls(credentials)
-        self._children = {index: Child(index, self._around) for index in self._part.indices}
-        await _all_or_first_error([child.start() for child in self._children.values()])
+        return await self._children.start(self._part.indices, self._around)
 
     async def _clean_up(self) -> None:
         hurry = min(_HURRY, self._spec.stop_timeout) if self._run else _HURRY
@@ -373,9 +350,10 @@ class Supervisor:
             self._echo.close()
             await asyncio.wait({stopping}, timeout=_HURRY)
 
-    async def _stop_children(self, timeout: float) -> None:
-        await asyncio.gather(*(child.stop(timeout) for child in self._children.values()))
+    async def _stop_children(self, timeout: float) -> list[int | None]:
+        exit_codes = await self._children.stop_all(timeout)
         await self._echo.flush(_HURRY)
+        return exit_codes
 
     async def _preload(self) -> None:
         if self._part.shipped:
@@ -384,15 +362,6 @@ class Supervisor:
         dates = ["arrow"] * (spec.clock is not None)  # else it is imported by who has a date
         modules = [*_SHARED, *dates, *(["uvloop"] * spec.uses_uvloop), *spec.preload]
         await self._fork.preload(modules)
-
-    async def _tell_all(self, method: str, *args: Any, timeout: float) -> list[dict[str, Any]]:
-        """Call a method of all containers that run, and return the errors of the others."""
-        running = [child for child in self._children.values() if child.running_pid is not None]
-        results = await asyncio.gather(
-            *(child.call(method, *args, timeout=timeout) for child in running),
-            return_exceptions=True,
-        )
-        return [error_content(r) for r in results if isinstance(r, ContainerDied | ClusterError)]
 
     async def _keep_lease(self, lease: Lease) -> None:
         """End when the driver does not want us any more, or cannot be reached for too long."""
@@ -482,26 +451,6 @@ class Supervisor:
         finally:
             shutil.rmtree(directory, ignore_errors=True)  # nobody reads the files again
 
-    async def _status(self, child: Child, timeout: float) -> dict[str, Any]:
-        status: dict[str, Any] = {
-            "index": child.index,
-            "host": self._part.host,
-            "pid": child.pid,
-            "url": child.url,
-            "state": child.state,
-            "agents": 0,
-            "restarts": child.restarts,
-            "exit_code": child.exit_code,
-        }
-        if child.state in {"running", "hung"}:
-            status["uptime"] = child.uptime
-            status |= used(child.running_pid)
-            try:
-                status |= await child.call("status", timeout=timeout)
-            except (ClusterError, ContainerDied):
-                status["state"] = "hung" if child.state == "running" else child.state
-        return status
-
 
 def _take_note(done: asyncio.Future[Any]) -> None:
     if not done.cancelled():
@@ -527,19 +476,3 @@ def _no_module(name: str) -> str:
     return (
         f"there is no module {name!r} for {sys.executable}: install it there, or send it with sync="
     )
-
-
-def _begun(child: Child) -> dict[str, Any]:
-    return {"index": child.index, "pid": child.pid, "url": child.url}
-
-
-async def _all_or_first_error(coros: Sequence[Awaitable[Any]]) -> None:
-    """Await all; when one fails, cancel the others and raise its error."""
-    tasks = [asyncio.ensure_future(coro) for coro in coros]
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        raise

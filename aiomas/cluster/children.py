@@ -1,0 +1,152 @@
+"""All containers of one host, as their supervisor asks something of them at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any
+
+from aiomas.cluster.child import Child
+from aiomas.cluster.events import error_content
+from aiomas.cluster.loads import Loads, used
+from aiomas.cluster.surroundings import Surroundings
+from aiomas.exceptions import ClusterError, ContainerDied
+
+_HURRY = 1.0  # seconds to end of those that were started with one that could not be
+_GENERATION_TIMEOUT = 5.0  # seconds that a container has to hear that a host is lost
+
+
+class Children:
+    """The containers, by their indices."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, Child] = {}
+        self._loads = Loads()
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._children
+
+    def __getitem__(self, index: int) -> Child:
+        return self._children[index]
+
+    async def start(self, indices: Iterable[int], around: Surroundings) -> list[dict[str, Any]]:
+        """Start containers, and return when each of them answers.
+
+        If one of them does not, all of these are ended.
+
+        Args:
+            indices: theirs; those of containers that were ended can be had again.
+            around: what all of them share.
+
+        Returns:
+            ``index``, ``pid`` and ``url`` of each.
+        """
+        new = {index: Child(index, around) for index in indices}
+        self._children |= new
+        try:
+            await _all_or_first_error([child.start() for child in new.values()])
+        except BaseException:
+            await self.stop(new, _HURRY)
+            raise
+        return [{"index": c.index, "pid": c.pid, "url": c.url} for c in new.values()]
+
+    async def stop(self, indices: Iterable[int], timeout: float) -> list[int | None]:
+        """End containers; see :meth:`aiomas.cluster.life.Life.stop`.
+
+        Returns:
+            How the last process of each ended.
+        """
+        children = [self._children[index] for index in indices]
+        await asyncio.gather(*(child.stop(timeout) for child in children))
+        return [child.exit_code for child in children]
+
+    async def stop_all(self, timeout: float) -> list[int | None]:
+        """End all of them; see :meth:`stop`."""
+        return await self.stop(self._children, timeout)
+
+    async def set_time(self, time: float) -> list[dict[str, Any]]:
+        """Set the clocks of all of them, and return the errors of those that have not got it."""
+        return _contents(await self._each(child.set_time(time) for child in self._all))
+
+    async def set_generation(self, *terms: Any) -> list[dict[str, Any]]:
+        """Tell all of them that run that a host is lost; return the errors of those who missed it.
+
+        Args:
+            terms: see :meth:`aiomas.cluster.container.ClusterContainer.set_generation`.
+        """
+        running = [child for child in self._all if child.running_pid is not None]
+        return _contents(
+            await self._each(
+                child.call("set_generation", *terms, timeout=_GENERATION_TIMEOUT)
+                for child in running
+            )
+        )
+
+    async def checkpoint(self) -> None:
+        """Save the states of all agents that can give them and will be made again.
+
+        Raises:
+            ContainerDied: a container has ended; the states of others are saved.
+            ClusterError: states could not be had; those of others are saved.
+        """
+        for result in await self._each(child.checkpoint() for child in self._all):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def status(self, host: str, timeout: float) -> list[dict[str, Any]]:
+        """Return what is known of each.
+
+        Args:
+            host: the name of this host.
+            timeout: seconds that a container has to answer.
+        """
+        return await asyncio.gather(*(_status(child, host, timeout) for child in self._all))
+
+    def loads(self) -> dict[int, float]:
+        """Return for each the share of a core that it has used lately."""
+        return {index: self._loads.of(child) for index, child in self._children.items()}
+
+    @property
+    def _all(self) -> list[Child]:
+        return list(self._children.values())
+
+    async def _each(self, coros: Iterable[Awaitable[Any]]) -> list[Any]:
+        return await asyncio.gather(*coros, return_exceptions=True)
+
+
+def _contents(results: Iterable[Any]) -> list[dict[str, Any]]:
+    return [error_content(r) for r in results if isinstance(r, ContainerDied | ClusterError)]
+
+
+async def _status(child: Child, host: str, timeout: float) -> dict[str, Any]:
+    status: dict[str, Any] = {
+        "index": child.index,
+        "host": host,
+        "pid": child.pid,
+        "url": child.url,
+        "state": child.state,
+        "agents": 0,
+        "restarts": child.restarts,
+        "exit_code": child.exit_code,
+    }
+    if child.state in {"running", "hung"}:
+        status["uptime"] = child.uptime
+        status |= used(child.running_pid)
+        try:
+            status |= await child.call("status", timeout=timeout)
+        except (ClusterError, ContainerDied):
+            status["state"] = "hung" if child.state == "running" else child.state
+    return status
+
+
+async def _all_or_first_error(coros: Sequence[Awaitable[Any]]) -> None:
+    """Await all; when one fails, cancel the others and raise its error."""
+    tasks = [asyncio.ensure_future(coro) for coro in coros]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        raise
