@@ -255,21 +255,31 @@ class Keeper:
         by_host: dict[Member, list[int]] = {}
         for info in infos:
             by_host.setdefault(self._fleet.of(info.index), []).append(info.index)
-        for member, indices in by_host.items():
-            formers = await self._empty(member, indices, drain=True)
-            bound = 3 * timeout + _STOP_MARGIN
-            codes = await member.call("shrink", indices, timeout, timeout=bound)
-            self._roster.leave(indices, codes)
-            for index in indices:
-                member.control.archive.drop(index)
-            await self._make_again(member, formers)
-            chosen = self._fleet.chooses_hosts and member is not self._fleet.home
-            if chosen and not self._roster.on_host(member.name):
-                member.becomes("left")
-                await member.close(_STOP_MARGIN)
-                await self._fleet.release(member.spec)
-                message = f"Host {member.name} has no containers any more"
-                self._say(EventKind.HOST_LEFT, member, message)
+        indices = [info.index for info in infos]
+        # All at once, or agents would be made again where the next ones are ended.
+        self._roster.drain(indices)
+        try:
+            for member, theirs in by_host.items():
+                await self._shrink_host(member, theirs, timeout)
+        except BaseException:
+            self._roster.keep(indices)
+            raise
+
+    async def _shrink_host(self, member: Member, indices: Sequence[int], timeout: float) -> None:
+        formers = await self._empty(member, indices, drain=True)
+        bound = 3 * timeout + _STOP_MARGIN
+        codes = await member.call("shrink", indices, timeout, timeout=bound)
+        self._roster.leave(indices, codes)
+        for index in indices:
+            member.control.archive.drop(index)
+        await self._make_again(member, formers)
+        chosen = self._fleet.chooses_hosts and member is not self._fleet.home
+        if chosen and not self._roster.on_host(member.name):
+            member.becomes("left")
+            await member.close(_STOP_MARGIN)
+            await self._fleet.release(member.spec)
+            message = f"Host {member.name} has no containers any more"
+            self._say(EventKind.HOST_LEFT, member, message)
 
     def _places(self) -> list[Member]:
         """Return the hosts that can have more containers: home only if it has some already."""
@@ -287,8 +297,7 @@ class Keeper:
         left = deque(specs)
         try:
             while left:
-                await self._join(self._fleet.candidate(left[0]), former)
-                left.popleft()
+                await self._join(self._fleet.candidate(left.popleft()), former)
         except BaseException:
             for spec in left:
                 await self._fleet.release(spec)

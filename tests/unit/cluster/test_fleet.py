@@ -139,6 +139,7 @@ class TestAllOrNothing:
             "n3": "missing",
         }
         assert fleet.named("n1").info.problem == "no route to host"
+        assert world.did("release") == [("release", "n1"), ("release", "n3")]
         assert {container["host"] for container in begun} == {"n2"}
 
     async def test_nothing_is_not_enough(self, world):
