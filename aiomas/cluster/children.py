@@ -46,23 +46,26 @@ class Children:
         try:
             await _all_or_first_error([child.start() for child in new.values()])
         except BaseException:
-            await self.stop(new, _HURRY)
+            await self.end(new, _HURRY)
             raise
         return [{"index": c.index, "pid": c.pid, "url": c.url} for c in new.values()]
 
-    async def stop(self, indices: Iterable[int], timeout: float) -> list[int | None]:
-        """End containers; see :meth:`aiomas.cluster.life.Life.stop`.
+    async def end(self, indices: Iterable[int], timeout: float) -> list[int | None]:
+        """End containers for good, and forget them; see :meth:`aiomas.cluster.life.Life.stop`.
 
         Returns:
             How the last process of each ended.
         """
         children = [self._children[index] for index in indices]
-        await asyncio.gather(*(child.stop(timeout) for child in children))
-        return [child.exit_code for child in children]
+        try:
+            return await _stop(children, timeout)
+        finally:
+            for child in children:
+                del self._children[child.index]
 
     async def stop_all(self, timeout: float) -> list[int | None]:
-        """End all of them; see :meth:`stop`."""
-        return await self.stop(self._children, timeout)
+        """End all of them; returns as :meth:`end`."""
+        return await _stop(self._all, timeout)
 
     async def set_time(self, time: float) -> list[dict[str, Any]]:
         """Set the clocks of all of them, and return the errors of those that have not got it."""
@@ -112,6 +115,11 @@ class Children:
 
     async def _each(self, coros: Iterable[Awaitable[Any]]) -> list[Any]:
         return await asyncio.gather(*coros, return_exceptions=True)
+
+
+async def _stop(children: Sequence[Child], timeout: float) -> list[int | None]:
+    await asyncio.gather(*(child.stop(timeout) for child in children))
+    return [child.exit_code for child in children]
 
 
 def _contents(results: Iterable[Any]) -> list[dict[str, Any]]:

@@ -103,8 +103,8 @@ class Cluster:
         stop_timeout: seconds that containers get to end, before they are terminated and, after
             the same time again, killed.
         limits: those of the connections between containers, ours included; by default those of
-            :class:`~aiomas.Limits` without *heartbeat* and *write_timeout*, since whoever is busy
-            on this machine is not dead.
+            :class:`~aiomas.Limits` without *heartbeat*, since whoever is busy is not dead; on this
+            machine alone, without *write_timeout* as well.
         sync: files and directories with modules, which each host gets under their own names before
             it imports any: ``"src/plant"`` is ``plant`` there.
         address: where other hosts reach this machine; by default, the address from which it
@@ -171,7 +171,7 @@ class Cluster:
         several = hosts is not None or (launcher is not None and launcher.chooses_hosts)
         transport = transport or ("tls" if several else "unix")
         # Each parameter is a field of the spec, but for those of the driver alone.
-        self._spec = ClusterSpec.of_parameters(locals())
+        self._spec = ClusterSpec.of_parameters(locals(), several=several)
         if pki is not None and transport != "tls":
             msg = f"pki={os.fspath(pki)!r} needs transport='tls', got transport={transport!r}"
             raise ValueError(msg)

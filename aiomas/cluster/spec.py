@@ -25,6 +25,9 @@ ON_HANG = ("report", "restart")
 # minute, is not to be taken for dead: the supervisor looks for containers that hang.
 PATIENT = Limits(heartbeat=None, write_timeout=None)
 """The limits of connections between containers, where the user has chosen none."""
+BETWEEN_HOSTS = Limits(heartbeat=None)
+"""The same with several hosts: who is busy is not dead there either, as its system acknowledges
+what it gets; but a network that takes nothing for *write_timeout* is broken."""
 
 _LAST_PORT = 65535
 _NICEST = 19
@@ -223,12 +226,15 @@ class ClusterSpec:
         return self.env[index if len(self.env) > 1 else 0]
 
     @classmethod
-    def of_parameters(cls, parameters: Mapping[str, Any]) -> ClusterSpec:
+    def of_parameters(
+        cls, parameters: Mapping[str, Any], *, several: bool = False
+    ) -> ClusterSpec:
         """Return the spec for what a user wants, with everything in a form that can travel.
 
         Args:
             parameters: those of :class:`~aiomas.cluster.Cluster`, by their names; those that are
                 no fields are left out.
+            several: whether it has several hosts: between those, connections can break silently.
 
         Raises:
             ValueError: one has a value that it cannot have; the message names it.
@@ -247,7 +253,7 @@ class ClusterSpec:
                 "env": environments(fields["env"]),
                 "cwd": _absolute(fields["cwd"]),
                 "log_dir": _absolute(fields["log_dir"]),
-                "limits": PATIENT if fields["limits"] is None else fields["limits"],
+                "limits": fields["limits"] or (BETWEEN_HOSTS if several else PATIENT),
             }
         )
 

@@ -180,7 +180,7 @@ class Supervisor:
     @reporting
     async def shrink(self, indices: Sequence[int], timeout: float) -> list[int | None]:
         """End containers for good; see :meth:`stop` for the parameters and what is returned."""
-        return await self._children.stop(indices, timeout)
+        return await self._children.end(indices, timeout)
 
     @rpc.expose
     @reporting

@@ -65,12 +65,14 @@ async def test_if_one_cannot_be_started_the_others_of_its_kind_are_ended(childre
     with pytest.raises(ClusterError, match="code of the user"):
         await children.start([1, 2], around)
     states = {status["index"]: status["state"] for status in await children.status("h", BOUND)}
-    assert states == {0: "running", 1: "stopped", 2: "died"}
+    assert states == {0: "running"}
 
 
-async def test_one_that_was_ended_can_be_had_again(children, around):
+async def test_one_that_was_ended_is_asked_for_nothing_and_can_be_had_again(children, around):
     await children.start([0, 1], around)
-    assert await children.stop([1], SHORT) == [0]
+    assert await children.end([1], SHORT) == [0]
+    await children.checkpoint()
+    assert await children.set_time(1.0) == []
     [again] = await children.start([1], around)
     assert again["index"] == 1
     assert [s["state"] for s in await children.status("h", BOUND)] == ["running", "running"]

@@ -275,3 +275,14 @@ class TestParameters:
         )
         assert (spec.cwd, spec.log_dir) == (str(tmp_path), str(tmp_path / "logs"))
         assert spec.clock == "2020-01-01T00:00:00+00:00"
+
+
+def test_a_network_between_hosts_may_break_and_one_machine_does_not():
+    parameters = {field.name: field.default for field in dataclasses.fields(ClusterSpec)}
+    parameters |= {"containers": 2, "codec": "msgpack", "limits": None, "env": ()}
+    alone = ClusterSpec.of_parameters(parameters).limits
+    several = ClusterSpec.of_parameters(parameters, several=True).limits
+    assert (alone.heartbeat, alone.write_timeout) == (None, None)
+    assert (several.heartbeat, several.write_timeout) == (None, Limits().write_timeout)
+    chosen = ClusterSpec.of_parameters({**parameters, "limits": Limits(heartbeat=1)}, several=True)
+    assert chosen.limits == Limits(heartbeat=1)
