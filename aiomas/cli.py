@@ -16,7 +16,7 @@ __all__ = ["aiomas", "main"]
 GROUPS = {
     "cluster": (
         "aiomas.cluster.commands:cluster",
-        "Many containers on this machine as one system (POSIX only).",
+        "Many containers, on this machine and others, as one system (POSIX only).",
     ),
     "pki": ("pki.cli:pki", "Certificates for the machines of a distributed system."),
 }
