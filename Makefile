@@ -5,6 +5,7 @@
 # make check    all that CI checks, with one interpreter
 # make bench    measure, in 5 minutes                    (ARGS="--only B1,B2" for some rows)
 # make bench-clusters  measure clusters, in a minute     (ARGS=--help)
+# make bench-hosts     measure clusters over hosts, as root   (ARGS=--help)
 # make bench-peers     install and measure other libraries, too   (ARGS="--only pyzmq,rpyc")
 # make fuzz     look for inputs that do harm, on Linux   (ARGS="--seconds 60" for a minute, not ten)
 # make soak     random load and faults, for ten minutes    (ARGS="--seconds 60" for one)
@@ -28,7 +29,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-hosts test-ray ray-tests check lint types imports coverage coverage-report docs bench bench-clusters bench-peers fuzz soak fmt clean
+.PHONY: help setup setup-dev demo test test-hosts test-ray ray-tests check lint types imports coverage coverage-report docs bench bench-clusters bench-hosts bench-peers fuzz soak fmt clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -143,6 +144,9 @@ bench: setup
 
 bench-clusters: setup
 	@$(BIN)/python -m benchmarks.clusters $(ARGS)
+
+bench-hosts: setup
+	@$(BIN)/python -m benchmarks.hosts $(ARGS)
 
 bench-peers: setup
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
