@@ -78,7 +78,7 @@ async def test_who_is_reached_by_an_ssh_that_was_killed_is_lost_at_once(lab: Lab
         lost = await events.get(EventKind.HOST_LOST, "h2")
         assert time.monotonic() - killed < 1.0 + LATE
         assert "was killed by SIGKILL" in lost.message
-        with pytest.raises(ConnectionLost, match="was lost"):
+        with pytest.raises(ConnectionLost):
             await there.add()
         await until(lambda: not former & {i.pid for i in h2.processes()}, ENDED_WITHIN)
         await events.get(EventKind.HOST_JOINED, "h2")
