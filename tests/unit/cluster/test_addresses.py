@@ -63,8 +63,9 @@ def test_nothing_is_held_after_a_look():
     assert problems_of("127.0.0.1", (port,)) == problems_of("127.0.0.1", (port,)) == []
 
 
-def test_an_address_of_another_host_is_said_once_with_what_to_do():
-    [problem] = problems_of(ELSEWHERE, (7000, 7001, 7002))
+@pytest.mark.parametrize("ports", [(), (7000, 7001, 7002)])
+def test_an_address_of_another_host_is_said_once_with_what_to_do(ports):
+    [problem] = problems_of(ELSEWHERE, ports)
     assert problem.startswith(f"{ELSEWHERE} is no address of this host")
     assert "HostSpec(bind=...)" in problem
 

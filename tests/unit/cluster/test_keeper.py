@@ -640,6 +640,27 @@ class TestScale:
         assert kept.roster.containers[3].exit_code == 0
         assert kept.kinds() == [(EventKind.RESPAWNED, "n2")]
 
+    async def test_agents_do_not_move_to_where_the_next_ones_are_ended(self, kept):
+        kept.agents("n1", 1, "0")
+        kept.agents("n2", 3, "0")
+        places = []
+        remake = kept.remake
+
+        async def look(formers):
+            places.append([info.index for info in kept.roster.running()])
+            return await remake(formers)
+
+        kept.keeper._remake = look
+        await kept.keeper.scale(1, STOP)
+        assert places == [[0], [0]]
+
+    async def test_those_that_could_not_be_ended_are_used_again(self, kept):
+        kept.at["checkpoint", "n2"] = ClusterError("Agent 0 has no state")
+        with pytest.raises(ClusterError, match="no state"):
+            await kept.keeper.scale(1, STOP)
+        assert [info.index for info in kept.roster.running()] == [0, 2, 3]
+        assert kept.states()[1] == ("stopped", "n1")
+
     async def test_as_many_as_there_are_is_nothing_to_do(self, kept):
         await kept.keeper.scale(4, STOP)
         assert kept.journal == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 from aiomas.cluster.part import LOOPBACK, Part
 from aiomas.codecs import MsgPack
@@ -23,9 +24,8 @@ PART = Part(
 
 def test_it_can_travel():
     codec = MsgPack()
-    arrived = Part.of_fields(codec.decode(codec.encode(PART.fields())))
-    assert arrived == PART
-    assert isinstance(arrived.indices, tuple)
+    assert Part.of_fields(codec.decode(codec.encode(PART.fields()))) == PART
+    assert Part.of_fields(json.loads(json.dumps(PART.fields()))) == PART  # which has no tuples
 
 
 def test_no_field_of_the_example_has_its_default():
