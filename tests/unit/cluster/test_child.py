@@ -95,7 +95,8 @@ class TestGenerations:
         [process] = fork.processes
         [(fields,)] = process.calls_of("start")
         assert (fields["accept"], fields["known"], fields["generation"]) == (0, 0, 0)
-        assert [list(call) for call in process.calls_of("set_generation")] == [[0, 1, 1, tuple(lost)]]
+        [call] = process.calls_of("set_generation")
+        assert list(call) == [0, 1, 1, tuple(lost)]
 
     async def test_one_that_ends_as_its_host_was_lost_is_not_started_again(self, world, fork):
         child = await world.started()

@@ -43,7 +43,7 @@ async def test_a_long_line_is_cut_and_bytes_that_are_no_text_are_shown():
 
 
 async def test_what_it_has_said_is_known_while_it_runs():
-    running = run("echo now >&2; read a")
+    running = run("echo now >&2; exec sleep 60")  # it does not end with its stream
     await until(lambda: running.said() == "now")
     assert await running.how_it_ended(0.01) is None
     await running.end()
