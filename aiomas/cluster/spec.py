@@ -226,9 +226,7 @@ class ClusterSpec:
         return self.env[index if len(self.env) > 1 else 0]
 
     @classmethod
-    def of_parameters(
-        cls, parameters: Mapping[str, Any], *, several: bool = False
-    ) -> ClusterSpec:
+    def of_parameters(cls, parameters: Mapping[str, Any], *, several: bool = False) -> ClusterSpec:
         """Return the spec for what a user wants, with everything in a form that can travel.
 
         Args:

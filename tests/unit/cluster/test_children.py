@@ -82,7 +82,11 @@ async def test_who_does_not_hear_of_a_generation_is_named(children, around, fork
     monkeypatch.setattr("aiomas.cluster.children._GENERATION_TIMEOUT", SHORT)
     await children.start([0, 1], around)
     deaf = fork.processes[1]
-    fork.answers["set_generation"] = lambda process, *terms: never() if process is deaf else None
+
+    def hear(process, *terms):
+        return never(process) if process is deaf else None
+
+    fork.answers["set_generation"] = hear
     [error] = await children.set_generation(0, 1, 1, [], [])
     assert f"pid {deaf.pid}" in error["message"]
     assert [len(process.calls_of("set_generation")) for process in fork.processes] == [1, 1]
