@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from aiomas.cluster import lease
+from aiomas.cluster import control, lease
+from aiomas.cluster.control import Host
 from aiomas.cluster.lease import Lease
 from aiomas.testing import VirtualTimeLoop
 
@@ -24,6 +25,7 @@ def clock(monkeypatch):
     """Let leases have the time of the loop, and a machine that may be suspended."""
     clock = Clock()
     monkeypatch.setattr(lease, "now", clock)
+    monkeypatch.setattr(control, "now", clock)
     return clock
 
 
@@ -36,13 +38,14 @@ class Clock:
 
 
 class Driver:
-    """Agrees after a while; what the driver knows of the lease is kept as the core does it."""
+    """Agrees after a while."""
 
     def __init__(self, clock, *, there=0.0, back=0.0):
         self.clock = clock
         self.there, self.back = there, back  # seconds on the way
         self.asked = []
-        self.lease_until = clock() + SECONDS
+        self.host = Host(print, print)
+        self.host.grant(SECONDS)
         self.error = None
         self.answers = True
 
@@ -53,7 +56,7 @@ class Driver:
             raise self.error
         if not self.answers:
             await asyncio.Event().wait()
-        self.lease_until = self.clock() + SECONDS
+        self.host.renew()
         await asyncio.sleep(self.back)
 
 
@@ -97,9 +100,9 @@ async def test_the_driver_never_takes_it_for_over_before_the_host_does(clock, th
         await asyncio.sleep(1.0)
         if second == 40:
             driver.answers = False
-        assert driver.lease_until >= clock() + kept.left
+        assert driver.host.lease_until >= clock() + kept.left
     await keeping
-    assert driver.lease_until >= clock()
+    assert driver.host.lease_until >= clock()
     keeping.cancel()
 
 
@@ -174,3 +177,29 @@ async def test_nothing_is_asked_any_more_by_one_that_is_cancelled(clock):
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
     assert len(driver.asked) == 3
+
+
+class TestDriver:
+    async def test_it_grants_from_when_it_is_asked(self, clock):
+        host = Host(print, print)
+        assert host.lease_until == 0
+        host.grant(SECONDS)
+        assert host.lease_until == SECONDS
+        await asyncio.sleep(5.0)
+        host.renew()
+        assert host.lease_until == 5.0 + SECONDS
+
+    async def test_who_was_given_up_is_refused_for_good(self, clock):
+        host = Host(print, print)
+        host.grant(SECONDS)
+        await asyncio.sleep(5.0)
+        await host.give_up("it is silent")
+        with pytest.raises(PermissionError, match="the host was given up"):
+            host.renew()
+        assert host.lease_until == SECONDS  # else its agents would have to wait again
+
+    async def test_who_was_never_granted_one_is_refused(self, clock):
+        host = Host(print, print)
+        with pytest.raises(PermissionError):
+            host.renew()
+        assert host.lease_until == 0
