@@ -96,10 +96,17 @@ class ClusterContainer(Container):
             raise ValueError(msg)
         generations = self._terms.generations
         generations.accept, generations.known, generations.use = accept, known, use
-        lost = set(lost)
         generations.lost.difference_update(found)
-        generations.lost.update(lost)
-        self._cut_lost(lost)
+        self.cut_off(lost)
+
+    def cut_off(self, lost: Iterable[str]) -> None:
+        """Have nothing to do any more with the containers that have these base URLs.
+
+        It is what :meth:`set_generation` does with those that are *lost*.
+        """
+        urls = set(lost)
+        self._terms.generations.lost.update(urls)
+        self._cut_lost(urls)
 
     def on_outdated(self, callback: Callable[[int], object]) -> None:
         """Call ``callback(generation)`` for each peer of a generation that is newer than ours."""

@@ -129,10 +129,11 @@ class Keeper:
         urls = [self._roster.containers[index].url for index in indices]
         why = member.info.problem = await member.reason()
         await member.give_up(why)
-        error = ClusterError(f"Host {member.name} is lost: {why}")
-        self._say(EventKind.HOST_LOST, member, str(error), error)
         container = self._run.container
         assert container is not None  # noqa: S101 - lost() has looked
+        container.cut_off(urls)  # who hears of it and calls them shall not reach them
+        error = ClusterError(f"Host {member.name} is lost: {why}")
+        self._say(EventKind.HOST_LOST, member, str(error), error)
         async with self._fencing:
             await self._fleet.fence(member, urls, container.set_generation)
         formers = self._formers(member, indices)

@@ -141,10 +141,10 @@ class FakeHost:
         return self._begun(indices)
 
     def _shrink(self, indices, _):
-        return [0] * len(indices)
+        return dict.fromkeys(indices, 0)
 
     def _stop(self, *_):
-        return [10 + index for index in self.indices]
+        return {index: 10 + index for index in self.indices}
 
     def _shipping_missing(self, manifest):
         self.shipped.append(manifest)
@@ -179,6 +179,9 @@ class FakeContainer:
 
     def set_generation(self, **terms):
         self.world.journal.append(("own generation", terms))
+
+    def cut_off(self, lost):
+        self.world.journal.append(("own cut off", list(lost)))
 
     async def ping(self, url):
         self.world.journal.append(("ping", url))

@@ -134,9 +134,10 @@ class TestLoss:
         event = kept.events[0]
         assert event.kind is EventKind.HOST_LOST
         assert str(event.error) == event.message == "Host n1 is lost: it is silent"
-        first, second, *_ = kept.journal
-        assert first == ("give up", "n1")  # nothing can be heard of it after the event
-        assert second == ("event", EventKind.HOST_LOST, "n1", 10.0)
+        first, second, third, *_ = kept.journal
+        # Nothing can be heard of it, and nobody there be called, after the event.
+        assert (first, second) == (("give up", "n1"), ("own cut off", places))
+        assert third == ("event", EventKind.HOST_LOST, "n1", 10.0)
         rounds = kept.did("own generation")
         assert [terms.get("lost") for _, terms in rounds] == [None, places, None]
         assert [(terms["accept"], terms["use"]) for _, terms in rounds] == [(0, 0), (0, 1), (1, 1)]
