@@ -14,6 +14,10 @@ from aiomas.cluster import Cluster, ClusterEvent, EventKind, HostSpec, SSHLaunch
 from tests.e2e.clusters import until
 from tests.e2e.hosts.lab import ROOT, Lab, LabHost
 
+HEARTBEAT = 0.5
+"""Seconds; who is silent for three of them is lost: not too few, as the machine may be busy."""
+LEASE = 4.0
+"""Seconds for which a host goes on without its driver."""
 BOUND = 40.0
 """Seconds after which something on several hosts will not happen any more, on a busy machine."""
 ENDED_WITHIN = 5.0
@@ -27,15 +31,12 @@ def spec(host: LabHost, containers: int | None = None, **fields: Any) -> HostSpe
 
 
 def over(lab: Lab, containers: int | None = 6, **parameters: Any) -> Cluster:
-    """Return a cluster over all hosts of a lab that notices a lost one after 1.2 seconds.
-
-    Its leases end soon as well: after 4 seconds.
-    """
+    """Return a cluster over all hosts of a lab that soon notices a lost one."""
     usual: dict[str, Any] = {
         "hosts": [spec(host) for host in lab.hosts],
         "launcher": SSHLauncher(options=lab.ssh_options, connect_timeout=2.0),
-        "heartbeat": 0.4,
-        "lease": 4.0,
+        "heartbeat": HEARTBEAT,
+        "lease": LEASE,
     }
     return Cluster(containers, **usual | parameters)
 

@@ -11,6 +11,7 @@ import sys
 
 from aiomas.cluster import Cluster, HostSpec, SSHLauncher
 from tests.e2e.hosts.agents import Worker
+from tests.e2e.hosts.clusters import HEARTBEAT, LEASE
 from tests.e2e.hosts.lab import ROOT
 
 
@@ -18,7 +19,9 @@ async def main(config: str, *names: str) -> None:
     hosts = [HostSpec(name, python=sys.executable, cwd=str(ROOT)) for name in names]
     # An ssh that cannot tell the other end that it ends gives up after three of these seconds.
     launcher = SSHLauncher(options=["-F", config, "-o", "ServerAliveInterval=1"])
-    async with Cluster(6, hosts=hosts, launcher=launcher, heartbeat=0.4, lease=4.0) as cluster:
+    async with Cluster(
+        6, hosts=hosts, launcher=launcher, heartbeat=HEARTBEAT, lease=LEASE
+    ) as cluster:
         agents = await cluster.spawn_many(Worker, 6)
         for agent in agents:
             await agent.talk([other for other in agents if other is not agent])
