@@ -50,11 +50,11 @@ class Children:
             raise
         return [{"index": c.index, "pid": c.pid, "url": c.url} for c in new.values()]
 
-    async def end(self, indices: Iterable[int], timeout: float) -> list[int | None]:
+    async def end(self, indices: Iterable[int], timeout: float) -> dict[int, int | None]:
         """End containers for good, and forget them; see :meth:`aiomas.cluster.life.Life.stop`.
 
         Returns:
-            How the last process of each ended.
+            How the last process of each ended, by their indices.
         """
         children = [self._children[index] for index in indices]
         try:
@@ -63,7 +63,7 @@ class Children:
             for child in children:
                 del self._children[child.index]
 
-    async def stop_all(self, timeout: float) -> list[int | None]:
+    async def stop_all(self, timeout: float) -> dict[int, int | None]:
         """End all of them; returns as :meth:`end`."""
         return await _stop(self._all, timeout)
 
@@ -117,9 +117,9 @@ class Children:
         return await asyncio.gather(*coros, return_exceptions=True)
 
 
-async def _stop(children: Sequence[Child], timeout: float) -> list[int | None]:
+async def _stop(children: Sequence[Child], timeout: float) -> dict[int, int | None]:
     await asyncio.gather(*(child.stop(timeout) for child in children))
-    return [child.exit_code for child in children]
+    return {child.index: child.exit_code for child in children}
 
 
 def _contents(results: Iterable[Any]) -> list[dict[str, Any]]:

@@ -335,8 +335,7 @@ class Fleet:
         found: dict[int, int | None] = {}
 
         async def stop(member: Member) -> None:
-            codes = await member.call("stop", timeout, timeout=bound)
-            found.update(zip(member.info.containers, codes, strict=False))
+            found.update(await member.call("stop", timeout, timeout=bound))
 
         # Home is the last, so that those who look at the run find it for as long as it is there.
         for members in (self.running[1:], self.running[:1]):

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiomas.cluster.addresses import is_ip
 from aiomas.cluster.basedir import LONGEST_NAME
+from aiomas.cluster.budget import Budget
 from aiomas.cluster.control import ControlThread, Host
 from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.info import HostInfo
@@ -24,7 +25,7 @@ from aiomas.exceptions import ClusterError
 
 _SKEW = 240.0  # seconds; certificates are valid from 300 seconds before they were made
 _SKEW_WORTH_TELLING = 1.0  # seconds
-_BULK = 2  # large messages under way, or a slow link would keep the host's lease back for long
+_BULK = 2 * 2**20  # bytes under way, or a slow link would keep the host's lease back for long
 _DAY = 86_400  # seconds
 
 
@@ -42,7 +43,7 @@ class Member:
         self.info = HostInfo(spec.label)
         self.control = host
         self._thread = thread
-        self._bulk = asyncio.Semaphore(_BULK)
+        self._bulk = Budget(_BULK)
         self._root: str | None = None  # of the modules that were sent there
         self._policy = HostPolicy()
 
@@ -81,7 +82,7 @@ class Member:
     ) -> Any:
         """Make agents there; see :meth:`aiomas.cluster.control.Host.spawn`."""
         local = self.localized(target)
-        async with self._bulk:
+        async with self._bulk.spending(len(arguments)):
             return await self._thread.run(
                 self.control.spawn(index, target, local, arguments, *more, respawn=respawn)
             )
@@ -156,7 +157,7 @@ class Member:
 
     async def take_states(self, index: int, states: dict[str, bytes]) -> None:
         """Send states for agents that are made there next."""
-        async with self._bulk:
+        async with self._bulk.spending(sum(map(len, states.values()))):
             await self.call("take_states", index, states)
 
     def part(self) -> Part:

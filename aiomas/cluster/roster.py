@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aiomas.agent import url_of
@@ -77,10 +77,14 @@ class Roster:
             if self.containers[index].state == "draining":
                 self.containers[index].state = "running"
 
-    def leave(self, indices: Iterable[int], exit_codes: Iterable[int | None] = ()) -> None:
-        """Note that these containers were ended."""
-        for index, exit_code in itertools.zip_longest(indices, exit_codes):
-            self._leave(self.containers[index], "stopped", exit_code)
+    def leave(
+        self,
+        indices: Iterable[int],
+        exit_codes: Mapping[int, int | None] = MappingProxyType({}),
+    ) -> None:
+        """Note that these containers were ended, and how, by their indices, as far as is known."""
+        for index in indices:
+            self._leave(self.containers[index], "stopped", exit_codes.get(index))
 
     def on_host(self, name: str) -> list[ContainerInfo]:
         """Return the containers on a host that run."""

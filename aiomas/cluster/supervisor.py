@@ -178,7 +178,7 @@ class Supervisor:
 
     @rpc.expose
     @reporting
-    async def shrink(self, indices: Sequence[int], timeout: float) -> list[int | None]:
+    async def shrink(self, indices: Sequence[int], timeout: float) -> dict[int, int | None]:
         """End containers for good; see :meth:`stop` for the parameters and what is returned."""
         return await self._children.end(indices, timeout)
 
@@ -294,14 +294,14 @@ class Supervisor:
 
     @rpc.expose
     @reporting
-    async def stop(self, timeout: float) -> list[int | None]:
+    async def stop(self, timeout: float) -> dict[int, int | None]:
         """End all containers, and then the run.
 
         Args:
             timeout: seconds; see :meth:`aiomas.cluster.life.Life.stop`.
 
         Returns:
-            How the last process of each container ended.
+            How the last process of each container ended, by their indices.
         """
         exit_codes = await self._stop_children(timeout)
         self._end.set()
@@ -350,7 +350,7 @@ class Supervisor:
             self._echo.close()
             await asyncio.wait({stopping}, timeout=_HURRY)
 
-    async def _stop_children(self, timeout: float) -> list[int | None]:
+    async def _stop_children(self, timeout: float) -> dict[int, int | None]:
         exit_codes = await self._children.stop_all(timeout)
         await self._echo.flush(_HURRY)
         return exit_codes

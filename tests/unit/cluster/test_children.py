@@ -70,7 +70,7 @@ async def test_if_one_cannot_be_started_the_others_of_its_kind_are_ended(childre
 
 async def test_one_that_was_ended_is_asked_for_nothing_and_can_be_had_again(children, around):
     await children.start([0, 1], around)
-    assert await children.end([1], SHORT) == [0]
+    assert await children.end([1], SHORT) == {1: 0}
     await children.checkpoint()
     assert await children.set_time(1.0) == []
     [again] = await children.start([1], around)

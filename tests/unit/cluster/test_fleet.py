@@ -437,7 +437,7 @@ class TestStop:
         async def stop(host, *_):
             await asyncio.sleep(1.0)
             ended.append(host.label)
-            return [10 + index for index in host.indices]
+            return {index: 10 + index for index in host.indices}
 
         world.at = {("stop", name): stop for name in ("localhost", "n1", "n2")}
         assert await fleet.stop(2.0, 9.0) == {0: 10, 1: 11, 2: 12, 3: 13}

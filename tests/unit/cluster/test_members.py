@@ -267,11 +267,23 @@ class TestMember:
             await asyncio.sleep(1.0)
 
         world.at["spawn", "n1"] = slow
-        spawning = [asyncio.create_task(member.spawn(i, "m:A", b"", False)) for i in range(4)]
+        large = bytes(2**20)
+        spawning = [asyncio.create_task(member.spawn(i, "m:A", large, False)) for i in range(4)]
         await asyncio.sleep(0.5)
         assert going == [0, 1]
         await asyncio.gather(*spawning)
         assert going == [0, 1, 2, 3]
+
+    async def test_small_ones_do_not_wait_for_each_other(self, world):
+        member = await launched(world)
+        all_there = asyncio.Barrier(4)
+
+        async def wait(host, index):
+            await all_there.wait()
+
+        world.at["spawn", "n1"] = wait
+        async with asyncio.timeout(1.0):
+            await asyncio.gather(*(member.spawn(i, "m:A", b"small", False) for i in range(4)))
 
     async def test_states_are_sent_to_its_supervisor(self, world):
         member = await launched(world)

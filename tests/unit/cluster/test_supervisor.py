@@ -165,7 +165,7 @@ class TestStart:
         fork.processes[1].write("an")
         await until(lambda: world.lines == [(1, "a line")])
         fork.processes[1].write("other")
-        assert list(await world.call("stop", BOUND)) == [0, 0]
+        assert await world.call("stop", BOUND) == {0: 0, 1: 0}
         assert (tmp_path / "new" / "logs" / "plant" / "1.log").read_text() == "a line\nanother"
         assert world.lines == [(1, "a line"), (1, "another")]
 
@@ -326,7 +326,7 @@ class TestWatch:
 class TestEnd:
     async def test_it_stops_all_and_says_how_they_ended(self, world, fork):
         await world.begun()
-        assert list(await world.call("stop", BOUND)) == [0, 0]
+        assert await world.call("stop", BOUND) == {0: 0, 1: 0}
         await until(lambda: world.lost == 1)
         assert fork.closed
 
