@@ -35,7 +35,8 @@ def main(name: str, lab: str, size: str, *shown: str) -> None:
     mount("proc", "/proc", "-t", "proc")
     for path, handle in hidden.items():
         Path(path).mkdir(parents=True, exist_ok=True)
-        mount(f"/proc/self/fd/{handle}", path, "--bind", pass_fds=[handle])
+        # As it is, or mount would look up its name, at which is a new and empty folder now.
+        mount(f"/proc/self/fd/{handle}", path, "--bind", "--no-canonicalize", pass_fds=[handle])
         os.close(handle)
     KEYS.mkdir(mode=0o700)
     for file, content in files.items():
