@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
+from aiomas.cluster.awaiting import all_of
 from aiomas.cluster.child import Child
 from aiomas.cluster.events import error_content
 from aiomas.cluster.loads import Loads, used
@@ -44,7 +45,7 @@ class Children:
         new = {index: Child(index, around) for index in indices}
         self._children |= new
         try:
-            await _all_or_first_error([child.start() for child in new.values()])
+            await all_of(child.start() for child in new.values())
         except BaseException:
             await self.end(new, _HURRY)
             raise
@@ -145,16 +146,3 @@ async def _status(child: Child, host: str, timeout: float) -> dict[str, Any]:
         except (ClusterError, ContainerDied):
             status["state"] = "hung" if child.state == "running" else child.state
     return status
-
-
-async def _all_or_first_error(coros: Sequence[Awaitable[Any]]) -> None:
-    """Await all; when one fails, cancel the others and raise its error."""
-    tasks = [asyncio.ensure_future(coro) for coro in coros]
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        raise

@@ -7,23 +7,22 @@ containers: its supervisor keeps the directory of the run, and answers whoever l
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from aiomas._cores import usable_cores
-from aiomas.cluster.addresses import is_ip, is_loopback, route_to
+from aiomas.cluster.awaiting import all_of
 from aiomas.cluster.control import ControlThread, Host
+from aiomas.cluster.gathering import about, admit_all, own_address, report, share_out
 from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.launchers.base import Launcher
 from aiomas.cluster.launchers.local import LocalLauncher
 from aiomas.cluster.members import Member
 from aiomas.cluster.part import LOOPBACK, Part
-from aiomas.cluster.policy import FENCE, HostPolicy, divide
+from aiomas.cluster.policy import FENCE, HostPolicy
 from aiomas.cluster.spec import ClusterSpec
-from aiomas.exceptions import ClusterError, ContainerDied
+from aiomas.exceptions import ClusterError
 
 Sign = Callable[[bytes | None, str, str], Awaitable[Any]]
 """Takes a request for a certificate, the name of a host and its address, returns credentials."""
@@ -158,8 +157,8 @@ class Fleet:
         finally:
             await started
         home.becomes("running")
-        home.info.address = self.policy.address or await self._own_address(others)
-        return self._divide(containers)
+        home.info.address = self.policy.address or own_address(others)
+        return share_out(self.members, containers)
 
     async def prepare(self, run: Run, sign: Sign) -> list[Any]:
         """Make the directory of the run on each of the other hosts, and their certificates.
@@ -169,7 +168,7 @@ class Fleet:
         """
         self._run = run
         others = [member for member in self.running if member is not self.home]
-        return await _all(self._prepared(member, sign) for member in others)
+        return await all_of(self._prepared(member, sign) for member in others)
 
     async def begin(self, credentials: Sequence[Any]) -> list[dict[str, Any]]:
         """Start the containers on each of the hosts, and return what is known of each container.
@@ -177,7 +176,7 @@ class Fleet:
         Args:
             credentials: of each host, home first.
         """
-        begun = await _all(
+        begun = await all_of(
             self._begin(member, theirs)
             for member, theirs in zip(self.running, credentials, strict=True)
         )
@@ -370,108 +369,33 @@ class Fleet:
     async def _admit_all(
         self, members: Sequence[Member], spec: ClusterSpec, timeout: float
     ) -> None:
-        async def admit(member: Member) -> None:
+        async def reach(member: Member) -> None:
             await member.launch(self._launcher, timeout, self._lost(member))
             await member.examine(spec, self.policy.bundle)
-            member.becomes("running")
 
-        results = await asyncio.gather(*map(admit, members), return_exceptions=True)
-        problems = {
-            member: result
-            for member, result in zip(members, results, strict=True)
-            if isinstance(result, BaseException)
-        }
-        for member, problem in problems.items():
-            if not isinstance(problem, OSError | ClusterError | ContainerDied):
-                raise problem
-            member.becomes("missing", str(problem))
+        problems = await admit_all(members, reach)
+        for member in problems:
             await self.dismiss(member, "it cannot be used")
         usable = len(members) - len(problems) + (self.home.spec.containers != 0)
         if problems and not (self.policy.allow_partial and usable):
-            raise ClusterError(_report(members, problems))
-
-    def _divide(self, containers: int | None) -> int:
-        present = [member for member in self.members if member.runs]
-        missing = [member for member in self.members if member.info.state == "missing"]
-        if containers is not None:
-            containers -= sum(member.spec.containers or 0 for member in missing)
-            if missing and all(member.spec.containers is not None for member in present):
-                containers = None  # nobody is there for what those that are missing would have had
-        cores = {member.name: member.control.facts.get("cores", 1) for member in present}
-        cores[self.home.name] = usable_cores()
-        try:
-            shares = divide([member.spec for member in present], containers, cores)
-        except ValueError as exc:
-            raise ClusterError(str(exc)) from exc
-        first = 0
-        for member, share in zip(present, shares, strict=True):
-            member.info.containers = list(range(first, first + share))
-            first += share
-        return first
+            raise ClusterError(report(members, problems))
 
     async def dismiss(self, member: Member, why: str) -> None:
         """Do without a host that was launched."""
         await member.give_up(why)
         await self.release(member.spec)
 
-    async def _own_address(self, others: Iterable[Member]) -> str:
-        """Return the address at which the other hosts reach this machine."""
-        addresses = [member.bind for member in others if member.runs]
-        for address in addresses:
-            if is_ip(address) and not is_loopback(address) and (ours := route_to(address)):
-                return ours
-        return LOOPBACK
-
     async def _prepared(self, member: Member, sign: Sign) -> Any:
         run = self._run
-        with _about(member):
+        with about(member):
             await member.check_ports(run.spec, member.info.containers)
             request = await member.prepare(run.spec, run.name, run.facts, run.policy)
             return await sign(request, member.name, member.info.address)
 
     async def _begin(self, member: Member, credentials: Any) -> list[dict[str, Any]]:
         run = self._run
-        with _about(member):
+        with about(member):
             begun = await member.call(
                 "begin", run.token, credentials, echo=run.echo, generation=self.generation
             )
         return [{**container, "host": member.name} for container in begun]
-
-
-@contextlib.contextmanager
-def _about(member: Member) -> Iterator[None]:
-    """Let errors say on which host something failed."""
-    try:
-        yield
-    except ContainerDied:
-        raise
-    except ClusterError as exc:
-        if member.spec.is_local:
-            raise
-        msg = f"host {member.name}: {exc}"
-        raise ClusterError(msg) from exc
-
-
-def _report(members: Sequence[Member], problems: dict[Member, BaseException]) -> str:
-    first = (
-        f"{len(problems)} of {len(members)} hosts cannot be used, so nothing was started "
-        f"(allow_partial=True starts what can be):"
-    )
-    lines = [first]
-    for member in members:
-        text = str(problems[member]) if member in problems else member.described()
-        lines.append(f"  {member.name}: " + text.replace("\n", "\n    "))
-    return "\n".join(lines)
-
-
-async def _all(coros: Iterable[Awaitable[Any]]) -> list[Any]:
-    """Await all; when one fails, cancel the others and raise its error."""
-    tasks = [asyncio.ensure_future(coro) for coro in coros]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        raise

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiomas.cluster import fleet as fleet_module
+from aiomas.cluster import gathering
 from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.launchers.local import LocalLauncher
 from aiomas.cluster.policy import FENCE
@@ -26,8 +26,8 @@ def anyio_backend():
 
 @pytest.fixture
 async def world(monkeypatch):
-    monkeypatch.setattr(fleet_module, "usable_cores", lambda: 2)
-    monkeypatch.setattr(fleet_module, "route_to", lambda a: a.replace("10.0.0", "10.9.9"))
+    monkeypatch.setattr(gathering, "usable_cores", lambda: 2)
+    monkeypatch.setattr(gathering, "route_to", lambda a: a.replace("10.0.0", "10.9.9"))
     return World()
 
 
@@ -190,7 +190,7 @@ class TestOwnAddress:
 
     async def test_where_no_way_leads_another_host_may_tell(self, world, monkeypatch):
         ways = {"10.0.0.3": "10.0.0.99"}
-        monkeypatch.setattr(fleet_module, "route_to", ways.get)
+        monkeypatch.setattr(gathering, "route_to", ways.get)
         fleet = world.fleet(N1, N2)
         await fleet.gather(world.launcher, SPEC, 2)
         assert fleet.home.info.address == "10.0.0.99"

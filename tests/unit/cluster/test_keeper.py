@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiomas.clocks import ExternalClock
-from aiomas.cluster import fleet as fleet_module
+from aiomas.cluster import gathering
 from aiomas.cluster import keeper as keeper_module
 from aiomas.cluster.events import EventKind
 from aiomas.cluster.hosts import HostSpec
@@ -95,8 +95,8 @@ class Kept(World):
 @pytest.fixture
 async def make(monkeypatch):
     """Make a world; its keeper is closed with the test."""
-    monkeypatch.setattr(fleet_module, "usable_cores", lambda: 1)
-    monkeypatch.setattr(fleet_module, "route_to", lambda _: None)
+    monkeypatch.setattr(gathering, "usable_cores", lambda: 1)
+    monkeypatch.setattr(gathering, "route_to", lambda _: None)
     worlds = []
 
     def make(**options):
