@@ -98,7 +98,21 @@ def _make_base(base: Path) -> None:
 
 def _check_base(base: Path) -> None:
     """Refuse a base directory in which others could read keys, connect, or plant something."""
-    info = base.lstat()
+    check_private(base, "the files of running clusters", VARIABLE)
+
+
+def check_private(directory: Path, what: str, variable: str) -> None:
+    """Refuse a directory that is not ours alone.
+
+    Args:
+        directory: it exists.
+        what: the things that are to be in it, for the message.
+        variable: the environment variable that names another one.
+
+    Raises:
+        ClusterError: others could use it, or plant something in it.
+    """
+    info = directory.lstat()
     if stat.S_ISLNK(info.st_mode):
         problem = "it is a symbolic link"
     elif not stat.S_ISDIR(info.st_mode):
@@ -109,11 +123,11 @@ def _check_base(base: Path) -> None:
         problem = f"others may use it (its mode is {stat.S_IMODE(info.st_mode):04o}, not 0700)"
     else:
         if info.st_mode & PRIVATE != PRIVATE:  # a strict umask did that
-            base.chmod(PRIVATE)
+            directory.chmod(PRIVATE)
         return
     msg = (
-        f"{base} cannot hold the files of running clusters: {problem}; "
-        f"remove it or mend it, or set {VARIABLE} to a directory of your own"
+        f"{directory} cannot hold {what}: {problem}; "
+        f"remove it or mend it, or set {variable} to a directory of your own"
     )
     raise ClusterError(msg)
 

@@ -10,12 +10,10 @@ import contextlib
 import errno
 import os
 import shutil
-import stat
 import sys
 from pathlib import Path
 
-from aiomas.cluster.basedir import DIRECTORY, PRIVATE, identity
-from aiomas.exceptions import ClusterError
+from aiomas.cluster.basedir import DIRECTORY, PRIVATE, check_private, identity
 
 if sys.platform != "win32":
     import fcntl
@@ -53,24 +51,7 @@ def make_base(base: Path) -> None:
         with contextlib.suppress(FileExistsError):
             if not directory.exists():
                 directory.mkdir(PRIVATE)
-    info = base.lstat()
-    if stat.S_ISLNK(info.st_mode):
-        problem = "it is a symbolic link"
-    elif not stat.S_ISDIR(info.st_mode):
-        problem = "it is no directory"
-    elif info.st_uid != os.geteuid():
-        problem = f"it belongs to the user with id {info.st_uid}, not to {os.geteuid()}"
-    elif info.st_mode & 0o077:
-        problem = f"others may use it (its mode is {stat.S_IMODE(info.st_mode):04o}, not 0700)"
-    else:
-        if info.st_mode & PRIVATE != PRIVATE:
-            base.chmod(PRIVATE)  # a strict umask did that
-        return
-    msg = (
-        f"{base} cannot hold the modules that a cluster sends to this host: {problem}; "
-        f"remove it or mend it, or set {VARIABLE} to a directory of your own"
-    )
-    raise ClusterError(msg)
+    check_private(base, "the modules that a cluster sends to this host", VARIABLE)
 
 
 def sweep(base: Path) -> None:
