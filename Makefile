@@ -6,6 +6,7 @@
 # make bench    measure, in 5 minutes                    (ARGS="--only B1,B2" for some rows)
 # make bench-clusters  measure clusters, in a minute     (ARGS=--help)
 # make bench-hosts     measure clusters over hosts, as root   (ARGS=--help)
+# make bench-ray       measure clusters on Ray              (ARGS=--help)
 # make bench-peers     install and measure other libraries, too   (ARGS="--only pyzmq,rpyc")
 # make fuzz     look for inputs that do harm, on Linux   (ARGS="--seconds 60" for a minute, not ten)
 # make soak     random load and faults, for ten minutes    (ARGS="--seconds 60" for one)
@@ -29,7 +30,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-hosts test-ray ray-tests check lint types imports coverage coverage-report docs bench bench-clusters bench-hosts bench-peers fuzz soak fmt clean
+.PHONY: help setup setup-dev demo test test-hosts test-ray ray-tests check lint types imports coverage coverage-report docs bench bench-clusters bench-hosts bench-ray ray-bench bench-peers fuzz soak fmt clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -147,6 +148,12 @@ bench-clusters: setup
 
 bench-hosts: setup
 	@$(BIN)/python -m benchmarks.hosts $(ARGS)
+
+bench-ray:
+	@$(MAKE) --no-print-directory ray-bench VENV=.venv-ray PYTHONS="python3.13 python3.12 python3.11 python3"
+
+ray-bench: $(BIN)/.installed-ray
+	@$(BIN)/python -m benchmarks.on_ray $(ARGS)
 
 bench-peers: setup
 	@$(BIN)/python -m benchmarks.peers $(ARGS)
