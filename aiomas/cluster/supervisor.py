@@ -11,13 +11,12 @@ import contextlib
 import importlib.util
 import logging
 import os
-import shutil
 import socket
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiomas import rpc
 from aiomas.cluster import streams, watch
@@ -28,18 +27,18 @@ from aiomas.cluster.echo import Echo
 from aiomas.cluster.environment import set_title
 from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.lease import Lease
-from aiomas.cluster.log_parts import read_part
 from aiomas.cluster.part import Part
 from aiomas.cluster.reporting import reporting
 from aiomas.cluster.rundir import RunDirectory
 from aiomas.cluster.shipping import Shipping
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.surroundings import Generation, Surroundings
+from aiomas.cluster.views import Views
 from aiomas.cluster.zygote import ForkServer, Program
 from aiomas.exceptions import ClusterError, ContainerDied, RemoteException
 
-Credentials = tuple[bytes, bytes, bytes | None]
-"""The certificate of a host, those that it trusts, and their revocation list (PEM)."""
+if TYPE_CHECKING:
+    from aiomas.cluster.hostkey import HostKey, Signed
 
 _log = logging.getLogger("aiomas.cluster")
 
@@ -47,7 +46,6 @@ _SHARED = ("hmac",)  # what each container imports when it starts
 _HURRY = 1.0  # seconds that containers have to end when the driver is gone
 _ALL_TIMEOUT = 3.0  # seconds after which all that is left is killed then, all at once
 _FORK_TIMEOUT = 0.5  # seconds that the fork server has to end when its children have ended
-_STATUS_TIMEOUT = 2.0  # seconds that a container has to say how it is
 _PARENT_PAUSE = 1.0  # seconds between two looks whether the driver still lives
 
 
@@ -69,6 +67,8 @@ class Supervisor:
         self._children = Children()
         self._shipping = Shipping()
         self._watch: Any = None
+        self._views: Views
+        self._key: HostKey
         self._echo = Echo(self._log)
         self._end = asyncio.Event()
         self._leasing: asyncio.Task[None] | None = None
@@ -104,8 +104,9 @@ class Supervisor:
             "log_dir": str(self._log_directory(self._run.path)),
         }
         # Who finds the run can ask it, however long it takes until there are containers.
+        self._views = views = Views(self._facts, self._part, self._children, self._driver.remote)
         self._watch = await watch.serve_watch(
-            self._run.path / watch.SOCKET, self._watched, self._stop_from_outside, self._log_read
+            self._run.path / watch.SOCKET, views.watched, self._stop_from_outside, views.log_read
         )
         self._run.publish(self._facts)
         set_title(f"aiomas {self._run.name}/supervisor")
@@ -119,16 +120,16 @@ class Supervisor:
         self._prepared.add_done_callback(_take_note)  # begin() may never be called
         request = None
         if spec.transport == "tls":
-            from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
+            from aiomas.cluster.hostkey import HostKey  # noqa: PLC0415 - only TLS pays for it
 
-            names = certificates.names_of(self._part.address)
-            self._key, request = certificates.make_key_and_request(self._part.host, names)
+            self._key = HostKey(self._part)
+            request = self._key.request
         return {"directory": str(self._run.path), "name": self._run.name, "request": request}
 
     @rpc.expose
     @reporting
     async def begin(
-        self, token: str, credentials: Credentials | None, *, echo: bool, generation: int = 0
+        self, token: str, credentials: Signed | None, *, echo: bool, generation: int = 0
     ) -> list[dict[str, Any]]:
         """Start all containers, and return when each of them answers.
 
@@ -272,19 +273,15 @@ class Supervisor:
 
     @rpc.expose
     @reporting
-    async def status(self, timeout: float = _STATUS_TIMEOUT) -> list[dict[str, Any]]:
-        """Return what is known of each container.
-
-        Args:
-            timeout: seconds that a container has to answer.
-        """
-        return await self._children.status(self._part.host, timeout)
+    async def status(self, *timeout: float) -> list[dict[str, Any]]:
+        """Return what is known of each container; see :meth:`.Views.status`."""
+        return await self._views.status(*timeout)
 
     @rpc.expose
     @reporting
     async def log_read(self, index: int, position: Any) -> tuple[Any, bytes]:
         """Return a part of the log of a container here; see :func:`.log_parts.read_part`."""
-        return await self._own_log(index, position)
+        return await self._views.own_log(index, position)
 
     @rpc.expose
     @reporting
@@ -326,10 +323,11 @@ class Supervisor:
                 async with asyncio.timeout(_HURRY):
                     await self._driver.channel.wait_closed()
 
-    async def _start_all(self, credentials: Credentials | None) -> list[dict[str, Any]]:
+    async def _start_all(self, credentials: Signed | None) -> list[dict[str, Any]]:
         await self._prepared
         if credentials is not None:
-            await self._load_tls(credentials)
+            assert self._run is not None  # noqa: S101 - the driver has called prepare()
+            await self._key.load(credentials, self._run.path / "tls", self._fork)
         return await self._children.start(self._part.indices, self._around)
 
     async def _clean_up(self) -> None:
@@ -388,24 +386,6 @@ class Supervisor:
             self._emit(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
             self._end.set()
 
-    async def _watched(self) -> dict[str, Any]:
-        if self._part.several and self._part.lease is None:  # what others have, the driver knows
-            watched = await self._driver.remote.watched()
-            return {"facts": self._facts | watched["facts"], "containers": watched["containers"]}
-        status = await self.status()
-        return {"facts": self._facts, "containers": status["value"]}
-
-    async def _log_read(self, index: int, position: Any) -> tuple[Any, bytes]:
-        if index in self._children or not self._part.several:
-            return await self._own_log(index, position)
-        found: tuple[Any, bytes] = await self._driver.remote.log_read(index, position)
-        return found
-
-    async def _own_log(self, index: int, position: Any) -> tuple[Any, bytes]:
-        # Not in our loop, which the disk would hold up.
-        path = Path(self._facts["log_dir"], f"{index}.log")
-        return await asyncio.to_thread(read_part, path, position)
-
     def _stop_from_outside(self) -> None:
         if self._tidy is not None:
             return
@@ -436,20 +416,6 @@ class Supervisor:
         directory = run / "logs" if wanted is None else Path(wanted, run.name)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return directory
-
-    async def _load_tls(self, credentials: Credentials) -> None:
-        """Let all containers that are started from now on have the host's certificate and key."""
-        from aiomas.cluster import certificates  # noqa: PLC0415 - only TLS pays for it
-
-        assert self._run is not None  # noqa: S101 - the driver has called prepare()
-        certificate, trusted, crl = credentials
-        directory = self._run.path / "tls"
-        certs = certificates.write_credentials(directory, self._key, certificate, trusted, crl)
-        paths = [None if path is None else os.fspath(path) for path in certs]
-        try:
-            await self._fork.prepare("aiomas.cluster.worker:load_tls", paths)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)  # nobody reads the files again
 
 
 def _take_note(done: asyncio.Future[Any]) -> None:
