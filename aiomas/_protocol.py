@@ -234,7 +234,8 @@ class ChannelProtocol(asyncio.BufferedProtocol):
             self.outbox.heard()
             self.take_all(self.session.fill(nbytes))
         else:
-            self._receive(bytes(self._small[:nbytes]))
+            receive = self._receive
+            receive(bytes(self._small[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Take what was received; nothing that the peer sends raises anything here."""
