@@ -30,6 +30,8 @@ _LISTS = frozenset({list, tuple})
 # Results that need no search for what could be awaited in them.
 _NOT_AWAITABLE = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict})
 _EAGER = sys.version_info >= (3, 12)
+# As methods of an imported object they would be looked up and made for each call.
+_get_serving, _set_serving = serving.get, serving.set
 _EXITS = SystemExit | KeyboardInterrupt  # not errors, but the wish to end this program
 
 
@@ -42,7 +44,9 @@ class _Turn(Call):
     """
 
     _source: Any = None
-    __init__ = object.__init__  # everything has the value that it has in the class
+
+    def __init__(self) -> None:
+        self.active = False  # all else has the value that it has in the class
 
     def begin(self, path: str, source: Source) -> None:
         """Become the call of the function that is being served, which has asked for it."""
@@ -114,9 +118,14 @@ class Dispatcher:
         if self.guard is not None:
             return None
         self._source = source
-        self._turn = turn = _Turn()
-        serving.set(turn)
+        # One that nobody has asked for is as good as a new one.
+        if _get_serving() is not self._turn or self._turn.active:
+            self._new_turn()
         return self.serve_now
+
+    def _new_turn(self) -> None:
+        self._turn = turn = _Turn()
+        _set_serving(turn)
 
     def serve_now(  # noqa: C901 - in one piece, as what is in _shortcuts
         self, source: Any, message_id: int, content: Any, size: int
@@ -152,7 +161,7 @@ class Dispatcher:
         ):
             return False
         if returns is UNSURE:  # perhaps it goes on in what it returns, and needs its own turn
-            self.begin_turn(source)
+            self._new_turn()
         now = self._now
         before = now.server
         now.server = self
@@ -172,7 +181,8 @@ class Dispatcher:
                 self._end_now()
             if returns is UNSURE:
                 self._paths.note(path, PLAIN)
-            source.answer(message_id, result)
+            answer = source.answer
+            answer(message_id, result)
             return True
         call = None
         if kind is not types.CoroutineType or result.cr_code is not plain.__code__:
@@ -203,7 +213,7 @@ class Dispatcher:
             self._paths.note(path, UNSURE)
         if returns is UNSURE or self._turn.active:
             call = self.call()
-            self.begin_turn(source)
+            self._new_turn()
             return call
         return Call(path, source)  # the turn belongs to others as well
 
@@ -218,7 +228,7 @@ class Dispatcher:
         """End the call that was served at once; if it was asked for, the next ones get another."""
         if self._turn.active:
             self._turn.active = False
-            self.begin_turn(self._source)
+            self._new_turn()
 
     def __call__(self, request: Served) -> None:
         """Serve a request (of a channel, or one like it)."""
@@ -341,7 +351,7 @@ class Dispatcher:
                 request.drop()
                 _refuse_late(request)
                 return
-            serving.set(request)
+            _set_serving(request)
             result = await request.awaitable
         except BaseException as exc:
             if not self._ended_by(request, exc, started=started):
