@@ -411,7 +411,7 @@ class _Begun:
     It does so with nothing but functions in C, in a third of the steps of a generator.
     """
 
-    __await__ = functools.partial(iter, (None,))
+    __await__ = staticmethod(functools.partial(iter, (None,)))
 
 
 _BEGUN: Any = _Begun()

@@ -186,13 +186,12 @@ class TestTransportsOfUvloop:
         receive_all((connection, data[100:]))
         assert connection.received == ["one", "two", "3" * LARGE, "four"]
 
-    async def test_what_is_received_in_one_go_is_taken_in_parts_no_longer_than_that(
-        self, monkeypatch
-    ):
+    async def test_what_is_received_in_one_go_is_taken_in_parts_of_that_size(self, monkeypatch):
         transport = TransportOfUvloop()
         connection = Connection(transport)
         texts = [str(number) * 1000 for number in range(300)]
-        data, parts = requests(*texts), []
+        data = requests(*texts)
+        parts: list[bytes] = []
         with monkeypatch.context() as context:
             context.setattr(connection.protocol, "data_received", parts.append)
             transport.reads_for.data_received(data)
