@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from aiomas._wire import Spare
 
-_SIZE = 64 * 1024  # bytes; what is longer is received where it will be read, without a copy
+CHUNK = 64 * 1024
+"""Bytes that are received at once; what is longer is received where it will be read."""
 
 
 class Buffers:
@@ -24,7 +25,7 @@ class Buffers:
     )
 
     def __init__(self) -> None:
-        self.small = memoryview(bytearray(_SIZE))
+        self.small = memoryview(bytearray(CHUNK))
         """For what is copied out of it at once."""
         self.spare = Spare()
         """For large frames, which stay there until they are complete."""

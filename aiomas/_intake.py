@@ -129,7 +129,8 @@ class Request(Served):
             intake.requests -= 1
             intake.bytes -= self.size
         if not self.one_way:
-            self.source.answer(self.message_id, result)
+            answer = self.source.answer
+            answer(self.message_id, result)
 
     def refuse(self, kind: str, text: str, outcome: Outcome = Outcome.NOT_EXECUTED) -> None:
         """Say that this request has not run, or not to its end.

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from aiomas._cores import usable_cores
 from aiomas._futures import NOT_WAITING, Waiting
 from aiomas._limits import Limits
-from aiomas._sockets import bytes_acknowledged
+from aiomas._sockets import bytes_acknowledged, is_of_uvloop
 from aiomas._stats import Counters
 from aiomas._wire import HEADER_SIZE, LARGE_FRAME, frame, header
 
@@ -88,7 +88,7 @@ class Outbox:
         self.is_closing = transport.is_closing
         self._write_through = self._at_once = write_through
         # That of asyncio copies all of it, or (CVE-2024-12254) never tells us to pause.
-        self._gathers = type(transport).__module__.partition(".")[0] == "uvloop"
+        self._gathers = is_of_uvloop(transport)
         transport.set_write_buffer_limits(high=self._limits.write_high_water)
 
     @property

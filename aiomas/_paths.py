@@ -106,9 +106,10 @@ class Paths:
         return objects if above is self._root and leads_here else None
 
 
-def kind_of(function: Callable[..., Any]) -> int:
+def kind_of(function: types.FunctionType) -> int:
     """Return the kind of a function that was not called yet."""
-    return TASK if is_coroutine_function(function) else UNSURE
+    # One that is only said to be a coroutine function may run before it returns something.
+    return TASK if function.__code__.co_flags & inspect.CO_COROUTINE else UNSURE
 
 
 def is_coroutine_function(function: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import sys
@@ -40,6 +41,11 @@ def keep_alive(sock: socket.socket, limits: Limits) -> None:
 def is_tcp(sock: socket.socket | None) -> bool:
     """Return whether this is a socket of TCP."""
     return sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}
+
+
+def is_of_uvloop(transport: asyncio.BaseTransport) -> bool:
+    """Return whether this is a transport of uvloop, which need not be installed."""
+    return type(transport).__module__.partition(".")[0] == "uvloop"
 
 
 def bytes_acknowledged(sock: socket.socket) -> int | None:

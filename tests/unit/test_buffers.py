@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from aiomas import channel
 from aiomas._buffers import Buffers
 from aiomas._limits import Limits
 from aiomas._wire import LARGE_FRAME, frame
@@ -42,12 +43,12 @@ class Transport(asyncio.Transport):
 class Connection:
     """One end of a connection to which a test hands what it receives, as a transport does."""
 
-    def __init__(self) -> None:
+    def __init__(self, transport: Transport | None = None) -> None:
         self.received: list[Any] = []
         loop = asyncio.get_running_loop()
         limits = Limits(max_frame=2 * HUGE)
         self.protocol = ChannelProtocol(JSON(), self._connected, loop=loop, limits=limits)
-        self.protocol.connection_made(Transport())
+        self.protocol.connection_made(transport or Transport())
 
     def _connected(self, channel: Channel) -> None:
         channel.serve(lambda request: self.received.append(request.content))
@@ -142,3 +143,90 @@ class TestConnections:
         receive_all((connection, requests("#" * HUGE)))
         assert [len(text) for text in connection.received] == [HUGE]
         assert not Buffers.of(asyncio.get_running_loop()).spare.take()
+
+
+class TransportOfUvloop(Transport):
+    """Notices only when it begins to read again that it has another protocol."""
+
+    __module__ = "uvloop.loop"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.protocol: Any = None
+        self.reads_for: Any = None
+        self.closing = False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+        self.reads_for = self.reads_for or protocol
+
+    def pause_reading(self) -> None:
+        self.reads_for = None
+
+    def resume_reading(self) -> None:
+        self.reads_for = self.reads_for or self.protocol
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.closing = True
+
+
+class TestTransportsOfUvloop:
+    async def test_they_ask_for_no_memory_until_a_large_frame_comes(self):
+        transport = TransportOfUvloop()
+        connection = Connection(transport)
+        assert not isinstance(transport.reads_for, asyncio.BufferedProtocol)
+        data = requests("one", "two", "3" * LARGE, "four")
+        transport.reads_for.data_received(data[:20])
+        transport.reads_for.data_received(data[20:100])
+        assert connection.received == ["one", "two"]
+        assert transport.reads_for is transport.protocol is connection.protocol
+        receive_all((connection, data[100:]))
+        assert connection.received == ["one", "two", "3" * LARGE, "four"]
+
+    async def test_what_is_received_in_one_go_is_taken_in_parts_of_that_size(self, monkeypatch):
+        transport = TransportOfUvloop()
+        connection = Connection(transport)
+        texts = [str(number) * 1000 for number in range(300)]
+        data = requests(*texts)
+        parts: list[bytes] = []
+        with monkeypatch.context() as context:
+            context.setattr(connection.protocol, "data_received", parts.append)
+            transport.reads_for.data_received(data)
+        assert max(map(len, parts)) == SMALL < len(data)
+        for part in parts:
+            transport.reads_for.data_received(part)
+        assert connection.received == texts
+
+    async def test_nothing_is_taken_after_what_ends_the_connection(self, monkeypatch):
+        transport = TransportOfUvloop()
+        connection = Connection(transport)
+        parts = []
+
+        def end(data: bytes) -> None:
+            parts.append(data)
+            transport.abort()
+
+        monkeypatch.setattr(connection.protocol, "data_received", end)
+        transport.reads_for.data_received(b"#" * 3 * SMALL)
+        assert parts == [b"#" * SMALL]
+
+    @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])
+    async def test_messages_of_all_sizes_come_back(self):
+        ends: list[Channel] = []
+
+        def serve(end: Channel) -> None:
+            ends.append(end)
+            end.serve(lambda request: request.reply(request.content))
+
+        async with await channel.start_server(("127.0.0.1", 0), serve) as server:
+            end = await channel.open_connection(server.sockets[0].getsockname())
+            for sizes, is_simple in [((1, 10, 1000), True), ((LARGE, 1, LARGE, SMALL), False)]:
+                for size in sizes:
+                    assert await end.send("x" * size) == "x" * size
+                for one in (end, *ends):
+                    protocol = one.transport.get_protocol()
+                    assert isinstance(protocol, asyncio.BufferedProtocol) is not is_simple
+            await end.close()

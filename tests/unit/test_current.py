@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 import aiomas
 from aiomas import codecs
+from aiomas._current import is_serving
 from aiomas._dispatch import Dispatcher
 from aiomas.rpc import RoutingDict, current_call
 
@@ -361,3 +363,22 @@ async def test_a_call_that_is_served_within_another_hides_it_until_its_end():
 
     assert serve("outer", outer) == ["outer", "inner", "outer"]
     assert path() is None
+
+
+async def test_what_a_function_has_started_is_part_of_no_call_that_comes_later():
+    contexts: list[contextvars.Context] = []
+
+    def start() -> None:
+        contexts.append(contextvars.copy_context())
+
+    source: Any = Source()
+    functions = {"start": aiomas.expose(start), "ask": aiomas.expose(path)}
+    dispatcher = Dispatcher(RoutingDict(functions).router)
+    for number, name in enumerate(["start", "start", "ask", "ask", "start", "ask"]):
+        serve_now = dispatcher.begin_turn(source)  # each of them has come alone
+        assert serve_now is not None
+        assert serve_now(source, number, [name, [], {}], 10)
+        assert [context.run(path) for context in contexts] == [None] * len(contexts)
+        assert not any(is_serving(context) for context in contexts)
+    assert source.answers == [None, None, "ask", "ask", None, "ask"]
+    assert len(contexts) == 3

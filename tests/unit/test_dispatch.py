@@ -44,11 +44,14 @@ class Peer:
         self.readable = asyncio.Event()
         self.readable.set()
         self.dispatcher = Dispatcher(root)
+        self.session = self.outbox = self
         self._next_id = 0
 
     @property
     def holding(self) -> bool:
         return not self.readable.is_set()
+
+    blocked = holding
 
     def drained(self) -> Awaitable[Any]:
         return asyncio.ensure_future(self.readable.wait()) if self.holding else Waiting(None)
@@ -618,9 +621,12 @@ class LateService:
 
 
 class LateSource:
-    holding = False
+    blocked = False
     extended = True
     peer = peer_url = None
+
+    def __init__(self) -> None:
+        self.session = self.outbox = self
 
 
 class Timer:
