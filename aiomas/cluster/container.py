@@ -69,9 +69,9 @@ class ClusterContainer(Container):
 
         With each host that is given up the cluster begins a new *generation*, a number.  What is
         left of the cluster is told in three rounds, each to all before the next one begins, so that
-        no two of them ever refuse each other: that there is a new one (*known*), to use it (*use*,
-        with what is *lost*), and to serve no older one (*accept*).  Connections that are open go
-        on, whatever their generation, but for those with what is lost: they are cut.
+        no two of them ever refuse each other: that there is a new one (*known*, with what is
+        *lost*), to use it (*use*), and to serve no older one (*accept*).  Connections that are open
+        go on, whatever their generation, but for those with what is lost: they are cut.
 
         Args:
             accept: the oldest generation whose containers are served.

@@ -26,6 +26,7 @@ from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.info import LOCALHOST
 from aiomas.cluster.launchers.base import Launcher, Link
 from aiomas.cluster.lease import now
+from aiomas.cluster.records import States
 from aiomas.exceptions import (
     ClusterError,
     ConnectionLost,
@@ -45,6 +46,9 @@ _THREAD_TIMEOUT = 10.0  # seconds that the thread has to end
 _EXIT_TIMEOUT = 5.0  # seconds that a supervisor has to end when it has no driver any more
 
 
+_STOPPED = "The cluster does not run any more: it has been stopped"
+
+
 class Home(Protocol):
     """Who knows all of a run; its methods are called in the loop of the control thread."""
 
@@ -60,14 +64,34 @@ class ControlThread:
 
     def __init__(self) -> None:
         self._loop = _new_loop()
+        self._lock = threading.Lock()  # held while something is begun there, or nothing more is
+        self._is_over = False
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._ended.set_running_or_notify_cancel()  # who waits and gives up does not cancel it
         self._thread = threading.Thread(target=self._run, name="aiomas-control", daemon=True)
         self._thread.start()
 
     async def run(self, coro: Coroutine[Any, Any, T]) -> T:
-        """Run *coro* there; cancelling us cancels it."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coro, self._loop))
+        """Run *coro* there; cancelling us cancels it.
+
+        Raises:
+            ClusterError: the thread has ended, or does so before *coro* has.
+        """
+        with self._lock:
+            running = None
+            if not self._is_over:
+                running = asyncio.run_coroutine_threadsafe(coro, self._loop)
+        if running is None:
+            coro.close()
+            raise ClusterError(_STOPPED)
+        task = asyncio.current_task()
+        cancelled = 0 if task is None else task.cancelling()
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            if self._is_over and (task is None or task.cancelling() == cancelled):
+                raise ClusterError(_STOPPED) from None
+            raise
 
     def call_soon(self, function: Callable[[], object]) -> None:
         """Call *function* there."""
@@ -87,6 +111,10 @@ class ControlThread:
         try:
             self._loop.run_forever()
         finally:
+            with self._lock:
+                self._is_over = True
+            # What was begun just now has become a task when the loop has gone round once.
+            self._loop.run_until_complete(asyncio.sleep(0))
             tasks = asyncio.all_tasks(self._loop)
             for task in tasks:
                 task.cancel()
@@ -270,7 +298,14 @@ class Host:
         return reply["value"]
 
     async def spawn(
-        self, index: int, target: str, local: str, arguments: bytes, *more: Any, respawn: bool
+        self,
+        index: int,
+        target: str,
+        local: str,
+        arguments: bytes,
+        *more: Any,
+        respawn: bool,
+        states: Sequence[States] = (),
     ) -> Any:
         """Make agents, and remember those that will be made again.
 
@@ -281,6 +316,8 @@ class Host:
             arguments: their arguments.
             more: of :meth:`aiomas.cluster.supervisor.Supervisor.spawn`, which does it.
             respawn: whether they will be made again.
+            states: for each of them, what it and those that are made with it begin with; they
+                were sent there before.
         """
         if not respawn:
             return await self.call("spawn", index, local, arguments, respawn, *more)
@@ -288,7 +325,7 @@ class Host:
         with records.adding():
             reply = await self.call("spawn", index, local, arguments, respawn, *more)
             agents = [(url.rpartition("/")[2], aids) for url, _, aids in reply[0]]
-            records.add(target, arguments, agents)
+            records.add(target, arguments, agents, states)
         return reply
 
     @property

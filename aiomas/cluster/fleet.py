@@ -71,6 +71,7 @@ class Fleet:
         """All hosts there have been, home first."""
         self.generation = 0
         """How many hosts were lost."""
+        self._candidates: set[Member] = set()  # those that have been launched
         self._thread = thread
         self.policy = policy
         """Of the hosts."""
@@ -212,6 +213,7 @@ class Fleet:
             OSError: it cannot be reached.
         """
         spec = self._run.spec
+        self._candidates.add(member)
         await member.launch(self._launcher, spec.start_timeout, self._lost(member))
         await member.examine(spec, self.policy.bundle)
 
@@ -238,6 +240,7 @@ class Fleet:
         if not member.control.is_open:  # of which nobody will be told any more
             msg = f"Host {member.name} was lost before it had joined"
             raise ClusterError(msg)
+        self._candidates.discard(member)
         self.members = [other for other in self.members if other.name != member.name] + [member]
         for other in self.members[:-1]:  # whose place it has taken
             other.info.containers = [
@@ -278,8 +281,9 @@ class Fleet:
         former, self.generation = self.generation, self.generation + 1
         new, lost = self.generation, list(urls)
         for terms in (
-            {"accept": former, "known": new, "use": former},
-            {"accept": former, "known": new, "use": new, "lost": lost},
+            # What is lost at once: a container that takes its time holds up the next round.
+            {"accept": former, "known": new, "use": former, "lost": lost},
+            {"accept": former, "known": new, "use": new},
             {"accept": new, "known": new, "use": new},
         ):
             own(**terms)
@@ -345,9 +349,20 @@ class Fleet:
                     raise result
         return found
 
+    async def abandon(self, why: str) -> None:
+        """Have nothing to do with any host but home any more: the cluster is over."""
+        for member in [*self.members[1:], *self._candidates]:
+            if member.runs:
+                member.becomes("lost", why)
+            await member.give_up(why)
+
     async def close(self, patience: float) -> None:
-        """Close the streams to all supervisors."""
-        await asyncio.gather(*(member.close(patience) for member in self.members))
+        """Close the streams to all supervisors, also of those that are no members yet."""
+        candidates, self._candidates = self._candidates, set()
+        everybody = [*self.members, *candidates]
+        await asyncio.gather(*(member.close(patience) for member in everybody))
+        for member in candidates:
+            await self.release(member.spec)
         await self._thread.run(self._launcher.close())
 
     # --- details ------------------------------------------------------------------------------
@@ -384,6 +399,7 @@ class Fleet:
         """Do without a host that was launched."""
         await member.give_up(why)
         await self.release(member.spec)
+        self._candidates.discard(member)
 
     async def _prepared(self, member: Member, sign: Sign) -> Any:
         run = self._run

@@ -167,8 +167,6 @@ class Lifecycle:
         member = self._running().of(index)
         if method == "spawn":
             return await member.spawn(index, *args)
-        if method == "take_states":
-            return await member.take_states(index, *args)
         return await member.call(method, index, *args)
 
     async def lost(self) -> ClusterError:
@@ -180,8 +178,7 @@ class Lifecycle:
     async def abandon(self) -> None:
         """End what there is on other hosts, and return when nothing is left of the run here."""
         if self._thread is not None and self.fleet is not None:
-            for member in self.fleet.members[1:]:
-                await member.give_up("the cluster is gone")
+            await self.fleet.abandon("the cluster is gone")
             await self._thread.run(self._nothing_is_left())
 
     async def stop(self, timeout: float) -> dict[int, int | None]:

@@ -76,7 +76,39 @@ class TestThread:
             await waiting
         assert await asyncio.to_thread(cancelled.wait, BOUND)
 
-    async def test_what_still_runs_there_is_cancelled_at_the_end(self, thread):
+    async def test_what_is_begun_when_it_ends_is_told(self, thread):
+        """The loop stops before it comes to what it is asked for."""
+        stop, goes_on = threading.Event(), threading.Event()
+
+        def hold():
+            stop.set()
+            goes_on.wait(BOUND)
+
+        async def never():
+            await asyncio.Event().wait()
+
+        thread.call_soon(hold)
+        assert stop.wait(BOUND)
+        stopping = asyncio.create_task(thread.stop())
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(thread.run(never()))
+        await asyncio.sleep(0)
+        goes_on.set()
+        await stopping
+        with pytest.raises(ClusterError, match="does not run any more"):
+            await waiting
+
+    async def test_nothing_is_begun_after_its_end(self, thread):
+        async def nothing():
+            raise AssertionError
+
+        await thread.stop()
+        with pytest.raises(ClusterError, match="does not run any more"):
+            await thread.run(nothing())
+
+    async def test_what_still_runs_there_is_cancelled_at_the_end_and_who_waits_is_told(
+        self, thread
+    ):
         begun, cancelled = threading.Event(), threading.Event()
 
         async def wait():
@@ -90,7 +122,7 @@ class TestThread:
         await until(begun.is_set)
         await thread.stop()
         assert cancelled.is_set()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(ClusterError, match="does not run any more"):
             await waiting
 
     async def test_after_the_end_calls_do_nothing(self, thread):

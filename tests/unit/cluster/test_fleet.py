@@ -362,8 +362,8 @@ class TestFences:
         own = world.container.set_generation
         await fleet.fence(lost, ["tcp://n1:0/"], own)
         rounds: list[dict[str, Any]] = [
-            {"accept": 0, "known": 1, "use": 0},
-            {"accept": 0, "known": 1, "use": 1, "lost": ["tcp://n1:0/"]},
+            {"accept": 0, "known": 1, "use": 0, "lost": ["tcp://n1:0/"]},
+            {"accept": 0, "known": 1, "use": 1},
             {"accept": 1, "known": 1, "use": 1},
         ]
         told = world.did("own generation", "set_generation")
@@ -462,3 +462,27 @@ class TestStop:
         closed = world.did("close", "launcher closed")
         assert sorted(closed[:3]) == [("close", name) for name in ("localhost", "n1", "n2")]
         assert closed[3:] == [("launcher closed",)]
+
+    async def test_so_are_those_of_hosts_that_are_no_members_yet(self, world, fleet):
+        for spec in (N3, HostSpec("n4"), HostSpec("n5"), HostSpec("n6")):
+            candidate = fleet.candidate(spec)
+            if spec.label != "n6":
+                await fleet.reach(candidate)
+            if spec.label == "n4":
+                await fleet.dismiss(candidate, "it could not be used")
+            if spec.label == "n5":
+                fleet.confirm(candidate)
+        world.journal.clear()
+        await fleet.close(1.0)
+        closed = [name for _, name in world.did("close")]
+        assert sorted(closed) == ["localhost", "n1", "n2", "n3", "n5"]
+        assert world.did("release", "launcher closed") == [("release", "n3"), ("launcher closed",)]
+
+    async def test_all_but_home_can_be_given_up_at_once(self, world, fleet):
+        fleet.named("n2").becomes("lost", "it is silent")
+        await fleet.reach(fleet.candidate(N3))
+        await fleet.abandon("the cluster is gone")
+        assert [name for _, name in world.did("give up")] == ["n1", "n2", "n3"]
+        assert states(fleet) == {"localhost": "running", "n1": "lost", "n2": "lost"}
+        problems = [member.info.problem for member in fleet.members]
+        assert problems == [None, "the cluster is gone", "it is silent"]

@@ -139,7 +139,7 @@ class TestLoss:
         assert (first, second) == (("give up", "n1"), ("own cut off", places))
         assert third == ("event", EventKind.HOST_LOST, "n1", 10.0)
         rounds = kept.did("own generation")
-        assert [terms.get("lost") for _, terms in rounds] == [None, places, None]
+        assert [terms.get("lost") for _, terms in rounds] == [places, None, None]
         assert [(terms["accept"], terms["use"]) for _, terms in rounds] == [(0, 0), (0, 1), (1, 1)]
         assert {entry[1] for entry in kept.did("set_generation")} == {"localhost", "n2"}
         assert len(kept.did("set_generation")) == 6
