@@ -20,7 +20,6 @@ from aiomas._address import TcpAddress
 from aiomas.cluster.addresses import family_of
 from aiomas.cluster.environment import STACK_DUMP
 from aiomas.cluster.events import ClusterEvent, EventKind
-from aiomas.cluster.fencing import FENCED
 from aiomas.cluster.intensity import Intensity
 from aiomas.cluster.life import Life, StillThereError
 from aiomas.cluster.logs import Log
@@ -28,6 +27,7 @@ from aiomas.cluster.records import Records
 from aiomas.cluster.restoring import restore
 from aiomas.cluster.summary import LOG
 from aiomas.cluster.surroundings import Surroundings
+from aiomas.cluster.telling import Telling
 from aiomas.exceptions import ClusterError, ContainerDied
 
 _log = logging.getLogger("aiomas.cluster")
@@ -62,6 +62,7 @@ class Child:
         self._began = time.monotonic()
         self._intensity = Intensity(self._spec.restart)
         self._tasks: list[asyncio.Task[None]] = []
+        self._telling = Telling()
         self._hung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._settled = asyncio.Event()  # whether it is not about to be restarted
         echo = around.echo
@@ -183,12 +184,28 @@ class Child:
         await self._settled.wait()
         await self.call("set_time", time)
 
+    async def set_generation(self, *terms: Any, timeout: float) -> None:
+        """Tell it that a host is lost; a process that is just being started hears it by itself.
+
+        Args:
+            terms: see :meth:`aiomas.cluster.container.ClusterContainer.set_generation`.
+            timeout: seconds until this returns, and it is told later, as soon as it listens.
+
+        Raises:
+            ContainerDied: it has ended.
+            ClusterError: it has not heard it yet, or it has failed.
+        """
+        life = self._life
+        if life is not None and not life.is_over:
+            await self._telling.tell(life, "set_generation", *terms, timeout=timeout)
+
     async def stop(self, timeout: float) -> None:
         """End the container; see :meth:`Life.stop`."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self._telling.close()
         try:
             if self._life is not None:
                 self.exit_code = await self._life.stop(timeout)
@@ -292,9 +309,6 @@ class Child:
             error = await asyncio.shield(self._life.ended)
             self._life = None
             self._has_died(error)
-            if error.exit_code == FENCED:
-                self._give_up(error, "this host was taken for lost")
-                return
             while self._life is None:
                 pause = self._intensity.next_pause(error.exit_code)
                 if pause is None:

@@ -73,17 +73,16 @@ class Children:
         return _contents(await self._each(child.set_time(time) for child in self._all))
 
     async def set_generation(self, *terms: Any) -> list[dict[str, Any]]:
-        """Tell all of them that run that a host is lost; return the errors of those who missed it.
+        """Tell all of them that a host is lost; return the errors of those who miss it for now.
+
+        They hear it as soon as they listen again.
 
         Args:
             terms: see :meth:`aiomas.cluster.container.ClusterContainer.set_generation`.
         """
-        running = [child for child in self._all if child.running_pid is not None]
+        timeout = _GENERATION_TIMEOUT
         return _contents(
-            await self._each(
-                child.call("set_generation", *terms, timeout=_GENERATION_TIMEOUT)
-                for child in running
-            )
+            await self._each(child.set_generation(*terms, timeout=timeout) for child in self._all)
         )
 
     async def checkpoint(self) -> None:

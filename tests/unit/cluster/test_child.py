@@ -98,12 +98,66 @@ class TestGenerations:
         [call] = process.calls_of("set_generation")
         assert list(call) == [0, 1, 1, tuple(lost)]
 
-    async def test_one_that_ends_as_its_host_was_lost_is_not_started_again(self, world, fork):
+    async def test_one_that_is_too_busy_hears_all_of_it_as_soon_as_it_listens(self, world, fork):
         child = await world.started()
+        listens, heard = asyncio.Event(), []
+
+        async def hear(process, *terms):
+            await listens.wait()
+            heard.append(terms)
+
+        fork.answers["set_generation"] = hear
+        for terms in ((0, 1, 0), (1, 1, 1)):
+            with pytest.raises(ClusterError, match=r"set_generation\(\) within 0.05 s; it is done"):
+                await child.set_generation(*terms, [], [], timeout=SHORT)
+        await asyncio.sleep(2 * SHORT)  # longer than it was waited for
+        listens.set()
+        await until(lambda: len(heard) == 2)
+        assert [terms[:3] for terms in heard] == [(0, 1, 0), (1, 1, 1)]
+
+    async def test_one_that_ends_before_it_has_heard_is_told_when_it_starts(self, world, fork):
+        child = await world.started()
+        fork.answers["set_generation"] = never
+        world.around.generation.take(1, 1, 1, [], [])
+        with pytest.raises(ClusterError):
+            await child.set_generation(1, 1, 1, [], [], timeout=SHORT)
+        fork.processes[0].end(1)
+        await world.heard(EventKind.RESTARTED)
+        [(fields,)] = fork.processes[1].calls_of("start")
+        assert (fields["accept"], fields["known"], fields["generation"]) == (1, 1, 1)
+        assert not child._telling._tasks
+
+    async def test_one_that_is_stopped_is_told_nothing_more(self, world, fork):
+        child = await world.started()
+        fork.answers["set_generation"] = never
+        with pytest.raises(ClusterError):
+            await child.set_generation(1, 1, 1, [], [], timeout=SHORT)
+        await child.stop(SHORT)
+        assert not child._telling._tasks
+        await child.set_generation(1, 1, 1, [], [], timeout=SHORT)
+
+    async def test_one_that_fails_later_is_in_the_log(self, world, fork, caplog):
+        child = await world.started()
+        listens = asyncio.Event()
+
+        async def hear(*_):
+            await listens.wait()
+            fails()
+
+        fork.answers["set_generation"] = hear
+        with pytest.raises(ClusterError):
+            await child.set_generation(1, 1, 1, [], [], timeout=SHORT)
+        listens.set()
+        await until(lambda: caplog.records)
+        assert "code of the user" in caplog.records[0].getMessage()
+
+    async def test_one_whose_host_was_taken_for_lost_is_started_as_the_policy_says(
+        self, world, fork
+    ):
+        child = await world.started()  # where the host is lost indeed, its supervisor ends as well
         fork.processes[0].end(FENCED)
-        event = await world.heard(EventKind.FAILED)
-        assert "this host was taken for lost" in event.message
-        assert (child.state, child.restarts) == ("failed", 0)
+        await world.heard(EventKind.RESTARTED)
+        assert (child.state, child.restarts) == ("running", 1)
 
 
 class TestStart:

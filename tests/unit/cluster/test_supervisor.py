@@ -207,6 +207,24 @@ class TestCalls:
         assert (error["index"], error["exit_code"]) == (0, 1)
         assert fork.processes[1].calls_of("set_time") == [[5.0]]
 
+    async def test_what_a_busy_one_is_told_outlives_the_call_of_the_driver(
+        self, world, fork, monkeypatch
+    ):
+        monkeypatch.setattr("aiomas.cluster.children._GENERATION_TIMEOUT", SHORT)
+        await world.begun()
+        listens, heard = asyncio.Event(), []
+
+        async def hear(process, *terms):
+            await listens.wait()
+            heard.append(process)
+
+        fork.answers["set_generation"] = hear
+        errors = await world.host.call("set_generation", 0, 1, 0, timeout=4 * SHORT)
+        assert len(errors) == len(fork.processes) == 2
+        await asyncio.sleep(6 * SHORT)  # so that nothing is left of the driver's deadline
+        listens.set()
+        await until(lambda: len(heard) == 2)
+
     async def test_states_are_saved(self, world, fork):
         await world.begun()
         await world.call("checkpoint")
