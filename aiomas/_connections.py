@@ -173,6 +173,7 @@ class Connections:
 
         try:
             await self._handlers.drain(timeout)
+            await self._drained(timeout)
             await self._population.end_all(self._local, timeout)
             await self._pool.close()
         except asyncio.CancelledError:
@@ -191,6 +192,9 @@ class Connections:
         if self._server is not None:
             self._server.abort_clients()  # who has not come as far as to have a channel
             await self._server.wait_closed()
+
+    async def _drained(self, timeout: float) -> None:
+        """Do what is to be done when the last request was served, and agents are still there."""
 
 
 # Its import takes 27 ms, which programs without dates need not spend.

@@ -7,7 +7,7 @@ import contextvars
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -51,6 +51,7 @@ class ClusterContainer(Container):
         self._kept: dict[int, tuple[Source, dict[int, Entry]]] = {}
         self._tickets = itertools.count(1)
         self._told_of_removal: Callable[[str], object] | None = None
+        self._told_of_last_call: Callable[[float], Awaitable[object]] | None = None
 
     def insist_on(self, urls: Iterable[str]) -> None:
         """Call nobody at these base URLs who does not show the token, from the first time on."""
@@ -139,6 +140,13 @@ class ClusterContainer(Container):
         """Call ``callback(aid)`` when an agent was stopped."""
         self._told_of_removal = callback
 
+    def on_drained(self, callback: Callable[[float], Awaitable[object]]) -> None:
+        """Await ``callback(timeout)`` when we shut down, after the last request, before agents end.
+
+        The *timeout*, in seconds, is that of :meth:`~aiomas.Container.shutdown`.
+        """
+        self._told_of_last_call = callback
+
     async def discard(self, aids: Iterable[str]) -> None:
         """End those agents of a factory that has failed which it had made."""
         for aid in aids:
@@ -150,6 +158,10 @@ class ClusterContainer(Container):
                     _log.exception(
                         "Agent %s, of a factory that has failed, could not be ended", aid
                     )
+
+    async def _drained(self, timeout: float) -> None:
+        if self._told_of_last_call is not None:
+            await self._told_of_last_call(timeout)
 
     async def _remove(self, agent: Any, aid: str, timeout: float) -> None:
         if self._told_of_removal is not None:

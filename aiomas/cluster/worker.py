@@ -205,6 +205,32 @@ class Worker:
         Returns:
             The ids of those whose states could not be had, and the traceback of the first of them.
         """
+        return await self._save_all(None)
+
+    @rpc.expose
+    async def retire(self, timeout: float) -> tuple[list[str], str | None]:
+        """Shut the container down as :meth:`stop` does, and save the last states of all agents.
+
+        These are what the last request has left, before :meth:`~aiomas.Agent.on_stop` is called.
+
+        Args:
+            timeout: seconds that calls have which are being served, and then :meth:`get_state`.
+
+        Returns:
+            As :meth:`checkpoint`.
+        """
+        saved: tuple[list[str], str | None] = [], "the container was being shut down already"
+
+        async def save(timeout: float) -> None:
+            nonlocal saved
+            self.container.on_removed(lambda _: None)  # who ends now is to be made again
+            saved = await self._save_all(asyncio.get_running_loop().time() + timeout)
+
+        self.container.on_drained(save)
+        await self.stop(timeout)
+        return saved
+
+    async def _save_all(self, until: float | None) -> tuple[list[str], str | None]:
         failed: list[str] = []
         failure = None
         on_the_way: list[Awaitable[None]] = []
@@ -213,7 +239,9 @@ class Worker:
             if not callable(getattr(agent, "get_state", None)):
                 continue
             try:
-                data = _bounded(aid, self._codec.encode(await state.state_of(agent)))
+                async with asyncio.timeout_at(until):
+                    value = await state.state_of(agent)
+                data = _bounded(aid, self._codec.encode(value))
             except (Exception, SystemExit):  # noqa: BLE001 - user code; the driver raises it
                 failed.append(aid)
                 failure = failure or traceback.format_exc()

@@ -106,9 +106,7 @@ class TestThread:
         with pytest.raises(ClusterError, match="does not run any more"):
             await thread.run(nothing())
 
-    async def test_what_still_runs_there_is_cancelled_at_the_end_and_who_waits_is_told(
-        self, thread
-    ):
+    async def test_what_still_runs_there_is_cancelled_and_who_waits_is_told(self, thread):
         begun, cancelled = threading.Event(), threading.Event()
 
         async def wait():

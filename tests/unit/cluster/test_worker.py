@@ -24,6 +24,7 @@ from aiomas.tls import SSLCerts
 from tests.unit.cluster.fakes import BOUND, until
 
 HERE = __name__
+SHORT = 0.05  # seconds
 FIELDS: dict[str, Any] = {
     "codec": "aiomas.codecs:MsgPack",
     "extra_serializers": (),
@@ -57,6 +58,34 @@ class Plant(aiomas.Agent):
 
 class Plain(aiomas.Agent):
     pass
+
+
+class Slow(Plant):
+    """Counts, but not at once; what it has counted is gone when it has ended."""
+
+    def __init__(self, container, value=0):
+        super().__init__(container, value)
+        self.asked, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    @aiomas.expose
+    async def add(self):
+        self.asked.set()
+        await self.goes_on.wait()
+        self.value += 1
+        return self.value
+
+    async def on_stop(self):
+        self.value = "ended"
+
+
+class Last(Plant):
+    async def on_stop(self):
+        await self.stop()
+
+
+class Stuck(Plant):
+    async def get_state(self):
+        await asyncio.Event().wait()
 
 
 async def wait(container, value):
@@ -152,6 +181,14 @@ async def started(world):
     return world
 
 
+@pytest.fixture
+async def other(unix_path):
+    async with ClusterContainer.open(
+        unix_path + "other", codec=aiomas.MsgPack, token="secret"
+    ) as other:
+        yield other
+
+
 class TestStart:
     async def test_its_container_is_reached_where_it_listens(self, started):
         assert started.url == f"ipc://[{started.path}]/"
@@ -190,13 +227,6 @@ class TestStart:
 
 
 class TestGenerations:
-    @pytest.fixture
-    async def other(self, unix_path):
-        async with ClusterContainer.open(
-            unix_path + "other", codec=aiomas.MsgPack, token="secret"
-        ) as other:
-            yield other
-
     async def test_it_begins_with_the_one_that_it_is_told(self, world, other):
         url = await world.start(generation=2)
         with pytest.raises(HandshakeError, match="is fenced"):
@@ -413,6 +443,42 @@ class TestEnd:
         with pytest.raises(ConnectionError):
             await started.worker.container.connect(started.url + "0", timeout=0)
         assert not started.task.done()
+
+    async def test_one_that_retires_saves_what_its_last_call_has_left(self, started, other):
+        await started.spawn("Slow", [5])
+        agent = started.agents["0"]
+        caller = await other.connect(started.url + "0")
+        calling = asyncio.ensure_future(caller.add())
+        await agent.asked.wait()
+        retiring = asyncio.create_task(started.call("retire", BOUND))
+        await until(lambda: started.worker.container._shutdown is not None)
+        with pytest.raises(RemoteException, match="is being shut down"):
+            await caller.add()
+        agent.goes_on.set()
+        assert await calling == 6
+        assert await retiring == ((), None)
+        assert started.service.saved == {"0": MsgPack().encode(6)}
+        assert agent.value == "ended"
+
+    async def test_who_ends_with_one_that_retires_is_not_forgotten(self, started):
+        await started.spawn("Last", [1])
+        await started.call("retire", BOUND)
+        assert started.service.forgotten == []
+        assert started.agents == {}
+
+    async def test_who_gives_no_state_in_time_does_not_hold_up_the_others(self, started):
+        await started.spawn("Stuck", [1])
+        await started.spawn("Plant", [2])
+        failed, failure = await started.call("retire", SHORT)
+        assert list(failed) == ["0"]
+        assert "TimeoutError" in failure
+        assert started.service.saved == {"1": MsgPack().encode(2)}
+
+    async def test_one_that_was_told_to_stop_before_has_nothing_to_save(self, started):
+        await started.spawn("Plant", [1])
+        await started.call("stop", BOUND)
+        _, failure = await started.call("retire", BOUND)
+        assert "already" in failure
 
     async def test_a_supervisor_that_is_gone_is_told_nothing(self, started):
         await started.spawn("Plant", [1])
