@@ -33,7 +33,7 @@ from aiomas.cluster.rundir import RunDirectory
 from aiomas.cluster.shipping import Shipping
 from aiomas.cluster.spec import ClusterSpec
 from aiomas.cluster.surroundings import Generation, Surroundings
-from aiomas.cluster.views import Views
+from aiomas.cluster.views import STATUS_TIMEOUT, Views
 from aiomas.cluster.zygote import ForkServer, Program
 from aiomas.exceptions import ClusterError, ContainerDied, RemoteException
 
@@ -273,9 +273,13 @@ class Supervisor:
 
     @rpc.expose
     @reporting
-    async def status(self, *timeout: float) -> list[dict[str, Any]]:
-        """Return what is known of each container; see :meth:`.Views.status`."""
-        return await self._views.status(*timeout)
+    async def status(self, timeout: float = STATUS_TIMEOUT) -> list[dict[str, Any]]:
+        """Return what is known of each container.
+
+        Args:
+            timeout: seconds that a container has to answer.
+        """
+        return await self._children.status(self._part.host, timeout)
 
     @rpc.expose
     @reporting

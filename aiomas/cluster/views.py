@@ -14,7 +14,8 @@ from aiomas.cluster.children import Children
 from aiomas.cluster.log_parts import read_part
 from aiomas.cluster.part import Part
 
-_STATUS_TIMEOUT = 2.0  # seconds that a container has to say how it is
+STATUS_TIMEOUT = 2.0
+"""Seconds that a container has to say how it is."""
 
 
 class Views:
@@ -41,15 +42,8 @@ class Views:
             watched = await self._driver.watched()
             facts = {**self._facts, **watched["facts"]}
             return {"facts": facts, "containers": watched["containers"]}
-        return {"facts": self._facts, "containers": await self.status()}
-
-    async def status(self, timeout: float = _STATUS_TIMEOUT) -> list[dict[str, Any]]:
-        """Return what is known of each container here.
-
-        Args:
-            timeout: seconds that a container has to answer.
-        """
-        return await self._children.status(self._part.host, timeout)
+        statuses = await self._children.status(self._part.host, STATUS_TIMEOUT)
+        return {"facts": self._facts, "containers": statuses}
 
     async def log_read(self, index: int, position: Any) -> tuple[Any, bytes]:
         """Return a part of the log of a container, wherever that is."""
