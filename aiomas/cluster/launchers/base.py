@@ -30,7 +30,8 @@ class Link:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What is known of the host, as far as the launcher has learned it.  That is ``hostname``,
     ``python`` and ``aiomas`` (versions), ``cores``, ``pid``, ``clock`` (what its clock said, in
-    seconds since the epoch), ``asked`` and ``answered`` (ours before and after that) and
+    seconds since the epoch), ``asked`` and ``answered`` (ours before and after that),
+    ``control`` and ``wire`` (the versions of what it speaks) and
     ``address`` (where the driver sees it)."""
 
 

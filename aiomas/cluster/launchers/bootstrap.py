@@ -1,8 +1,9 @@
 """The first words that a driver has with a host, before a supervisor is there.
 
 The command that is run there is short, and good for every shell; it reads the program, which looks
-around and answers.  Only if the answer will do is it told to go on.  Neither end reads beyond what
-these first words are, as the control stream comes next.
+around and answers.  Only if the answer will do is it told to go on; then it says what its clock
+shows, as by now it is known to listen.  Neither end reads beyond what these first words are, as the
+control stream comes next.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from typing import Any
 
 import aiomas
+from aiomas._hello import VERSION
 from aiomas.cluster.boot import CONTROL_VERSION
 from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.launchers import stage
@@ -73,19 +75,20 @@ class FirstWords:
             ClusterError: the host cannot be used; the message says why.
         """
         loop = asyncio.get_running_loop()
-        asked = time.time()
         with contextlib.suppress(ConnectionError):  # what it has said before is to be read
             await loop.sock_sendall(self._sock, self._question(host))
         try:
             answer = await self._answer()
-            answered = time.time()
             _check(answer, host)
             start = json.dumps({"argv": sys.argv[:1]})
+            asked = time.time()
             await loop.sock_sendall(self._sock, f"{start}\n".encode())
+            clock = await self._answer()
+            answered = time.time()
         except ConnectionError as exc:
             raise EOFError from exc
         del answer["trouble"]  # there is none
-        return answer | {"asked": asked, "answered": answered}
+        return answer | clock | {"asked": asked, "answered": answered}
 
     @property
     def noise(self) -> str:
@@ -100,6 +103,7 @@ class FirstWords:
     async def _answer(self) -> dict[str, Any]:
         """Wait for the line that begins as agreed; whatever comes before it is no answer."""
         loop = asyncio.get_running_loop()
+        self._heard.clear()
         mark = f"aiomas:{self._nonce} ".encode()
         while True:
             noise, _, said = self._heard.partition(mark)
@@ -112,7 +116,7 @@ class FirstWords:
             if not data:
                 raise EOFError
             self._heard += data
-        if more:  # what comes from there belongs to the control stream from now on
+        if more:  # nobody says more before we do, be it on the control stream
             raise EOFError
         answer: dict[str, Any] = json.loads(line)
         return answer
@@ -140,13 +144,24 @@ def _check(answer: dict[str, Any], host: HostSpec) -> None:
             f"There is no aiomas on {label} for {path}: run `{path} -m pip install {ours}` there, "
             f"or name the Python that has it with HostSpec(python=...)"
         )
-    elif answer.get("control") != CONTROL_VERSION:
+    elif differences := _differences(answer):
         msg = (
             f"aiomas {theirs} at {path} on {label} and aiomas {aiomas.__version__} here cannot "
-            f"work together: they speak version {answer.get('control') or 0} and version "
-            f"{CONTROL_VERSION} of what clusters are controlled with; run "
-            f"`{path} -m pip install {ours}` there"
+            f"work together: {'; '.join(differences)}; run `{path} -m pip install {ours}` there"
         )
     else:
         return
     raise ClusterError(msg)
+
+
+def _differences(answer: dict[str, Any]) -> list[str]:
+    """Return which versions are others there than here, of what is spoken with a host."""
+    spoken = {
+        "control": ("control protocol of clusters", CONTROL_VERSION),
+        "wire": ("wire protocol's extensions", VERSION),
+    }
+    return [
+        f"they speak version {theirs} and version {ours} of the {what}"
+        for key, (what, ours) in spoken.items()
+        if (theirs := answer.get(key) or 0) != ours
+    ]

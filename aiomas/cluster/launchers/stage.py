@@ -39,12 +39,11 @@ def main(nonce: str, source: str, asked: str = "") -> None:
         _begin_again(nonce, source, json.dumps(question | {"env": {}}), env)
     incoming, outgoing = _take_standard_streams()
     gc.disable()  # while there is nothing to be collected
-    answer = json.dumps(_look_around(question["cwd"]) | {"clock": time.time()})
-    # In two parts, so that what only repeats this program does not look like an answer.
-    _write(outgoing, f"\naiomas:{nonce} {answer}\n".encode())
+    _answer(outgoing, nonce, _look_around(question["cwd"]))
     line = _line(incoming)
     if not line:
         return
+    _answer(outgoing, nonce, {"clock": time.time()})  # at once: on the way was only the question
     sys.argv[:] = json.loads(line)["argv"]
     from aiomas.cluster.boot import main_over_pipes  # noqa: PLC0415 - it is there, as we know now
 
@@ -57,7 +56,9 @@ def _line(fd: int) -> bytes:
     return line if line.endswith(b"\n") else b""
 
 
-def _write(fd: int, data: bytes) -> None:
+def _answer(fd: int, nonce: str, content: dict[str, Any]) -> None:
+    # In two parts, so that what only repeats this program does not look like an answer.
+    data = f"\naiomas:{nonce} {json.dumps(content)}\n".encode()
     while data:
         data = data[os.write(fd, data) :]
 

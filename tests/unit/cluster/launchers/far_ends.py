@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from aiomas._hello import VERSION
 from aiomas.cluster.boot import CONTROL_VERSION
 
 TELLING = """
@@ -38,13 +39,17 @@ def bare_python(folder: Path) -> str:
 
 
 def other_aiomas(
-    folder: Path, version: str, control: int | None = CONTROL_VERSION, program: str = TELLING
+    folder: Path,
+    version: str,
+    control: int | None = CONTROL_VERSION,
+    program: str = TELLING,
+    wire: int = VERSION,
 ) -> str:
     """Make another aiomas in *folder*, which a host has to have as its working directory."""
     package = folder / "aiomas"
     (package / "cluster").mkdir(parents=True)
     (package / "__init__.py").write_text(f"__version__ = {version!r}\n")
-    (package / "_hello.py").write_text("VERSION = 9\n")
+    (package / "_hello.py").write_text(f"VERSION = {wire}\n")
     (package / "cluster" / "__init__.py").touch()
     (package / "cluster" / "basedir.py").write_text("bases = lambda: []\n")
     number = "" if control is None else f"CONTROL_VERSION = {control}\n"

@@ -9,10 +9,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import types
 
 import pytest
 
 import aiomas
+from aiomas._hello import VERSION
 from aiomas.cluster.boot import CONTROL_VERSION
 from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.launchers import bootstrap
@@ -26,6 +28,7 @@ GOOD = {
     "path": "/py",
     "aiomas": aiomas.__version__,
     "control": CONTROL_VERSION,
+    "wire": VERSION,
     "trouble": None,
 }
 OLD = ("2.7", "3.6", "3.8", "3.10")
@@ -54,8 +57,15 @@ class Conversation:
         self.far.close()
 
     def answer(self, before=b"", after=b"", **changes):
+        self.say(GOOD | changes, before, after)
+
+    def say(self, content, before=b"", after=b""):
         mark = f"aiomas:{self.words._nonce} ".encode()
-        self.far.sendall(before + mark + json.dumps(GOOD | changes).encode() + b"\n" + after)
+        self.far.sendall(before + mark + json.dumps(content).encode() + b"\n" + after)
+
+    async def told(self):
+        """Return what the far end is told when its answer will do."""
+        return json.loads(await asyncio.to_thread(self.far.recv, 1000))
 
 
 async def test_an_answer_that_comes_in_pieces_after_noise_is_understood():
@@ -65,10 +75,33 @@ async def test_an_answer_that_comes_in_pieces_after_noise_is_understood():
             await asyncio.sleep(0)
         assert talk.words.noise.startswith("aiomas: Welcome")
         talk.answer(b"$ ")
+        assert await talk.told() == {"argv": sys.argv[:1]}
+        talk.say({"clock": 17.0}, b"more noise\n")
         facts = await talk.facts
-        assert facts["python"] == "3.12.1"
+        assert (facts["python"], facts["clock"]) == ("3.12.1", 17.0)
         assert "trouble" not in facts
-        assert json.loads(talk.far.recv(1000)) == {"argv": sys.argv[:1]}
+
+
+async def test_a_slow_login_is_not_taken_for_a_clock_that_is_wrong(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(bootstrap, "time", types.SimpleNamespace(time=lambda: now))
+    async with Conversation() as talk:
+        now = 1600.0  # so long it takes until the far end reads anything
+        talk.answer()
+        await talk.told()
+        talk.say({"clock": 1600.5})
+        now = 1601.0
+        facts = await talk.facts
+    assert [facts[key] for key in ("asked", "clock", "answered")] == [1600.0, 1600.5, 1601.0]
+
+
+async def test_an_end_that_does_not_go_on_has_hung_up():
+    async with Conversation() as talk:
+        talk.answer()
+        await talk.told()
+        talk.far.close()
+        with pytest.raises(EOFError):
+            await talk.facts
 
 
 async def test_nothing_that_is_asked_looks_like_an_answer():
@@ -110,10 +143,19 @@ async def test_an_end_that_hangs_up_has_not_answered(unread):
             await talk.facts
 
 
-async def test_a_host_that_will_not_do_is_not_told_to_go_on():
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"control": 9}, f"version 9 and version {CONTROL_VERSION} of the control protocol of cl"),
+        ({"wire": 9}, f"version 9 and version {VERSION} of the wire protocol's extensions; run `"),
+        ({"wire": None}, f"version 0 and version {VERSION} of the wire protocol's extensions"),
+        ({"wire": 9, "control": 8}, "control protocol of clusters; they speak version 9 and"),
+    ],
+)
+async def test_a_host_that_will_not_do_is_not_told_to_go_on(changes, message):
     async with Conversation() as talk:
-        talk.answer(control=CONTROL_VERSION + 1)
-        with pytest.raises(ClusterError, match="cannot work together"):
+        talk.answer(**changes)
+        with pytest.raises(ClusterError, match=f"cannot work together: they speak .*{message}"):
             await talk.facts
         talk.far.setblocking(False)
         with pytest.raises(BlockingIOError):

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import aiomas
+from aiomas._hello import VERSION
 from aiomas.cluster.boot import CONTROL_VERSION
 from aiomas.cluster.control import Host
 from aiomas.cluster.hosts import HostSpec
@@ -135,7 +136,7 @@ async def test_variables_and_the_working_directory_are_those_of_the_host(tmp_pat
     assert found["fds"][1] == found["fds"][2]
     assert link.said() == "printed"
     assert link.facts["aiomas"] == "9.9"  # another one that speaks as we do
-    assert link.facts["wire"] == 9
+    assert link.facts["wire"] == VERSION
 
 
 @pytest.mark.parametrize("env", [{}, {"A": "1"}])
@@ -182,7 +183,7 @@ async def test_a_host_without_aiomas_is_told_how_to_get_it(tmp_path):
 async def test_an_aiomas_without_clusters_is_of_another_version(tmp_path):
     message = await failure(["env"], far(cwd=old_aiomas(tmp_path, "2.0.1")))
     assert f"aiomas 2.0.1 at {sys.executable} on far and aiomas {aiomas.__version__}" in message
-    assert f"they speak version 0 and version {CONTROL_VERSION} of what clusters" in message
+    assert f"they speak version 0 and version {CONTROL_VERSION} of the control" in message
 
 
 @pytest.mark.parametrize("control", [CONTROL_VERSION + 1, None])
@@ -190,6 +191,12 @@ async def test_an_aiomas_that_speaks_differently_is_refused(tmp_path, control):
     message = await failure(["env"], far(cwd=other_aiomas(tmp_path, "9.9", control)))
     assert f"aiomas 9.9 at {sys.executable} on far and aiomas {aiomas.__version__} here" in message
     assert f"version {control or 0} and version {CONTROL_VERSION}" in message
+    assert "wire" not in message
+
+
+async def test_an_aiomas_whose_containers_would_not_understand_ours_is_refused(tmp_path):
+    message = await failure(["env"], far(cwd=other_aiomas(tmp_path, "9.9", wire=9)))
+    assert f"they speak version 9 and version {VERSION} of the wire protocol's ext" in message
 
 
 async def test_an_aiomas_that_lacks_something_is_said_to(tmp_path):

@@ -77,7 +77,7 @@ def test_where_there_is_room_nothing_is_left(monkeypatch, tmp_path):
 
 def test_a_driver_that_hangs_up_at_once_gets_no_answer(monkeypatch):
     monkeypatch.setattr(stage, "_line", lambda _fd: b"")
-    monkeypatch.setattr(stage, "_write", pytest.fail)
+    monkeypatch.setattr(stage, "_answer", pytest.fail)
     stage.main("nonce", "")
 
 
