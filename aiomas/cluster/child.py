@@ -169,7 +169,9 @@ class Child:
         Raises:
             ClusterError: those of some could not be had; the others are saved.
         """
-        failed, failure = await self.call("checkpoint")
+        self._check_saved(*await self.call("checkpoint"))
+
+    def _check_saved(self, failed: Sequence[str], failure: str | None) -> None:
         if failed:
             names = ", ".join(map(repr, failed[:_MOST_NAMED]))
             more = f" and {len(failed) - _MOST_NAMED} others" if len(failed) > _MOST_NAMED else ""
@@ -199,12 +201,28 @@ class Child:
         if life is not None and not life.is_over:
             await self._telling.tell(life, "set_generation", *terms, timeout=timeout)
 
+    async def retire(self, timeout: float) -> str | None:
+        """End the container as :meth:`stop` does; if it runs, its agents' last states are saved.
+
+        Returns:
+            What has kept states from being saved, if something has.
+        """
+        runs, problem = self.state == "running", None
+        await self._look_away()
+        try:
+            if runs and self._life is not None:
+                most = 3 * timeout + _END_TIMEOUT  # for calls, states, and what agents clean up
+                saved = await self._life.call("retire", timeout, timeout=most)
+                self._check_saved(*saved)
+        except (ClusterError, ContainerDied) as exc:
+            problem = str(exc)
+        finally:  # also if we are cancelled
+            await self.stop(timeout)
+        return problem
+
     async def stop(self, timeout: float) -> None:
         """End the container; see :meth:`Life.stop`."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._look_away()
         await self._telling.close()
         try:
             if self._life is not None:
@@ -214,6 +232,13 @@ class Child:
             self._log.close()
             if self.state not in {"died", "failed"}:
                 self.state = "stopped"
+
+    async def _look_away(self) -> None:
+        """Let it end without starting it again."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _bind(self) -> None:
         spec = self._spec

@@ -57,12 +57,23 @@ class Children:
         Returns:
             How the last process of each ended, by their indices.
         """
-        children = [self._children[index] for index in indices]
+        children = [self._children[index] for index in indices if index in self._children]
         try:
             return await _stop(children, timeout)
         finally:
             for child in children:
-                del self._children[child.index]
+                self._children.pop(child.index, None)
+
+    async def retire(self, indices: Iterable[int], timeout: float) -> list[str]:
+        """End containers, all at once, with the last states of their agents saved.
+
+        Nothing is forgotten before :meth:`end`.
+
+        Returns:
+            What has kept states from being saved, for each container where something has.
+        """
+        problems = await asyncio.gather(*(self[index].retire(timeout) for index in indices))
+        return [problem for problem in problems if problem is not None]
 
     async def stop_all(self, timeout: float) -> dict[int, int | None]:
         """End all of them; returns as :meth:`end`."""
@@ -85,15 +96,24 @@ class Children:
             await self._each(child.set_generation(*terms, timeout=timeout) for child in self._all)
         )
 
-    async def checkpoint(self) -> None:
+    async def checkpoint(self, indices: Iterable[int] | None = None) -> None:
         """Save the states of all agents that can give them and will be made again.
+
+        Args:
+            indices: those of the containers; by default, all.  Of these, those that do not run,
+                or do not answer, are left out.
 
         Raises:
             ContainerDied: a container has ended; the states of others are saved.
             ClusterError: states could not be had; those of others are saved.
         """
-        for result in await self._each(child.checkpoint() for child in self._all):
-            if isinstance(result, BaseException):
+        children = self._all
+        if indices is not None:
+            children = [self[index] for index in indices if self[index].state == "running"]
+        results = await self._each(child.checkpoint() for child in children)
+        for child, result in zip(children, results, strict=True):
+            answered = child.state == "running" and not isinstance(result, ContainerDied)
+            if isinstance(result, BaseException) and (indices is None or answered):
                 raise result
 
     async def status(self, host: str, timeout: float) -> list[dict[str, Any]]:

@@ -219,7 +219,8 @@ class Worker:
         Returns:
             As :meth:`checkpoint`.
         """
-        saved: tuple[list[str], str | None] = [], "the container was being shut down already"
+        aids = list(self.container.agents.dict)
+        saved: tuple[list[str], str | None] = aids, "the container was being shut down already"
 
         async def save(timeout: float) -> None:
             nonlocal saved

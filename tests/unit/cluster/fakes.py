@@ -170,6 +170,10 @@ class FakeWorker:
         return await self._answer("checkpoint", default=([], None))
 
     @rpc.expose
+    async def retire(self, timeout):
+        return await self._answer("retire", timeout, default=([], None))
+
+    @rpc.expose
     async def set_time(self, time):
         return await self._answer("set_time", time)
 

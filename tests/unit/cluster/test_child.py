@@ -622,6 +622,55 @@ class TestHangs:
         assert len(child._tasks) == 1
 
 
+class TestRetire:
+    async def test_states_are_saved_before_its_end(self, world, fork):
+        child = await world.started()
+        assert await child.retire(SHORT) is None
+        [process] = fork.processes
+        assert [name for name, *_ in process.calls if name in {"retire", "stop"}] == [
+            "retire",
+            "stop",
+        ]
+        assert process.calls_of("retire") == [[SHORT]]
+        assert (child.state, child.exit_code) == ("stopped", 0)
+        assert world.kinds == [EventKind.STARTED]
+
+    async def test_states_that_could_not_be_had_are_named(self, world, fork):
+        child = await world.started()
+        fork.answers["retire"] = lambda *_: (["5"], "a traceback")
+        problem = await child.retire(SHORT)
+        assert "states of these agents could not be saved: '5'" in problem
+        assert child.state == "stopped"
+
+    async def test_one_that_fails_or_ends_at_it_has_ended_as_well(self, world, fork):
+        child = await world.started()
+        fork.answers["retire"] = fails
+        assert "code of the user" in await child.retire(SHORT)
+        assert child.state == "stopped"
+        second = await world.started(index=2)
+        fork.answers["retire"] = lambda process, _: process.end(3)
+        assert "ended with exit code 3" in await second.retire(SHORT)
+        assert world.kinds == [EventKind.STARTED] * 2  # nor is it started again
+
+    async def test_nobody_waits_for_the_states_of_one_that_is_gone(self, world, fork):
+        child = await world.started(restart=RestartPolicy(mode="temporary"))
+        fork.processes[0].end(1)
+        await world.heard(EventKind.FAILED)
+        assert await child.retire(SHORT) is None
+        assert child.state == "failed"
+
+    async def test_one_that_does_not_answer_any_more_has_ended_if_nobody_waits(self, world, fork):
+        child = await world.started()
+        fork.answers["retire"] = never
+        retiring = asyncio.create_task(child.retire(SHORT))
+        await until(lambda: fork.processes[0].calls_of("retire"))
+        retiring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await retiring
+        assert fork.processes[0].exited.done()
+        assert child.state == "stopped"
+
+
 class TestStop:
     async def test_all_is_closed(self, world, fork):
         child = await world.started()

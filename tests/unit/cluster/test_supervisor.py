@@ -207,6 +207,27 @@ class TestCalls:
         assert (error["index"], error["exit_code"]) == (0, 1)
         assert fork.processes[1].calls_of("set_time") == [[5.0]]
 
+    async def test_new_containers_have_the_latest_time(self, world, fork):
+        await world.begun(clock="2020-01-01")
+        await world.call("set_time", 5.0)
+        await world.call("grow", [2], 3.0)
+        assert fork.processes[2].calls_of("start")[0][0]["time"] == 5.0
+        await world.call("grow", [3], 7.0)
+        assert fork.processes[3].calls_of("start")[0][0]["time"] == 7.0
+
+    async def test_those_that_retire_tell_what_is_missing_and_are_ended(self, world, fork):
+        await world.begun()
+        fork.answers["retire"] = lambda *_: (["7"], "a traceback")
+        [problem] = await world.call("retire", [1], SHORT)
+        assert "Container 1" in problem
+        assert [process.exited.done() for process in fork.processes] == [False, True]
+        assert await world.call("shrink", [1], SHORT) == {1: 0}
+
+    async def test_only_those_that_leave_are_asked_for_states(self, world, fork):
+        await world.begun()
+        await world.call("checkpoint", [1])
+        assert [len(process.calls_of("checkpoint")) for process in fork.processes] == [0, 1]
+
     async def test_what_a_busy_one_is_told_outlives_the_call_of_the_driver(
         self, world, fork, monkeypatch
     ):

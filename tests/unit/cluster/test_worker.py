@@ -477,7 +477,8 @@ class TestEnd:
     async def test_one_that_was_told_to_stop_before_has_nothing_to_save(self, started):
         await started.spawn("Plant", [1])
         await started.call("stop", BOUND)
-        _, failure = await started.call("retire", BOUND)
+        failed, failure = await started.call("retire", BOUND)
+        assert list(failed) == ["0"]
         assert "already" in failure
 
     async def test_a_supervisor_that_is_gone_is_told_nothing(self, started):
