@@ -186,16 +186,26 @@ class Fleet:
     def home_part(self) -> Part:
         """Return what the supervisor of the driver's machine is told about its part."""
         home = self.home
-        bind = home.bind
-        containers = tuple(home.info.containers)
-        return Part(indices=containers, bind=bind, address=home.info.address, several=True)
+        return Part(
+            host=home.name,
+            indices=tuple(home.info.containers),
+            bind=home.bind,
+            address=home.info.address,
+            several=True,
+        )
 
     def candidate(self, host: HostSpec) -> Member:
         """Return what may become a member by :meth:`join`; a new host, or one that was lost.
 
         Raises:
-            ValueError: it is a member.
+            ValueError: it is a member, or this machine.
         """
+        if host.is_local:
+            msg = (
+                f"{host.host!r} is this machine, which is in every cluster and cannot be added: "
+                f"use scale() for more containers"
+            )
+            raise ValueError(msg)
         former = [member for member in self.members if member.name == host.label]
         if any(member.info.state in {"starting", "running"} for member in former):
             msg = f"The host {host.label!r} is in this cluster already"
@@ -215,7 +225,7 @@ class Fleet:
         spec = self._run.spec
         self._candidates.add(member)
         await member.launch(self._launcher, spec.start_timeout, self._lost(member))
-        await member.examine(spec, self.policy.bundle)
+        await member.examine(spec, self.policy.bundle, insecure=self.policy.insecure)
 
     async def join(self, member: Member, sign: Sign) -> list[dict[str, Any]]:
         """Start the containers of a candidate while the cluster runs; see also :meth:`confirm`.
@@ -386,7 +396,7 @@ class Fleet:
     ) -> None:
         async def reach(member: Member) -> None:
             await member.launch(self._launcher, timeout, self._lost(member))
-            await member.examine(spec, self.policy.bundle)
+            await member.examine(spec, self.policy.bundle, insecure=self.policy.insecure)
 
         problems = await admit_all(members, reach)
         for member in problems:

@@ -97,7 +97,8 @@ def host_specs(hosts: Iterable[HostSpec | str]) -> tuple[HostSpec, ...]:
     """Return the hosts that a user has named.
 
     Raises:
-        ValueError: there is none, two have the same name, or one is something else.
+        ValueError: there is none, two have the same name or are this machine, or one is something
+            else.
     """
     if isinstance(hosts, str):
         msg = f"hosts must be a list of HostSpec or strings, got {hosts!r}"
@@ -116,4 +117,11 @@ def host_specs(hosts: Iterable[HostSpec | str]) -> tuple[HostSpec, ...]:
         if labels.count(label) > 1:
             msg = f"hosts has {label!r} twice: give each HostSpec a name= of its own"
             raise ValueError(msg)
+    local = [spec.label for spec in specs if spec.is_local]
+    if len(local) > 1:
+        msg = (
+            f"{LOCALHOST} is this machine: it can be in hosts once, with the containers of all, "
+            f"got it as {' and as '.join(local)}"
+        )
+        raise ValueError(msg)
     return tuple(specs)

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aiomas.cluster.addresses import is_ip
+from aiomas.cluster.addresses import is_ip, is_loopback
 from aiomas.cluster.basedir import LONGEST_NAME
 from aiomas.cluster.budget import Budget
 from aiomas.cluster.control import ControlThread, Host
@@ -93,12 +93,15 @@ class Member:
         """Start its supervisor; see :meth:`aiomas.cluster.control.Host.launch`."""
         await self._thread.run(self.control.launch(launcher, self.spec, timeout, on_lost))
 
-    async def examine(self, spec: ClusterSpec, bundle: Bundle | None) -> None:
+    async def examine(
+        self, spec: ClusterSpec, bundle: Bundle | None, *, insecure: bool = False
+    ) -> None:
         """Look whether containers can run there.
 
         Args:
             spec: of the cluster.
             bundle: the modules that will be sent there.
+            insecure: whether plain text may be sent to other machines.
 
         Raises:
             ClusterError: they cannot; the message says all that is wrong.
@@ -115,6 +118,8 @@ class Member:
             modules = spec.modules_needed(() if bundle is None else bundle.entries)
             try:
                 given = self.bind, (), modules
+                if spec.transport == "tcp" and not insecure:
+                    problems += _plain_text_problems(self.info.address, self.bind)
                 problems += await self.call("check", *given, timeout=spec.start_timeout)
             except ClusterError as exc:
                 problems.append(str(exc))
@@ -232,7 +237,7 @@ class Member:
         self._root = await self.call("shipping.build")
 
 
-_DESCRIBED = {"python": "Python", "aiomas": "aiomas", "cores": "cores:"}
+_DESCRIBED = {"python": "Python", "aiomas": "aiomas", "wire": "protocol", "cores": "cores:"}
 
 
 def part_name(run: str, host: str) -> str:
@@ -261,10 +266,21 @@ def _numeric(address: str) -> str:
 
 
 def _skew(facts: Any) -> float:
-    """Return by how many seconds a host's clock is ahead of ours."""
+    """Return by how many seconds a host's clock is ahead of ours; 0 if it may be none."""
     if "clock" not in facts:
         return 0.0
-    return float(facts["clock"] - (facts["asked"] + facts["answered"]) / 2)
+    skew = float(facts["clock"] - (facts["asked"] + facts["answered"]) / 2)
+    return skew if abs(skew) > (facts["answered"] - facts["asked"]) / 2 else 0.0
+
+
+def _plain_text_problems(address: str, bind: str) -> list[str]:
+    if is_loopback(address) and is_loopback(bind):
+        return []
+    problem = (
+        f"transport='tcp' sends everything to {address} in plain text, and anybody on the network "
+        f"can read and change it: use transport='tls', or say insecure=True"
+    )
+    return [problem]
 
 
 def _skew_problems(facts: Any, spec: ClusterSpec) -> list[str]:

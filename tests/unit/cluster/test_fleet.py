@@ -168,6 +168,30 @@ class TestAllOrNothing:
             await world.fleet(N1, N2, allow_partial=True).gather(world.launcher, SPEC, 2)
 
 
+class TestPlainText:
+    """The launcher and the hosts that come later are not known when parameters are checked."""
+
+    spec = dataclasses.replace(SPEC, transport="tcp")
+
+    async def test_nobody_who_is_found_elsewhere_is_taken_in(self, world):
+        world.launcher.chosen = [[HostSpec("r1", 2)]]
+        with pytest.raises(ClusterError, match=r"(?s)r1: transport='tcp' sends .* insecure=True"):
+            await world.fleet().gather(world.launcher, self.spec, 2)
+
+    async def test_nor_is_one_that_is_added(self, world):
+        fleet = world.fleet(HostSpec("n1", address="127.0.0.1"))
+        await world.started(fleet, 1, self.spec)
+        with pytest.raises(ClusterError, match=r"sends everything to 10\.0\.0\.\d in plain text"):
+            await fleet.reach(fleet.candidate(N2))
+        await fleet.reach(fleet.candidate(HostSpec("n3", address="127.0.0.1")))
+
+    async def test_who_is_insecure_takes_all(self, world):
+        fleet = world.fleet(N1, insecure=True)
+        await world.started(fleet, 1, self.spec)
+        await fleet.reach(fleet.candidate(N2))
+        assert states(fleet)["n1"] == "running"
+
+
 class TestOwnAddress:
     async def test_it_is_the_one_on_the_way_to_the_others(self, world):
         fleet = world.fleet(N1)
@@ -182,6 +206,12 @@ class TestOwnAddress:
         assert (part.address, part.bind, part.indices) == ("192.0.2.9", "192.0.2.9", ())
         assert part.several
         assert part.lease is None
+        assert part.host == "localhost"
+
+    async def test_the_home_is_told_its_name(self, world):
+        fleet = world.fleet(HostSpec("localhost", name="desk"), N1)
+        await fleet.gather(world.launcher, SPEC, 2)
+        assert fleet.home_part().host == "desk"
 
     async def test_hosts_that_are_all_here_reach_this_one_here(self, world):
         fleet = world.fleet(HostSpec("n1", address="127.0.0.2"))
@@ -281,9 +311,13 @@ class TestMembers:
         assert world.lost == ["n2"]
 
     async def test_who_is_there_cannot_be_added(self, fleet):
-        for name in ("n1", "localhost"):
-            with pytest.raises(ValueError, match=f"host '{name}' is in this cluster already"):
-                fleet.candidate(HostSpec(name))
+        with pytest.raises(ValueError, match="host 'n1' is in this cluster already"):
+            fleet.candidate(HostSpec("n1"))
+
+    @pytest.mark.parametrize("name", ["localhost", "desk"])
+    async def test_nor_can_this_machine(self, fleet, name):
+        with pytest.raises(ValueError, match=r"'localhost' is this machine, .* use scale\(\)"):
+            fleet.candidate(HostSpec("localhost", name=name))
 
     async def test_a_former_one_has_another_life(self, fleet):
         assert fleet.candidate(N3).info.incarnation == 0

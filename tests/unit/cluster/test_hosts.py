@@ -76,6 +76,10 @@ class TestSeveral:
             ("node1", "hosts must be a list of HostSpec or strings, got 'node1'"),
             (["node1", 2], "hosts must be a list of HostSpec or strings, got 2 in it"),
             (["a@node1", "b@node1"], "hosts has 'node1' twice: give each HostSpec a name="),
+            (
+                ["node1", HostSpec("localhost", name="x"), HostSpec("localhost", name="y")],
+                "localhost is this machine: it can be in hosts once, .* got it as x and as y",
+            ),
         ],
     )
     def test_are_checked(self, hosts, message):

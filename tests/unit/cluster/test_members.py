@@ -75,13 +75,39 @@ class TestExamination:
         member = await launched(world, facts={"clock": 1000.0 + skew})
         with pytest.raises(ClusterError, match=message):
             await member.examine(SPEC, None)
-        await member.examine(dataclasses.replace(SPEC, transport="tcp"), None)
+        await member.examine(dataclasses.replace(SPEC, transport="tcp"), None, insecure=True)
 
-    async def test_time_on_the_way_is_no_skew(self, world):
-        facts = {"clock": 1300.0, "asked": 1000.0, "answered": 1600.0}
+    @pytest.mark.parametrize("clock", [1001.0, 1300.0, 1599.0])
+    async def test_time_on_the_way_is_no_skew(self, world, clock):
+        facts = {"clock": clock, "asked": 1000.0, "answered": 1600.0}
         member = await launched(world, facts=facts)
         await member.examine(SPEC, None)
         assert "clock" not in member.described()
+
+    @pytest.mark.parametrize("skew", [-301.0, 301.0])
+    async def test_what_is_more_than_the_time_on_the_way_is(self, world, skew):
+        facts = {"clock": 1300.0 + skew, "asked": 1000.0, "answered": 1600.0}
+        member = await launched(world, facts=facts)
+        assert f"its clock is {skew:+.1f} s off ours" in member.described()
+
+    @pytest.mark.parametrize(
+        ("address", "bind"), [("10.7.7.7", None), ("127.0.0.1", "0.0.0.0"), ("10.7.7.7", "::1")]
+    )
+    async def test_plain_text_does_not_leave_a_machine_unless_it_may(self, world, address, bind):
+        member = await launched(world, HostSpec("n1", address=address, bind=bind))
+        plain = dataclasses.replace(SPEC, transport="tcp")
+        with pytest.raises(ClusterError, match=r"in plain text, .* use transport='tls', or say"):
+            await member.examine(plain, None)
+        await member.examine(plain, None, insecure=True)
+        await member.examine(SPEC, None)
+
+    async def test_plain_text_may_stay_on_a_machine(self, world):
+        member = await launched(world, facts={"address": "127.0.0.2"})
+        await member.examine(dataclasses.replace(SPEC, transport="tcp"), None)
+
+    async def test_what_it_speaks_is_told(self, world):
+        member = await launched(world, facts={"aiomas": "3.0", "wire": 1, "cores": 4})
+        assert member.described().endswith("aiomas 3.0, protocol 1, cores: 4")
 
     async def test_an_address_has_to_be_known(self, world):
         member = await launched(world, HostSpec("me@n1"), facts={"address": None})
