@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from aiomas import rpc
 from aiomas.cluster.records import Records
+from aiomas.codecs import Codec
 from aiomas.exceptions import AiomasError
 
 _FLUSH_TIMEOUT = 10.0  # seconds that states have to reach the driver before their host leaves
@@ -70,6 +71,17 @@ class Former(NamedTuple):
     """Of all agents that were made with it, in this order; it is the first of them."""
 
 
+class Kept(NamedTuple):
+    """What is known of agents that one message has made."""
+
+    target: str
+    arguments: bytes
+    made: list[list[str]]
+    """For each of them the ids of all that were made with it; none if it has ended."""
+    states: dict[str, bytes]
+    """Those that were saved, by the ids of agents."""
+
+
 class Archive:
     """What the driver knows of the agents on one host that were spawned with ``respawn=True``."""
 
@@ -91,18 +103,30 @@ class Archive:
         """Forget all agents of a container."""
         self._records.pop(index, None)
 
-    def formers(self, index: int, url: str, codec: Any) -> Iterator[Former]:
-        """Yield all agents of a container that are to be made again.
+    def kept(self, index: int) -> list[Kept]:
+        """Return a copy of what is needed to make all agents of a container again."""
+        records = self.of(index)
+        return [
+            Kept(
+                record.target,
+                record.arguments,
+                [list(aids) for aids in record.aids],
+                records.states_of(record),
+            )
+            for record in records.plan()
+        ]
 
-        Args:
-            index: its index.
-            url: its base URL.
-            codec: with which their arguments were encoded.
-        """
-        for record in self.of(index).plan():
-            states = self.of(index).states_of(record)
-            calls = codec.decode(record.arguments)
-            for (args, kwargs), aids in zip(calls, record.aids, strict=False):
-                if aids:
-                    kept = [states.get(aid) for aid in aids]
-                    yield Former(url + aids[0], record.target, (args, kwargs), kept)
+
+def formers_of(kept: Iterable[Kept], url: str, codec: Codec) -> Iterator[Former]:
+    """Yield all agents of a container that are to be made again.
+
+    Args:
+        kept: what the archive has of them.
+        url: the base URL of the container.
+        codec: with which their arguments were encoded.
+    """
+    for target, arguments, made, states in kept:
+        for (args, kwargs), aids in zip(codec.decode(arguments), made, strict=False):
+            if aids:
+                theirs = [states.get(aid) for aid in aids]
+                yield Former(url + aids[0], target, (args, kwargs), theirs)

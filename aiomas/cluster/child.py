@@ -11,9 +11,9 @@ import dataclasses
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiomas import rpc
 from aiomas._address import TcpAddress
@@ -23,12 +23,15 @@ from aiomas.cluster.events import ClusterEvent, EventKind
 from aiomas.cluster.intensity import Intensity
 from aiomas.cluster.life import Life, StillThereError
 from aiomas.cluster.logs import Log
-from aiomas.cluster.records import Records
+from aiomas.cluster.making import make
+from aiomas.cluster.records import Given, Records
 from aiomas.cluster.restoring import restore
 from aiomas.cluster.summary import LOG
-from aiomas.cluster.surroundings import Surroundings
+from aiomas.cluster.surroundings import Archive, Surroundings
 from aiomas.cluster.telling import Telling
 from aiomas.exceptions import ClusterError, ContainerDied
+
+T = TypeVar("T")
 
 _log = logging.getLogger("aiomas.cluster")
 
@@ -58,6 +61,7 @@ class Child:
         self._around = around
         self._spec = around.spec
         self._records = Records()
+        self._given = Given()
         self._life: Life | None = None
         self._began = time.monotonic()
         self._intensity = Intensity(self._spec.restart)
@@ -125,13 +129,62 @@ class Child:
 
         Without a *timeout*, nobody waits for a container that hangs.
         """
+        life = self._alive()
+        if timeout is not None:
+            return await life.call(method, *args, timeout=timeout)
+        return await self._unless_hung(life.call(method, *args), method)
+
+    def take_states(self, states: dict[str, bytes]) -> None:
+        """Keep states for agents of another container that :meth:`spawn` makes next."""
+        self._given.put(states)
+
+    async def spawn(
+        self,
+        target: str,
+        arguments: bytes,
+        former: Sequence[Sequence[str]] = (),
+        *,
+        respawn: bool,
+        patient: bool = False,
+    ) -> tuple[list[Any], str | None]:
+        """Make agents; see :meth:`aiomas.cluster.worker.Worker.spawn`.
+
+        Args:
+            target: what makes them.
+            arguments: theirs.
+            former: under which keys :meth:`take_states` was given their states.
+            respawn: whether they are made again if the container is.
+            patient: whether to wait for a container that hangs, for as long as it lives: what has
+                become of its agents is known then.
+        """
+        states, life = self._given.pop(former), self._alive()
+        records, given = self._records, (target, arguments, former, states)
+        spawning = make(life, records, *given, respawn=respawn)
+        return await (spawning if patient else self._unless_hung(spawning, "spawn"))
+
+    def hand_over(self, archive: Archive) -> None:
+        """Give all states that we have to an archive."""
+        for record in self._records.plan():
+            for aid, state in self._records.states_of(record).items():
+                archive.save(self.index, aid, state)
+
+    def _alive(self) -> Life:
+        """Return the process.
+
+        Raises:
+            ContainerDied: there is none.
+        """
         if self._life is None:
             msg = f"Container {self.index} does not run: its state is {self.state!r}"
             raise ContainerDied(msg, self.index, self.exit_code, log=self._log.last_lines)
-        calling = asyncio.ensure_future(self._life.call(method, *args, timeout=timeout))
-        giving_up = [] if timeout is not None else [self._hung]
+        return self._life
+
+    async def _unless_hung(self, coro: Coroutine[Any, Any, T], method: str) -> T:
+        """Await *coro*, but not for longer than the container answers."""
+        calling = asyncio.create_task(coro)
         try:
-            await asyncio.wait([calling, *giving_up], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [calling, self._hung]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if calling.done():
                 return calling.result()
             msg = (
@@ -142,26 +195,6 @@ class Child:
             raise ClusterError(msg)
         finally:
             calling.cancel()
-
-    async def spawn(
-        self, target: str, arguments: bytes, former: Sequence[Any] = (), *, respawn: bool
-    ) -> tuple[list[Any], str | None]:
-        """Make agents; see :meth:`aiomas.cluster.worker.Worker.spawn`."""
-        with self._records.adding():
-            given = (target, arguments, former) if former else (target, arguments)
-            made, failure = await self.call("spawn", *given)
-            self._records.note(aid for _, _, aids in made for aid in aids)
-            if respawn:
-                agents = [(url.rpartition("/")[2], aids) for url, _, aids in made]
-                self._records.add(target, arguments, agents)
-        return made, failure
-
-    def hand_over(self) -> None:
-        """Give all states that we have to the archive."""
-        if self._around.archive is not None:
-            for record in self._records.plan():
-                for aid, state in self._records.states_of(record).items():
-                    self._around.archive.save(self.index, aid, state)
 
     async def checkpoint(self) -> None:
         """Save the states of all agents that can give them.

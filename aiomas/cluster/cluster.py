@@ -626,9 +626,12 @@ class Cluster:
             msg = f"{what} could not be made ready within start_timeout={limit} s"
             raise TimeoutError(msg) from exc
 
-    async def _remake(self, formers: Sequence[Former]) -> dict[str, Any]:
-        """Make agents again that were on a host which is gone; see :mod:`.keeper`."""
-        return await remake(self._run, self._roster, formers, self._round_robin, self._took)
+    async def _remake(
+        self, formers: Sequence[Former], took: Callable[[dict[str, Any]], object]
+    ) -> None:
+        """Make agents again that were on a host which is gone; see :mod:`.remaking`."""
+        told = self._took, took
+        await remake(self._run, self._roster, formers, self._round_robin, *told)
 
     async def _spawn_all(
         self,

@@ -33,9 +33,10 @@ _FIRST_PAUSE = 1.0  # seconds before it is tried to start a lost host again
 _LONGEST_PAUSE = 30.0
 _PING_TIMEOUT = 10.0  # seconds that new containers have to answer us, at their addresses
 _STOP_MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
+_REMAKE_PATIENCE = 10.0  # seconds that the user waits, at most, until agents are made again
 
-Remake = Callable[[Sequence[Former]], Awaitable[dict[str, Any]]]
-"""Makes agents again, and returns their new proxies by their former URLs."""
+Remake = Callable[[Sequence[Former], Callable[[dict[str, Any]], object]], Awaitable[None]]
+"""Makes agents again, and tells their new proxies by their former URLs."""
 
 
 class Keeper:
@@ -136,7 +137,7 @@ class Keeper:
         self._say(EventKind.HOST_LOST, member, str(error), error)
         async with self._fencing:
             await self._fleet.fence(member, urls, container.set_generation)
-        formers = self._formers(member, indices)
+        formers = await self._formers(member, indices)
         self._begin(self._rejoin(member))
         if self._fleet.policy.on_host_loss == "respawn":
             await self._until_fenced(member)
@@ -176,14 +177,14 @@ class Keeper:
 
     # --- agents are made again --------------------------------------------------------------------
 
-    def _formers(self, member: Member, indices: Iterable[int]) -> list[Former]:
+    async def _formers(self, member: Member, indices: Iterable[int]) -> list[Former]:
         """Return all agents of containers that can be made again."""
-        container, archive = self._run.container, member.control.archive
+        container = self._run.container
         assert container is not None  # noqa: S101 - there were agents
         codec = container.portable_codec()
         found: list[Former] = []
         for index in indices:
-            found += archive.formers(index, self._roster.containers[index].url, codec)
+            found += await member.formers(index, self._roster.containers[index].url, codec)
         return found
 
     async def _empty(self, member: Member, indices: Sequence[int], *, drain: bool) -> list[Former]:
@@ -204,7 +205,7 @@ class Keeper:
         if not member.runs:  # what happens to its agents is what the user wants for lost hosts
             msg = f"Host {member.name} was lost when it was about to hand its agents over"
             raise ClusterError(msg)
-        return self._formers(member, indices)
+        return await self._formers(member, indices)
 
     async def _end(self, member: Member, timeout: float) -> None:
         """End all that a host runs, and return when nothing of it is left."""
@@ -218,19 +219,29 @@ class Keeper:
             await member.close(_STOP_MARGIN)
 
     async def _make_again(self, member: Member, formers: Sequence[Former]) -> None:
-        if not formers:
-            return
-        made = await self._remake(formers)
-        self._roster.move(made)
-        message = f"{len(made)} of {len(formers)} agents of host {member.name} were made again"
-        self._tell(
-            ClusterEvent(
-                kind=EventKind.RESPAWNED,
-                message=message,
-                host=member.name,
-                moved={url: url_of(proxy) for url, proxy in made.items()},
-            )
-        )
+        """Make agents of a host again; return when they are, or it goes on without us for long.
+
+        For who waits for a container keeps others, and the cluster, from nothing.
+        """
+        if formers and not self._closed:
+            making = self._begin(self._make_all_again(member, formers))
+            await asyncio.wait({making}, timeout=_REMAKE_PATIENCE)
+
+    async def _make_all_again(self, member: Member, formers: Sequence[Former]) -> None:
+        count = 0
+
+        def took(made: dict[str, Any]) -> None:
+            nonlocal count
+            count += len(made)
+            self._roster.move(made)
+            message = f"{len(made)} of {len(formers)} agents of host {member.name} were made again"
+            moved = {url: url_of(proxy) for url, proxy in made.items()}
+            kind = EventKind.RESPAWNED
+            self._tell(ClusterEvent(kind=kind, message=message, host=member.name, moved=moved))
+
+        await self._remake(formers, took)
+        if not count:
+            took({})
 
     # --- more and fewer ---------------------------------------------------------------------------
 
@@ -272,7 +283,7 @@ class Keeper:
         codes = await member.call("shrink", indices, timeout, timeout=bound)
         self._roster.leave(indices, codes)
         for index in indices:
-            member.control.archive.drop(index)
+            await member.drop(index)
         await self._make_again(member, formers)
         chosen = self._fleet.chooses_hosts and member is not self._fleet.home
         if chosen and not self._roster.on_host(member.name):
@@ -373,10 +384,11 @@ class Keeper:
     ) -> None:
         self._tell(ClusterEvent(kind=kind, message=message, host=member.name, error=error))
 
-    def _begin(self, coro: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, coro: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
         task = create_task(coro)  # nobody awaits it, so its errors are reported
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 _GONE = {"failed", "lost", "stopped", "draining"}

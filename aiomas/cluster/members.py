@@ -8,9 +8,11 @@ import socket
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import chain, count
 from typing import Any
 
 from aiomas.cluster.addresses import is_ip, is_loopback
+from aiomas.cluster.archive import Former, Kept, formers_of
 from aiomas.cluster.basedir import LONGEST_NAME
 from aiomas.cluster.budget import Budget
 from aiomas.cluster.control import ControlThread, Host
@@ -19,13 +21,17 @@ from aiomas.cluster.info import HostInfo
 from aiomas.cluster.launchers.base import Launcher
 from aiomas.cluster.part import LOOPBACK, Part
 from aiomas.cluster.policy import HostPolicy
+from aiomas.cluster.records import States
 from aiomas.cluster.spec import ClusterSpec
+from aiomas.cluster.streams import pieces
 from aiomas.cluster.sync import Bundle
+from aiomas.codecs import Codec
 from aiomas.exceptions import ClusterError
 
 _SKEW = 240.0  # seconds; certificates are valid from 300 seconds before they were made
 _SKEW_WORTH_TELLING = 1.0  # seconds
 _BULK = 2 * 2**20  # bytes under way, or a slow link would keep the host's lease back for long
+_PIECE = 2**20  # bytes of states in one message
 _DAY = 86_400  # seconds
 
 
@@ -44,6 +50,7 @@ class Member:
         self.control = host
         self._thread = thread
         self._bulk = Budget(_BULK)
+        self._keys = count()  # of states: who makes agents again at the same time has others
         self._root: str | None = None  # of the modules that were sent there
         self._policy = HostPolicy()
 
@@ -78,14 +85,35 @@ class Member:
         target: str,
         arguments: bytes,
         respawn: bool,  # noqa: FBT001 - as the supervisor has it
-        *more: Any,
+        states: Sequence[States] | None = None,
     ) -> Any:
-        """Make agents there; see :meth:`aiomas.cluster.control.Host.spawn`."""
-        local = self.localized(target)
+        """Make agents there; see :meth:`aiomas.cluster.control.Host.spawn`.
+
+        With *states* they are made again, and a container that hangs is waited for.
+        """
+        local, more = self.localized(target), []
+        if states is not None:
+            more = [await self._send_states(index, states), True]
         async with self._bulk.spending(len(arguments)):
-            return await self._thread.run(
-                self.control.spawn(index, target, local, arguments, *more, respawn=respawn)
+            spawning = self.control.spawn(
+                index, target, local, arguments, *more, respawn=respawn, states=states or ()
             )
+            return await self._thread.run(spawning)
+
+    async def formers(self, index: int, url: str, codec: Codec) -> list[Former]:
+        """Return all agents of a container that are to be made again.
+
+        Args:
+            index: its index.
+            url: its base URL.
+            codec: with which their arguments were encoded.
+        """
+        kept = await self._thread.run(self._kept(index))
+        return list(formers_of(kept, url, codec))  # here, as it may take some time
+
+    async def drop(self, index: int) -> None:
+        """Forget all agents of a container."""
+        await self._thread.run(self._drop(index))
 
     async def launch(
         self, launcher: Launcher, timeout: float, on_lost: Callable[[], object]
@@ -160,11 +188,6 @@ class Member:
         request: bytes | None = prepared["request"]
         return request
 
-    async def take_states(self, index: int, states: dict[str, bytes]) -> None:
-        """Send states for agents that are made there next."""
-        async with self._bulk.spending(sum(map(len, states.values()))):
-            await self.call("take_states", index, states)
-
     def part(self) -> Part:
         """Return what its supervisor is told about its part in the run."""
         policy = self._policy
@@ -221,6 +244,21 @@ class Member:
         # What is left of the host that was lost may still be there, and have the former name.
         number = self.info.incarnation
         return part_name(run, f"{self.name}.{number}" if number else self.name)
+
+    async def _send_states(self, index: int, states: Sequence[States]) -> list[list[str]]:
+        """Send states for agents that are made there next; return the keys that they have there."""
+        keys = [[str(next(self._keys)) for _ in of_one] for of_one in states]
+        pairs = zip(chain.from_iterable(keys), chain.from_iterable(states), strict=True)
+        for piece in pieces(((key, state) for key, state in pairs if state is not None), _PIECE):
+            async with self._bulk.spending(sum(map(len, piece.values()))):
+                await self.call("take_states", index, piece)
+        return keys
+
+    async def _kept(self, index: int) -> list[Kept]:
+        return self.control.archive.kept(index)
+
+    async def _drop(self, index: int) -> None:
+        self.control.archive.drop(index)
 
     async def _grant_lease(self) -> None:
         self.control.grant(self._policy.lease)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
+
+States = Sequence[bytes | None]
+"""Those of an agent and of all that are made with it, in this order."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -59,7 +63,13 @@ class Records:
                     self._states.pop(aid, None)
                 self._early.clear()
 
-    def add(self, target: str, arguments: bytes, made: Iterable[tuple[str, Sequence[str]]]) -> None:
+    def add(
+        self,
+        target: str,
+        arguments: bytes,
+        made: Iterable[tuple[str, Sequence[str]]],
+        states: Iterable[States] = (),
+    ) -> None:
         """Remember agents.
 
         Args:
@@ -67,13 +77,15 @@ class Records:
             arguments: those of all agents of the message.
             made: for each agent that was made, in order: its id, and the ids of all that were
                 made with it, itself included.
+            states: for each of them, what it and those that were made with it began with.
         """
         aids = []
-        for aid, all_of_it in made:
+        for (aid, all_of_it), began_with in zip(made, chain(states, repeat(())), strict=False):
             again = [] if aid in self._ended else list(all_of_it)
             if again:
                 self._made[aid] = again
                 self._awaited.update(again)
+                self._keep_first(again, began_with)
             aids.append(again)
         self._records.append(Record(target, arguments, aids))
 
@@ -98,6 +110,12 @@ class Records:
             self._states[aid] = state
             self._early.add(aid)
 
+    def _keep_first(self, aids: Sequence[str], states: States) -> None:
+        """Keep what agents began with, for those that have not saved a newer state since."""
+        for aid, state in zip(aids, states, strict=False):
+            if state is not None and aid not in self._ended:
+                self._states.setdefault(aid, state)
+
     def plan(self) -> list[Record]:
         """Return what has to be made again, in order; all other agents are gone for good."""
         self._records = [record for record in self._records if any(record.aids)]
@@ -108,6 +126,25 @@ class Records:
         return {
             aid: self._states[aid] for made in record.aids for aid in made if aid in self._states
         }
+
+
+class Given:
+    """States that have come in advance, for agents that the next messages make."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, bytes] = {}
+
+    def put(self, states: Mapping[str, bytes]) -> None:
+        """Keep states, by the keys under which they will be asked for."""
+        self._states.update(states)
+
+    def pop(self, former: Iterable[Iterable[str]]) -> list[States]:
+        """Return the states of agents, which are not kept any more.
+
+        Args:
+            former: for each agent the keys of all that are made with it.
+        """
+        return [[self._states.pop(key, None) for key in keys] for keys in former]
 
 
 def _is_number(aid: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -45,6 +46,7 @@ class Roster:
         self._ended: set[str] = set()  # names that agents had which are gone
         self._gone: dict[str, str] = {}  # of those that may be made again elsewhere
         self._dead: dict[int, set[int]] = {}  # processes that have ended, by indices
+        self._changed = asyncio.Event()  # a container may run that did not
 
     def expect(self, indices: Iterable[int], host: str) -> None:
         """Note that containers are being started on a host: new ones, or such that were lost."""
@@ -59,6 +61,7 @@ class Roster:
         for content in begun:
             info = self.containers[content["index"]]
             info.pid, info.url, info.state = content["pid"], content["url"], "running"
+        self._changed.set()
 
     def lose(self, indices: Iterable[int]) -> None:
         """Note that the host of these containers is lost, or could not be used."""
@@ -76,6 +79,7 @@ class Roster:
         for index in indices:
             if self.containers[index].state == "draining":
                 self.containers[index].state = "running"
+        self._changed.set()
 
     def leave(
         self,
@@ -123,6 +127,13 @@ class Roster:
         # One without a URL has started, but its host may not be one of the cluster yet.
         return [info for info in self.containers if info.state == "running" and info.url]
 
+    async def some_running(self) -> list[ContainerInfo]:
+        """Return the same, as soon as there is one."""
+        while not (found := self.running()):
+            self._changed.clear()
+            await self._changed.wait()
+        return found
+
     def summary(self) -> str:
         """Return how many containers are in which state, in words."""
         states = Counter(info.state for info in self.containers)
@@ -132,6 +143,7 @@ class Roster:
         """Note what has happened."""
         if event.index is not None:
             self._update(self.containers[event.index], event)
+            self._changed.set()
         # The supervisor may still tell what it was about to do.
         self._is_lost = self._is_lost or event.kind is EventKind.LOST
         for info in self.containers if self._is_lost else ():

@@ -11,7 +11,7 @@ from aiomas.cluster.container import ClusterContainer
 from aiomas.cluster.events import together
 from aiomas.cluster.info import ContainerInfo
 from aiomas.cluster.placement import Strategy
-from aiomas.cluster.streams import pieces
+from aiomas.cluster.records import States
 from aiomas.codecs import Codec
 from aiomas.exceptions import ClusterError, ContainerDied, SpawnError
 
@@ -82,7 +82,7 @@ class Spawner:
         self._codec = codec
         self._send = send
         self._told = made
-        self._states: Sequence[Sequence[bytes | None]] | None = None
+        self._states: Sequence[States] | None = None
         self.proxies: list[Any] = []
         """Those of the agents that were made; ``None`` for the others."""
         self.processes: dict[int, int] = {}
@@ -96,7 +96,7 @@ class Spawner:
         choose: Strategy,
         *,
         respawn: bool,
-        states: Sequence[Sequence[bytes | None]] | None = None,
+        states: Sequence[States] | None = None,
     ) -> list[Any]:
         """Make agents and return their proxies.
 
@@ -159,8 +159,9 @@ class Spawner:
         try:
             while chunks:
                 numbers, data = chunks.popleft()
-                former = await self._send_states(info, numbers)
-                given = (target, data, respawn, *former)
+                given: tuple[Any, ...] = (target, data, respawn)
+                if self._states is not None:
+                    given += ([self._states[number] for number in numbers],)
                 made, failure, pid = await self._send("spawn", info.index, *given)
                 self.processes[info.index] = pid
                 for number, (url, class_name, _) in zip(numbers, made, strict=False):
@@ -178,21 +179,6 @@ class Spawner:
         except BaseException:
             info.agents -= to_make
             raise
-
-    async def _send_states(self, info: ContainerInfo, numbers: list[int]) -> list[Any]:
-        """Send the states of agents in advance; return what says whose they are."""
-        if self._states is None:
-            return []
-        keys = [[f"{n}/{i}" for i in range(len(self._states[n]))] for n in numbers]
-        states = {
-            f"{n}/{i}": state
-            for n in numbers
-            for i, state in enumerate(self._states[n])
-            if state is not None
-        }
-        for piece in pieces(states.items(), _CHUNK_BYTES):
-            await self._send("take_states", info.index, piece)
-        return [keys]
 
     async def _encoded(
         self, target: str, calls: Sequence[Arguments], numbers: list[int]

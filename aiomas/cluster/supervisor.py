@@ -69,6 +69,7 @@ class Supervisor:
         self._watch: Any = None
         self._views: Views
         self._key: HostKey
+        self._archive: Forwarding | None = None
         self._echo = Echo(self._log)
         self._end = asyncio.Event()
         self._leasing: asyncio.Task[None] | None = None
@@ -155,7 +156,7 @@ class Supervisor:
             echo=self._echo.take if echo else None,
             part=self._part,
             generation=Generation(generation, generation, generation),
-            archive=Forwarding(self._driver) if self._part.archive else None,
+            archive=self._forwarding() if self._part.archive else None,
         )
         self._starting = asyncio.create_task(self._start_all(credentials))
         try:
@@ -174,7 +175,7 @@ class Supervisor:
             indices: theirs; those of containers that were given up or taken away can be had again.
             time: what their clocks are set to.
         """
-        self._around.time = time
+        self._around.time = max(self._around.time, time)  # a later one may be on its way to all
         return await self._children.start(indices, self._around)
 
     @rpc.expose
@@ -182,6 +183,23 @@ class Supervisor:
     async def shrink(self, indices: Sequence[int], timeout: float) -> dict[int, int | None]:
         """End containers for good; see :meth:`stop` for the parameters and what is returned."""
         return await self._children.end(indices, timeout)
+
+    @rpc.expose
+    @reporting
+    async def retire(self, indices: Sequence[int], timeout: float) -> list[str]:
+        """End containers whose agents are to be made again elsewhere.
+
+        All of these refuse calls at once.  When those under way have been served, the states of
+        agents are taken, for :meth:`hand_over`; and then they end.
+
+        Args:
+            indices: theirs.
+            timeout: seconds; see :meth:`stop`.
+
+        Returns:
+            What has kept states from being had, for each container where something has.
+        """
+        return await self._children.retire(indices, timeout)
 
     @rpc.expose
     @reporting
@@ -222,17 +240,16 @@ class Supervisor:
     @reporting
     async def hand_over(self, indices: Sequence[int]) -> None:
         """Give the driver the states of all agents in containers that are going to end."""
-        archive = Forwarding(self._driver)
-        self._around.archive = archive
+        archive = self._forwarding()
         for index in indices:
-            self._children[index].hand_over()
+            self._children[index].hand_over(archive)
         await archive.flush()
 
     @rpc.expose
     @reporting
     async def take_states(self, index: int, states: dict[str, bytes]) -> None:
-        """Keep states for agents that are made in a container with the next message."""
-        await self._children[index].call("take_states", states)
+        """Keep states for agents that :meth:`spawn` makes next in a container."""
+        self._children[index].take_states(states)
 
     @rpc.expose
     @reporting
@@ -243,14 +260,16 @@ class Supervisor:
         arguments: bytes,
         respawn: bool,  # noqa: FBT001 - travels
         former: Sequence[Any] = (),
+        patient: bool = False,  # noqa: FBT001, FBT002 - as above
     ) -> tuple[list[Any], str | None, int]:
-        """Make agents in a container; see :meth:`aiomas.cluster.worker.Worker.spawn`.
+        """Make agents in a container; see :meth:`aiomas.cluster.child.Child.spawn`.
 
         Returns:
             What that does, and the id of the process in which they are.
         """
         child = self._children[index]
-        made, failure = await child.spawn(target, arguments, former, respawn=respawn)
+        given = (target, arguments, former)
+        made, failure = await child.spawn(*given, respawn=respawn, patient=patient)
         return made, failure, child.pid
 
     @rpc.expose
@@ -262,14 +281,17 @@ class Supervisor:
 
     @rpc.expose
     @reporting
-    async def checkpoint(self) -> None:
+    async def checkpoint(self, indices: Sequence[int] | None = None) -> None:
         """Save the states of all agents that can give them and will be made again.
 
         The driver has them as well, if it wants them.
+
+        Args:
+            indices: see :meth:`.Children.checkpoint`.
         """
-        await self._children.checkpoint()
-        if isinstance(self._around.archive, Forwarding):
-            await self._around.archive.flush()
+        await self._children.checkpoint(indices)
+        if self._archive is not None:
+            await self._archive.flush()
 
     @rpc.expose
     @reporting
@@ -406,6 +428,12 @@ class Supervisor:
             await self._stop_children(self._spec.stop_timeout)
         finally:
             self._end.set()
+
+    def _forwarding(self) -> Forwarding:
+        """Return what sends states to the driver: one only, or older ones might come later."""
+        if self._archive is None:
+            self._archive = Forwarding(self._driver)
+        return self._archive
 
     def _emit(self, event: ClusterEvent) -> None:
         if self._driver.channel.is_open:

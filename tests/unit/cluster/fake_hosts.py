@@ -91,7 +91,7 @@ class FakeHost:
             result = getattr(self, f"_{method.replace('.', '_')}")(*args)
         return result
 
-    async def spawn(self, index, target, local, arguments, *more, respawn):
+    async def spawn(self, index, target, local, arguments, *more, respawn, states=()):
         self.world.journal.append(("spawn", self.label, index, target, local, respawn, *more))
         return await self._do("spawn", index)
 

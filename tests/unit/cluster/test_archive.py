@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiomas.cluster import archive as archive_module
-from aiomas.cluster.archive import Archive, Former, Forwarding
+from aiomas.cluster.archive import Archive, Former, Forwarding, formers_of
 from aiomas.codecs import MsgPack
 from aiomas.exceptions import ConnectionLost
 from tests.unit.cluster.fakes import BOUND, until
@@ -114,7 +114,7 @@ def add(archive, index, target, calls, made):
 
 
 def formers(archive, index=3):
-    return list(archive.formers(index, URL, CODEC))
+    return list(formers_of(archive.kept(index), URL, CODEC))
 
 
 def plain(arguments):
@@ -150,6 +150,16 @@ class TestArchive:
         archive.take(3, "5", None)
         assert [former.url for former in formers(archive)] == [URL + "2", URL + "h"]
         assert len(formers(archive, 4)) == 1
+
+    def test_what_is_kept_changes_no_more_when_it_has_been_given(self, archive):
+        archive.take(3, "2", b"old")
+        kept = archive.kept(3)
+        archive.take(3, "2", b"new")
+        archive.take(3, "0", None)
+        archive.drop(3)
+        found = [(former.url, former.states) for former in formers_of(kept, URL, CODEC)]
+        assert found[:2] == [(URL + "0", [None, None]), (URL + "2", [b"old"])]
+        assert len(found) == 4
 
     def test_each_container_is_dropped_for_itself(self, archive):
         archive.drop(3)

@@ -61,12 +61,14 @@ class Kept(World):
         self.events.append(event)
         self.journal.append(("event", event.kind, event.host, self.now()))
 
-    async def remake(self, formers):
+    async def remake(self, formers, took):
         urls = [former.url for former in formers]
         self.journal.append(("remake", self.now(), urls))
         await asyncio.sleep(0)
         place = self.roster.running()[0].url
-        return {url: FakeProxy(f"{place}{n}") for n, url in enumerate(urls) if "bad" not in url}
+        made = {url: FakeProxy(f"{place}{n}") for n, url in enumerate(urls) if "bad" not in url}
+        if made:
+            took(made)
 
     def agents(self, label, index, *aids, name=None):
         """Let there be agents that are made again."""
@@ -258,7 +260,7 @@ class TestLoss:
         assert kept.kinds() == [(EventKind.HOST_LOST, "n1")]
 
     async def test_a_bug_is_not_kept_secret(self, kept, caplog):
-        async def remake(_):
+        async def remake(*_):
             raise ZeroDivisionError("a bug")
 
         kept.agents("n1", 0, "0")
@@ -272,6 +274,107 @@ class TestLoss:
         finally:
             loop.set_exception_handler(None)
         assert [str(context["exception"]) for context in reported] == ["a bug"]
+
+
+class TestAgents:
+    @pytest.fixture
+    def waiting(self, kept):
+        """Let agents wait until they can be made again."""
+        kept.goes_on = asyncio.Event()
+        remake = kept.remake
+
+        async def wait(formers, took):
+            await kept.goes_on.wait()
+            await remake(formers, took)
+
+        kept.keeper._remake = wait
+        return kept
+
+    async def test_those_that_are_made_later_are_told_then(self, kept):
+        urls = kept.agents("n1", 0, "0", "1", name="market")
+        first, second = FakeProxy("tcp://n2-1:2/0"), FakeProxy("tcp://n2-1:3/0")
+
+        async def remake(formers, took):
+            took({urls[0]: first})
+            assert kept.roster.find("market") is first
+            await asyncio.sleep(100.0)
+            took({urls[1]: second})
+
+        kept.keeper._remake = remake
+        kept.host("n1").cut()
+        await asyncio.sleep(LEASE + FENCE + 101.0)
+        told = [event for event in kept.events if event.kind is EventKind.RESPAWNED]
+        assert [event.moved for event in told] == [
+            {urls[0]: "tcp://n2-1:2/0"},
+            {urls[1]: "tcp://n2-1:3/0"},
+        ]
+        assert {event.message for event in told} == {"1 of 2 agents of host n1 were made again"}
+
+    async def test_that_none_could_be_made_is_told(self, kept):
+        kept.agents("n1", 0, "bad")
+        kept.host("n1").cut()
+        await asyncio.sleep(LEASE + FENCE + 1.0)
+        [event] = [event for event in kept.events if event.kind is EventKind.RESPAWNED]
+        assert (event.message, event.moved) == ("0 of 1 agents of host n1 were made again", {})
+
+    async def test_who_waits_does_not_keep_the_user_from_anything(self, waiting):
+        """Or nobody could add the host that they wait for."""
+        urls = waiting.agents("n1", 0, "0")
+        async with asyncio.timeout(100.0):
+            await waiting.keeper.remove("n1", STOP, drain=True)
+            await waiting.keeper.add(N3)
+        assert waiting.did("remake") == []
+        waiting.goes_on.set()
+        await asyncio.sleep(1.0)
+        assert [entry[2] for entry in waiting.did("remake")] == [urls]
+
+    async def test_they_are_made_again_also_if_the_user_does_not_wait(self, waiting):
+        waiting.agents("n1", 0, "0")
+        removing = asyncio.create_task(waiting.keeper.remove("n1", STOP, drain=True))
+        await asyncio.sleep(5.0)
+        removing.cancel()
+        await asyncio.wait({removing})
+        waiting.goes_on.set()
+        await asyncio.sleep(1.0)
+        assert len(waiting.did("remake")) == 1
+
+    async def test_with_the_end_they_wait_no_more(self, waiting):
+        waiting.agents("n1", 0, "0")
+        removing = asyncio.create_task(waiting.keeper.remove("n1", STOP, drain=True))
+        await asyncio.sleep(5.0)
+        async with asyncio.timeout(1.0):
+            await waiting.keeper.close()
+            await asyncio.wait({removing})
+        assert waiting.did("remake") == []
+        assert not waiting.keeper._tasks
+
+    async def test_what_is_kept_of_them_is_touched_in_its_own_thread_only(self, kept, monkeypatch):
+        """There it may just be changed by what the host tells."""
+        running, touched = [], []
+
+        async def run(coro):
+            running.append(coro)
+            try:
+                return await coro
+            finally:
+                running.remove(coro)
+
+        kept.thread.run = run
+        for member in kept.the_fleet.members:
+            for name in ("kept", "drop"):
+                method = getattr(member.control.archive, name)
+
+                def touch(*args, name=name, method=method):
+                    touched.append((name, bool(running)))
+                    return method(*args)
+
+                monkeypatch.setattr(member.control.archive, name, touch)
+        kept.agents("n2", 3, "0")
+        await kept.keeper.scale(3, STOP)
+        kept.agents("n1", 0, "0")
+        kept.host("n1").cut()
+        await asyncio.sleep(LEASE + FENCE + 1.0)
+        assert set(touched) == {("kept", True), ("drop", True)}
 
 
 class TestReturn:
@@ -647,9 +750,9 @@ class TestScale:
         places = []
         remake = kept.remake
 
-        async def look(formers):
+        async def look(formers, took):
             places.append([info.index for info in kept.roster.running()])
-            return await remake(formers)
+            await remake(formers, took)
 
         kept.keeper._remake = look
         await kept.keeper.scale(1, STOP)

@@ -16,6 +16,7 @@ from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.members import Member, part_name
 from aiomas.cluster.policy import HostPolicy
 from aiomas.cluster.sync import Bundle
+from aiomas.codecs import MsgPack
 from aiomas.exceptions import ClusterError
 from aiomas.testing import VirtualTimeLoop
 from tests.unit.cluster.fake_hosts import SPEC, World
@@ -253,9 +254,9 @@ class TestPreparation:
         assert member.localized(sent) == "/tree/of/n1/plant/house.py:House"
         for same in (other, "plant.house:House", "house.py"):
             assert member.localized(same) == same
-        await member.spawn(3, sent, b"arguments", True, "more")
+        await member.spawn(3, sent, b"arguments", True)
         there = "/tree/of/n1/plant/house.py:House"
-        assert world.did("spawn") == [("spawn", "n1", 3, sent, there, True, "more")]
+        assert world.did("spawn") == [("spawn", "n1", 3, sent, there, True)]
 
     async def test_without_modules_names_stay(self, world):
         member = await self.prepared(world)
@@ -313,8 +314,42 @@ class TestMember:
 
     async def test_states_are_sent_to_its_supervisor(self, world):
         member = await launched(world)
-        await member.take_states(3, {"0/0": b"x"})
-        assert world.did("take_states") == [("take_states", "n1", 3, {"0/0": b"x"})]
+        await member.spawn(3, "m:A", b"arguments", True, [[b"x", None], [b"y"]])
+        await member.spawn(3, "m:A", b"arguments", True, [[None]])
+        assert world.did("take_states", "spawn") == [
+            ("take_states", "n1", 3, {"0": b"x", "2": b"y"}),
+            ("spawn", "n1", 3, "m:A", "m:A", True, [["0", "1"], ["2"]], True),
+            ("spawn", "n1", 3, "m:A", "m:A", True, [["3"]], True),
+        ]
+
+    async def test_those_of_agents_that_are_made_at_the_same_time_are_not_mixed_up(self, world):
+        member = await launched(world)
+        taken = {}
+
+        async def take(host, index, states):
+            taken.update(states)
+            await asyncio.sleep(1.0)
+
+        world.at["take_states", "n1"] = take
+        states = [[[b"%d" % n]] for n in range(5)]
+        await asyncio.gather(*(member.spawn(3, "m:A", b"", True, each) for each in states))
+        assert sorted(taken.values()) == [b"0", b"1", b"2", b"3", b"4"]
+
+    async def test_many_states_need_several_messages(self, world):
+        member = await launched(world)
+        large = bytes(2**19 + 1)
+        await member.spawn(3, "m:A", b"", True, [[large]] * 3)
+        assert len(world.did("take_states")) == 3
+
+    async def test_it_knows_whose_agents_can_be_made_again(self, world):
+        member = await launched(world)
+        archive, codec = member.control.archive, MsgPack()
+        with archive.of(3).adding():
+            archive.of(3).add("m:A", codec.encode([((1,), {})]), [("0", ["0"])], [[b"x"]])
+        [former] = await member.formers(3, "tcp://n1:3/", codec)
+        assert (former.url, former.states) == ("tcp://n1:3/0", [b"x"])
+        await member.drop(3)
+        assert await member.formers(3, "tcp://n1:3/", codec) == []
 
     async def test_it_is_given_up_and_closed(self, world):
         member = await launched(world)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiomas.cluster.records import Record, Records
+from aiomas.cluster.records import Given, Record, Records
 
 
 @pytest.fixture
@@ -115,3 +115,54 @@ def test_ids_that_were_chosen_are_remembered_for_ever():
     records.forget("6")
     records.plan()
     assert records.chosen == ["007", "aide", "boss"]
+
+
+class TestFirstStates:
+    """Those that agents had in another container."""
+
+    @pytest.fixture
+    def records(self):
+        return Records()
+
+    def states(self, records):
+        return {aid: s for record in records.plan() for aid, s in records.states_of(record).items()}
+
+    def test_they_are_kept_until_there_are_newer_ones(self, records):
+        records.add("m:A", b"ab", [("0", ["0", "1"]), ("2", ["2"])], [[b"a", b"b"], [b"c"]])
+        records.save("1", b"new")
+        assert self.states(records) == {"0": b"a", "1": b"new", "2": b"c"}
+
+    def test_newer_ones_may_have_come_before(self, records):
+        with records.adding():
+            records.save("0", b"new")
+            records.add("m:A", b"a", [("0", ["0"])], [[b"old"]])
+        assert self.states(records) == {"0": b"new"}
+
+    def test_some_have_none(self, records):
+        made = [("0", ["0", "1", "9"]), ("2", ["2"]), ("3", ["3"])]
+        records.add("m:A", b"abc", made, [[None, b"b"], []])
+        assert self.states(records) == {"1": b"b"}
+
+    def test_there_may_be_more_than_were_made(self, records):
+        records.add(
+            "m:A", b"ab", [("0", ["0"])], [[b"a", b"of one that it does not make any more"], [b"b"]]
+        )
+        assert self.states(records) == {"0": b"a"}
+        assert records.plan() == [Record("m:A", b"ab", [["0"]])]
+
+    def test_those_of_agents_that_have_ended_already_are_not_kept(self, records):
+        with records.adding():
+            records.forget("1")
+            records.forget("2")
+            made = [("0", ["0", "1"]), ("2", ["2"])]
+            records.add("m:A", b"ab", made, [[b"a", b"b"], [b"c"]])
+        assert self.states(records) == {"0": b"a"}
+
+
+def test_given_states_are_had_once_in_the_order_of_their_keys():
+    given = Given()
+    given.put({"a": b"1", "b": b"2"})
+    given.put({"c": b"3"})
+    assert given.pop([["c", "x"], [], ["a"]]) == [[b"3", None], [], [b"1"]]
+    assert given.pop([["c", "b"]]) == [[None, b"2"]]
+    assert given.pop(()) == []

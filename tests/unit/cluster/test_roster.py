@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -162,3 +163,28 @@ class TestNames:
         roster.take(event(EventKind.DIED, 0, pid=100))
         roster.take(event(EventKind.RESTARTED, 0, pid=100))
         assert give(roster, "market", 0, pid=100) is roster.find("market")
+
+
+class TestSomeRunning:
+    async def test_those_that_run_are_there_at_once(self, roster):
+        assert [info.index for info in await roster.some_running()] == [0, 1]
+
+    @pytest.mark.parametrize("how", ["began", "restarted", "kept"])
+    async def test_it_is_waited_for_one(self, roster, how):
+        roster.drain([1])
+        roster.take(event(EventKind.DIED, 0, pid=100))
+        waiting = asyncio.create_task(roster.some_running())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        roster.take(event(EventKind.RESTARTING, 0))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        if how == "began":
+            roster.began([{"index": 0, "pid": 5, "url": "tcp://host:0/"}])
+        elif how == "restarted":
+            roster.take(event(EventKind.RESTARTED, 0, pid=101))
+        else:
+            roster.keep([1])
+        async with asyncio.timeout(1.0):
+            [info] = await waiting
+        assert info.index == (1 if how == "kept" else 0)
