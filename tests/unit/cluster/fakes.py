@@ -150,8 +150,8 @@ class FakeWorker:
         return await self._answer("start", fields, default="fake://container/")
 
     @rpc.expose
-    async def spawn(self, target, arguments):
-        return await self._answer("spawn", target, arguments, default=([], None))
+    async def spawn(self, target, arguments, *former):
+        return await self._answer("spawn", target, arguments, *former, default=([], None))
 
     @rpc.expose
     async def take_states(self, states):

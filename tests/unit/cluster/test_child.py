@@ -368,6 +368,17 @@ class TestRestart:
         assert fork.processes[1].exited.done()
 
 
+class FakeArchive:
+    def __init__(self):
+        self.saved: list[Any] = []
+
+    def save(self, *state):
+        self.saved.append(state)
+
+    def forget(self, *agent):
+        pass
+
+
 class TestAgents:
     async def test_those_that_shall_be_are_made_again_with_their_states(self, world, fork):
         child = await world.started()
@@ -394,6 +405,62 @@ class TestAgents:
         assert (target, arguments) == ("m:A", b"arguments")
         assert [list(made) for made in aids] == [["5", "6"], []]
         assert states == {"5": b"new", "6": b"inner"}
+
+    async def test_those_of_another_container_have_their_states(self, world, fork):
+        """They begin with them, and again if they have saved none since."""
+        child = await world.started()
+        made = [("fake://container/5", "A", ["5", "6"]), ("fake://container/7", "A", ["7"])]
+        fork.answers["spawn"] = lambda *_: (made, None)
+        child.take_states({"0": b"first", "2": b"old"})
+        await child.spawn("m:A", b"arguments", [["0", "1"], ["2"]], respawn=True)
+        assert fork.processes[0].calls_of("take_states") == [[{"0": b"first", "2": b"old"}]]
+        assert fork.processes[0].calls_of("spawn") == [
+            ["m:A", b"arguments", (("0", "1"), ("2",))],
+        ]
+        await fork.processes[0].client.remote.save("7", b"new")
+        fork.processes[0].end(1)
+        await world.heard(EventKind.RESTARTED)
+        assert fork.processes[1].calls_of("take_states") == [[{"5": b"first", "7": b"new"}]]
+
+    async def test_states_are_used_once(self, world, fork):
+        child = await world.started()
+        child.take_states({"0": b"x"})
+        fork.answers["spawn"] = fails
+        with pytest.raises(ClusterError):
+            await child.spawn("m:A", b"", [["0"]], respawn=True)
+        del fork.answers["spawn"]
+        await child.spawn("m:A", b"", [["0"]], respawn=True)
+        assert fork.processes[0].calls_of("take_states") == [[{"0": b"x"}]]
+
+    async def test_states_are_not_lost_with_a_process_that_ends_before(self, world, fork):
+        child = await world.started()
+        child.take_states({"0": b"x"})
+        fork.processes[0].end(1)
+        await world.heard(EventKind.RESTARTED)
+        await child.spawn("m:A", b"", [["0"]], respawn=True)
+        assert fork.processes[1].calls_of("take_states") == [[{"0": b"x"}]]
+
+    async def test_no_agent_is_made_in_a_process_that_does_not_have_its_state(self, world, fork):
+        child = await world.started()
+        fork.answers["take_states"] = lambda process, _: process.end(1)
+        child.take_states({"0": b"x"})
+        with pytest.raises(ContainerDied, match="exit code 1"):
+            await child.spawn("m:A", b"", [["0"]], respawn=True)
+        await world.heard(EventKind.RESTARTED)
+        assert [process.calls_of("spawn") for process in fork.processes] == [[], []]
+
+    async def test_states_that_are_handed_over_are_all_that_there_are(self, world, fork):
+        child = await world.started()
+        made = [("fake://container/5", "A", ["5", "6"]), ("fake://container/7", "A", ["7"])]
+        fork.answers["spawn"] = lambda *_: (made, None)
+        child.take_states({"0": b"x"})
+        await child.spawn("m:A", b"", [["0"]], respawn=True)
+        await fork.processes[0].client.remote.save("7", b"y")
+        archive = FakeArchive()
+        child.hand_over(archive)
+        assert archive.saved == [(1, "5", b"x"), (1, "7", b"y")]
+        await fork.processes[0].client.remote.save("7", b"z")
+        assert len(archive.saved) == 2
 
     async def test_states_need_not_fit_into_one_message(self, world, fork, monkeypatch):
         monkeypatch.setattr(streams, "PIECE", 100)
@@ -582,6 +649,35 @@ class TestHangs:
         released.set()
         await world.heard(EventKind.RECOVERED)
         await child.set_time(5)
+
+    async def test_who_is_patient_waits_for_one_that_hangs(self, world, fork):
+        child = await world.started(hang_timeout=SHORT)
+        released = asyncio.Event()
+
+        async def spawn(*_):
+            await released.wait()
+            return [("fake://container/5", "A", ["5"])], None
+
+        fork.answers["ping"] = lambda *_: released.wait()
+        fork.answers["spawn"] = spawn
+        spawning = asyncio.create_task(child.spawn("m:A", b"", respawn=True, patient=True))
+        await world.heard(EventKind.HUNG)
+        late = asyncio.create_task(child.spawn("m:A", b"", respawn=True, patient=True))
+        await asyncio.sleep(SHORT)
+        assert not any(task.done() for task in (spawning, late))
+        released.set()
+        async with asyncio.timeout(BOUND):
+            assert [made for [made], _ in await asyncio.gather(spawning, late)]
+        await world.heard(EventKind.RECOVERED)
+
+    async def test_who_is_patient_does_not_outlive_its_process(self, world, fork):
+        child = await world.started(hang_timeout=SHORT)
+        fork.answers["ping"] = fork.answers["spawn"] = never
+        spawning = asyncio.create_task(child.spawn("m:A", b"", respawn=True, patient=True))
+        await world.heard(EventKind.HUNG)
+        fork.processes[0].end(1)
+        with pytest.raises(ContainerDied, match="exit code 1"):
+            await spawning
 
     async def test_the_next_process_does_not_hang(self, world, fork):
         child = await world.started(hang_timeout=BOUND)

@@ -6,15 +6,18 @@ import asyncio
 import dataclasses
 import socket
 import threading
+from typing import Any
 
 import pytest
 
 from aiomas import rpc
 from aiomas.cluster import control, streams
+from aiomas.cluster.archive import formers_of
 from aiomas.cluster.control import ControlThread, Host
 from aiomas.cluster.events import ClusterEvent, EventKind, error_content
 from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.launchers.base import Launcher, Link
+from aiomas.codecs import MsgPack
 from aiomas.exceptions import ClusterError, ContainerDied
 from tests.unit.cluster.fakes import BOUND, until
 
@@ -152,6 +155,14 @@ class FakeService:
         raise LookupError(msg)
 
     @rpc.expose
+    async def spawn(self, index, target, arguments, respawn, former=(), patient=False):
+        assert target == ("/there.py:A" if respawn else "m:A")
+        if respawn:
+            await self.driver.keep_state(index, "2", b"newer than what it began with")
+        made = [("u/0", "A", ["0", "1"]), ("u/2", "A", ["2"]), ("u/3", "A", ["3"])]
+        return {"value": [made, None, 7]}
+
+    @rpc.expose
     async def slow(self):
         await asyncio.sleep(BOUND)
 
@@ -168,7 +179,9 @@ class FakeLauncher(Launcher):
         self.ended = asyncio.get_running_loop().create_future()
         ours, self.sock = socket.socketpair()
         if self.serves:
-            self.client = await streams.accept(self.sock, FakeService())
+            service: Any = FakeService()
+            self.client = await streams.accept(self.sock, service)
+            service.driver = self.client.remote
             self.client.channel.on_closed(lambda: self.end(0))
         return Link(ours, self.ended, self.kill)
 
@@ -229,6 +242,28 @@ class TestHost:
     async def test_a_call_that_takes_too_long_says_so(self, host):
         with pytest.raises(ClusterError, match=r"has not answered slow\(\) within 0.05 s"):
             await host.call("slow", timeout=SHORT)
+
+    async def test_agents_that_are_made_again_are_known_with_what_they_began_with(
+        self, host, launcher
+    ):
+        """Or a second loss would cost them what they had."""
+        arguments = MsgPack().encode([((n,), {}) for n in range(3)])
+        states = [[b"a", None], [b"b"], [b"c"]]
+        given = (3, "m:A", "/there.py:A", arguments, [["k", "l"], ["m"], ["n"]], True)
+        made, failure, _ = await host.spawn(*given, respawn=True, states=states)
+        assert (len(made), failure) == (3, None)
+        known = [
+            (f.url, f.target, f.states) for f in formers_of(host.archive.kept(3), "u/", MsgPack())
+        ]
+        assert known == [
+            ("u/0", "m:A", [b"a", None]),
+            ("u/2", "m:A", [b"newer than what it began with"]),
+            ("u/3", "m:A", [b"c"]),
+        ]
+
+    async def test_of_others_nothing_is_known(self, host):
+        await host.spawn(3, "m:A", "m:A", b"", respawn=False)
+        assert host.archive.kept(3) == []
 
     async def test_events_and_lines_are_passed_on(self, host, launcher, heard):
         event = ClusterEvent(kind=EventKind.HUNG, message="it hangs", index=1)

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -45,10 +46,11 @@ class World:
         await self.host.launch(self.launcher, HostSpec("localhost"), BOUND, self._lost)
         return self
 
-    async def prepared(self, **fields):
+    async def prepared(self, part=None, **fields):
         await self.connected()
         spec = dataclasses.replace(SPEC, **fields)
-        self.facts = await self.call("prepare", spec.fields(), {"driver_pid": os.getpid()})
+        facts = {"driver_pid": os.getpid()}
+        self.facts = await self.call("prepare", spec.fields(), facts, part)
         return self
 
     async def begun(self, credentials=None, *, echo=False, **fields):
@@ -198,6 +200,73 @@ class TestCalls:
         assert fork.processes[0].calls_of("spawn") == []
         assert fork.processes[1].calls_of("spawn") == [["m:A", b"arguments"]]
         assert pid == fork.processes[1].pid
+
+    async def test_those_of_another_host_have_their_states(self, world, fork):
+        await world.begun()
+        await world.call("take_states", 1, {"0": b"x"})
+        await world.call("spawn", 1, "m:A", b"arguments", True, [["0"]], True)
+        assert fork.processes[1].calls_of("take_states") == [[{"0": b"x"}]]
+        assert fork.processes[1].calls_of("spawn") == [["m:A", b"arguments", (("0",),)]]
+
+    async def test_who_makes_agents_again_is_patient(self, world, fork):
+        await world.begun(hang_timeout=SHORT)
+        released = asyncio.Event()
+
+        async def spawn(*_):
+            await released.wait()
+            return [], None
+
+        fork.answers["spawn"] = spawn
+        fork.answers["ping"] = lambda *_: released.wait()
+        spawning = asyncio.create_task(world.call("spawn", 1, "m:A", b"", True, [["0"]], True))
+        await world.heard(EventKind.HUNG)
+        with pytest.raises(ClusterError, match="has not answered for hang_timeout"):
+            await world.call("spawn", 1, "m:A", b"", True)
+        released.set()
+        async with asyncio.timeout(BOUND):
+            assert (await spawning)[:2] == ((), None)
+
+    async def test_states_are_handed_over_once_and_in_their_order(self, world, fork):
+        """And later ones are not sent by themselves: nobody has asked for that."""
+        await world.begun()
+        fork.answers["spawn"] = lambda *_: ([("fake://container/0", "A", ["0"])], None)
+        await world.call("spawn", 1, "m:A", b"", True)
+        taken = []
+        world.host.archive.take = lambda *state: taken.append(state)
+        save = fork.processes[1].client.remote.save
+        await save("0", b"1")
+        await world.call("hand_over", [1])
+        assert taken == [(1, "0", b"1")]
+        await save("0", b"2")
+        await world.call("checkpoint")
+        assert len(taken) == 1
+        forwarding = world.launcher.supervisor._archive
+        await world.call("hand_over", [1])
+        assert taken[1:] == [(1, "0", b"2")]
+        assert world.launcher.supervisor._archive is forwarding
+
+    async def test_what_is_handed_over_comes_after_what_was_sent_before(self, world, fork):
+        await world.prepared(part={"indices": [0, 1], "archive": True})
+        await world.call("begin", "secret", None, echo=False)
+        fork.answers["spawn"] = lambda *_: ([("fake://container/0", "A", ["0"])], None)
+        await world.call("spawn", 1, "m:A", b"", True)
+        goes_on, taken = asyncio.Event(), []
+
+        async def keep(index, aid, state):
+            await goes_on.wait()
+            taken.append(state)
+
+        forwarding = world.launcher.supervisor._archive
+        forwarding._driver = SimpleNamespace(remote=SimpleNamespace(keep_state=keep))
+        save = fork.processes[1].client.remote.save
+        await save("0", b"1")
+        await save("0", b"2")
+        handing = asyncio.create_task(world.call("hand_over", [1]))
+        await asyncio.sleep(SHORT)
+        assert not handing.done()
+        goes_on.set()
+        await handing
+        assert taken == [b"1", b"2"]
 
     async def test_the_time_is_set_and_who_has_not_got_it_is_told(self, world, fork):
         await world.begun(restart=RestartPolicy(mode="temporary"))
