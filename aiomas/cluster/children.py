@@ -28,6 +28,9 @@ class Children:
         return index in self._children
 
     def __getitem__(self, index: int) -> Child:
+        if index not in self._children:  # it was ended while somebody was about to ask it
+            msg = f"Container {index} does not run any more: it was ended"
+            raise ContainerDied(msg, index, None)
         return self._children[index]
 
     async def start(self, indices: Iterable[int], around: Surroundings) -> list[dict[str, Any]]:

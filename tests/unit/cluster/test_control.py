@@ -136,6 +136,7 @@ class FakeService:
     """A supervisor that knows three answers."""
 
     router = rpc.Service()
+    driver: Any
 
     @rpc.expose
     def good(self, *args, **kwargs):

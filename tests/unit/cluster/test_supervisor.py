@@ -201,6 +201,13 @@ class TestCalls:
         assert fork.processes[1].calls_of("spawn") == [["m:A", b"arguments"]]
         assert pid == fork.processes[1].pid
 
+    async def test_in_one_that_was_ended_nothing_is_made(self, world):
+        await world.begun()
+        await world.call("shrink", [1], SHORT)
+        for method, *given in (("take_states", {}), ("spawn", "m:A", b"", True)):
+            with pytest.raises(ContainerDied, match="Container 1 does not run any more"):
+                await world.call(method, 1, *given)
+
     async def test_those_of_another_host_have_their_states(self, world, fork):
         await world.begun()
         await world.call("take_states", 1, {"0": b"x"})
@@ -379,7 +386,7 @@ class TestCalls:
     async def test_its_own_errors_say_so(self, world):
         await world.begun()
         with pytest.raises(ClusterError, match=r"(?s)^The supervisor failed: .*KeyError: 5"):
-            await world.call("spawn", 5, "m:A", b"", False)
+            await world.call("shrink", [5], SHORT)
 
     async def test_one_that_takes_too_long_says_so(self, world, fork):
         await world.begun()
