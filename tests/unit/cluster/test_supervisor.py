@@ -383,10 +383,11 @@ class TestCalls:
         monkeypatch.setattr(psutil, "Process", gone)
         assert loads.used(os.getpid()) == {}
 
-    async def test_its_own_errors_say_so(self, world):
+    async def test_its_own_errors_say_so(self, world, monkeypatch):
         await world.begun()
-        with pytest.raises(ClusterError, match=r"(?s)^The supervisor failed: .*KeyError: 5"):
-            await world.call("shrink", [5], SHORT)
+        monkeypatch.setattr(world.launcher.supervisor._children, "loads", fails)
+        with pytest.raises(ClusterError, match=r"(?s)^The supervisor failed: .*code of the user"):
+            await world.call("loads")
 
     async def test_one_that_takes_too_long_says_so(self, world, fork):
         await world.begun()
