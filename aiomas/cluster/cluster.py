@@ -465,6 +465,7 @@ class Cluster:
             msg = f"The time can only be set forward: it is {clock.time()} s, got {time} s"
             raise ValueError(msg)
         given_up = {info.index for info in self.containers if info.state == "failed"}
+        self._keeper.set_time(time)  # a host that joins now has it as well
         found = await self._run.call_all("set_time", time)
         contents = [content for _, contents in found for content in contents]
         clock.set_time(time)  # last, so that it can be repeated if we are cancelled
@@ -488,6 +489,8 @@ class Cluster:
     async def add_host(self, host: HostSpec | str) -> None:
         """Add a host while the cluster runs, with new, empty containers.
 
+        If this is cancelled, it is undone.
+
         Args:
             host: as in *hosts*; it gets one container for each of its cores, if it does not say how
                 many.
@@ -495,25 +498,33 @@ class Cluster:
         Raises:
             ClusterError: it cannot be used; the message says why.
             ContainerDied: one of its containers ended before it answered.
-            OSError: it cannot be used.
+            OSError: it cannot be used, or is not ready in time (a :exc:`TimeoutError`).  Its
+                supervisor has *start_timeout* for that, and then its containers.
             ValueError: the cluster has this host already, or was started without *hosts*.
         """
         self._run_container()
         self._check_several("add_host()")
         [spec] = host_specs([host])
-        async with self._bounded(f"host {spec.label}"):
-            await self._keeper.add(spec)
+        await self._keeper.add(spec)
 
     async def remove_host(self, host: str, *, drain: bool = True) -> None:
         """End all containers of a host, and forget it.
 
+        They refuse calls first, and have *stop_timeout* for those under way.  If this is cancelled
+        after that, it goes on nevertheless.
+
         Args:
             host: its name.
-            drain: make those of its agents again on other hosts, with their states, that were
-                spawned with ``respawn=True``; their new URLs are in the event ``RESPAWNED``.
+            drain: make those of its agents again on other hosts that were spawned with
+                ``respawn=True``, with the states that their last calls have left; their new URLs
+                are in the event ``RESPAWNED``.  Those of containers that have failed, or do not
+                answer, have the states that they have saved last.
 
         Raises:
-            ClusterError: states of agents could not be saved, and nothing was done.
+            ClusterError: agents cannot give their states, or no other container runs in which they
+                could be made again, and nothing was done.  Or all was done, but last states were
+                not to be had in the end, so that these agents have those that they had saved
+                before; the message names them.
             ValueError: there is no such host, or it is the driver's own machine.
         """
         self._run_container()
@@ -523,13 +534,16 @@ class Cluster:
         """Start or end containers, until there are so many that run.
 
         New ones go where there are the fewest; with a launcher that chooses hosts, on new hosts.
-        The last ones are ended first; what :meth:`remove_host` says about agents holds for theirs.
+        The last ones are ended first; what :meth:`remove_host` says about agents, and about what
+        is cancelled, holds for theirs.
 
         Args:
             containers: how many.
 
         Raises:
-            ClusterError: there is no room for them, or the states of agents could not be saved.
+            ClusterError: there is no room for them, they were not ready in time (within
+                *start_timeout* on each host), or what :meth:`remove_host` says.  New ones on other
+                hosts stay.
             ContainerDied: a new container ended before it answered.
             ValueError: it is no number from 1 up.
         """
@@ -537,8 +551,7 @@ class Cluster:
         if not isinstance(containers, int) or isinstance(containers, bool) or containers < 1:
             msg = f"containers must be a number from 1 up, got {containers!r}"
             raise ValueError(msg)
-        async with self._bounded("all containers"):
-            await self._keeper.scale(containers, self._spec.stop_timeout)
+        await self._keeper.scale(containers, self._spec.stop_timeout)
 
     def on_event(self, callback: Callback) -> Callable[[], None]:
         """Call ``callback(event)`` with each :class:`ClusterEvent` from now on.
@@ -573,6 +586,7 @@ class Cluster:
             # They are up when they have answered where others will reach them.
             await asyncio.gather(*(container.ping(info.url) for info in self.containers))
             self._starting = None
+            self._keeper.begin()
 
     async def _stop(self, why: str) -> None:
         self._stopping = True
@@ -612,19 +626,6 @@ class Cluster:
             return
         msg = f"{what} needs a cluster that was started with hosts=, or a launcher that has them"
         raise ValueError(msg)
-
-    @contextlib.asynccontextmanager
-    async def _bounded(self, what: str) -> AsyncIterator[None]:
-        bound = asyncio.timeout(self._spec.start_timeout)
-        try:
-            async with bound:
-                yield
-        except TimeoutError as exc:
-            if not bound.expired():
-                raise
-            limit = self._spec.start_timeout
-            msg = f"{what} could not be made ready within start_timeout={limit} s"
-            raise TimeoutError(msg) from exc
 
     async def _remake(
         self, formers: Sequence[Former], took: Callable[[dict[str, Any]], object]
@@ -671,6 +672,7 @@ class Cluster:
         if event.kind is EventKind.LOST:
             # How it is said in events and by calls that were under way.
             self._over = self._over or event.message.removeprefix("The cluster is gone: ")
+            self._keeper.end(f"the cluster does not run any more: {self._over}")
         elif event.kind is EventKind.STARTED and self._starting is not None:
             self._starting.advance()
         self._listeners.tell(event)
@@ -679,12 +681,14 @@ class Cluster:
         """Note that the supervisor is gone."""
         if self._stopping:
             return
+        self._keeper.end("the cluster is gone")
         self._telling = asyncio.ensure_future(self._tell_of_loss())
 
     async def _tell_of_loss(self) -> None:
         error = await self._run.lost()
         if self._over is None:  # or the supervisor has told why itself, before it ended
             self._took(ClusterEvent(kind=EventKind.LOST, message=str(error), error=error))
+        await self._keeper.close()  # before others are given up, or they would be started again
         await self._run.abandon()
 
 

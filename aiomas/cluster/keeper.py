@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiomas.agent import url_of
-from aiomas.clocks import ExternalClock
 from aiomas.cluster.archive import Former
-from aiomas.cluster.events import ClusterEvent, EventKind
+from aiomas.cluster.draining import Draining, check_states
+from aiomas.cluster.events import ClusterEvent, EventKind, together
 from aiomas.cluster.fleet import Fleet
 from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.info import ContainerInfo
+from aiomas.cluster.joining import Joining, Returning
 from aiomas.cluster.lease import now
 from aiomas.cluster.members import Member
+from aiomas.cluster.requests import Begun, Requests
 from aiomas.cluster.roster import Roster
 from aiomas.cluster.run import Lifecycle
 from aiomas.exceptions import ClusterError, ContainerDied
@@ -31,7 +32,6 @@ _log = logging.getLogger("aiomas.cluster")
 
 _FIRST_PAUSE = 1.0  # seconds before it is tried to start a lost host again
 _LONGEST_PAUSE = 30.0
-_PING_TIMEOUT = 10.0  # seconds that new containers have to answer us, at their addresses
 _STOP_MARGIN = 5.0  # seconds that a supervisor may be late to what its containers have
 _REMAKE_PATIENCE = 10.0  # seconds that the user waits, at most, until agents are made again
 
@@ -61,67 +61,107 @@ class Keeper:
         self._tell = tell
         self._remake = remake
         self._tasks: set[asyncio.Future[None]] = set()
-        self._asked = asyncio.Lock()  # held while something is done that the user wants
+        self._requests = Requests()
         self._changing = asyncio.Lock()  # held while hosts or containers are added or removed
         self._fencing = asyncio.Lock()
-        self._closed = False
+        self._joining = Joining(run, roster, self._changing, self._fencing, self._joined)
+        self._draining = Draining(roster, self._formers)
+        self._begun = self._closed = False
+
+    def begin(self) -> None:
+        """Keep the hosts from now on: the start is over.  Those that were lost at it are lost."""
+        self._begun = True
+        for member in self._fleet.running:
+            if member is not self._fleet.home and not member.control.is_open:
+                self.lost(member)
 
     def lost(self, member: Member) -> None:
         """Take note that the supervisor of a host is gone."""
-        if member.runs and self._run.container is not None and not self._closed:
+        if member.runs and self._begun and not self._closed:
             # Now, and not only when it is known why: nothing more is to be put there.
             member.becomes("lost")
             self._roster.lose(self._indices(member))
             self._begin(self._lose(member))
 
-    async def close(self) -> None:
-        """Do nothing more."""
+    def end(self, why: str) -> None:
+        """Do nothing more, and end what is under way; *why* is what the user is told."""
         self._closed = True
+        self._requests.end(why)
         for task in self._tasks:
             task.cancel()
+
+    async def close(self, why: str = "the cluster is being stopped") -> None:
+        """Do nothing more, and return when all has ended that was under way."""
+        self.end(why)
+        await self._requests.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    def set_time(self, time: float) -> None:
+        """Take note of the time of external clocks, in seconds, before it is sent to all hosts."""
+        self._joining.set_time(time)
+
     async def add(self, host: HostSpec) -> None:
         """Add a host; see :meth:`aiomas.cluster.Cluster.add_host`."""
-        async with self._asked:
+
+        async def add(_: Begun) -> None:
             self._fleet.candidate(host)  # nothing is allocated for what is there already
-            await self._take_in(await self._fleet.allocate([host], host.containers))
+            await self._joining.take_in(await self._fleet.allocate([host], host.containers))
+
+        await self._requests.do(f"Adding host {host.label}", add)
 
     async def remove(self, name: str, timeout: float, *, drain: bool) -> None:
         """Remove a host; see :meth:`aiomas.cluster.Cluster.remove_host`."""
-        async with self._asked, self._changing:
-            member = self._fleet.named(name)
-            if member is self._fleet.home:
-                msg = f"{name} is the driver's own machine; use scale() for its containers"
-                raise ValueError(msg)
-            if member.info.state == "left":
-                msg = f"The host {name!r} has left this cluster already"
-                raise ValueError(msg)
-            indices = self._indices(member)
-            formers: list[Former] = []
-            if member.runs:
-                formers = await self._empty(member, indices, drain=drain)
-                member.becomes("left")
-                await self._end(member, timeout)
-            member.becomes("left")
-            self._roster.leave(indices)
-            await self._fleet.release(member.spec)
-            self._say(EventKind.HOST_LEFT, member, f"Host {name} was removed")
-            await self._make_again(member, formers)
+
+        async def remove(begun: Begun) -> None:
+            async with self._changing:
+                await self._remove(begun, name, timeout, drain=drain)
+
+        await self._requests.do(f"Removing host {name}", remove)
 
     async def scale(self, containers: int, timeout: float) -> None:
         """Have so many containers; see :meth:`aiomas.cluster.Cluster.scale`."""
-        async with self._asked:
+
+        async def scale(begun: Begun) -> None:
             async with self._changing:
                 have = [info for info in self._roster.containers if info.state not in _GONE]
                 more = containers - len(have)
                 if more < 0:
-                    await self._shrink(have[containers:], timeout)
+                    await self._shrink(begun, have[containers:], timeout)
                 elif more and not self._fleet.chooses_hosts:
+                    begun()
                     await self._grow(more)
             if more > 0 and self._fleet.chooses_hosts:
-                await self._take_in(await self._fleet.allocate([], more))
+                await self._joining.take_in(await self._fleet.allocate([], more))
+
+        await self._requests.do(f"Scaling to {containers} containers", scale)
+
+    async def _remove(self, begun: Begun, name: str, timeout: float, *, drain: bool) -> None:
+        member = self._fleet.named(name)
+        if member is self._fleet.home:
+            msg = f"{name} is the driver's own machine; use scale() for its containers"
+            raise ValueError(msg)
+        if member.info.state == "left":
+            msg = f"The host {name!r} has left this cluster already"
+            raise ValueError(msg)
+        indices = self._indices(member)
+        formers: list[Former] = []
+        problems: list[str] = []
+        if member.runs:
+            if drain:
+                await self._draining.begin({member: indices})
+            begun()
+            if drain:
+                formers, problems = await self._draining.retire(member, indices, timeout)
+            self._roster.drain(indices)
+            member.becomes("left")
+            await self._end(member, timeout)
+        member.becomes("left")
+        self._roster.leave(indices)
+        await self._fleet.release(member.spec)
+        self._say(EventKind.HOST_LEFT, member, f"Host {name} was removed")
+        await self._make_again(member, formers)
+        check_states(member, problems)
 
     # --- a host is lost ---------------------------------------------------------------------------
 
@@ -135,41 +175,41 @@ class Keeper:
         container.cut_off(urls)  # who hears of it and calls them shall not reach them
         error = ClusterError(f"Host {member.name} is lost: {why}")
         self._say(EventKind.HOST_LOST, member, str(error), error)
+        # It need not wait for those who take long to hear of it, but is unfenced after that.
+        self._begin(self._rejoin(Returning(member, indices, self._fleet, self._roster)))
         async with self._fencing:
             await self._fleet.fence(member, urls, container.set_generation)
         formers = await self._formers(member, indices)
-        self._begin(self._rejoin(member))
         if self._fleet.policy.on_host_loss == "respawn":
             await self._until_fenced(member)
             await self._make_again(member, formers)
 
-    async def _rejoin(self, member: Member) -> None:
+    async def _rejoin(self, returning: Returning) -> None:
         """Start a lost host again, as often as it takes."""
         pause = _FIRST_PAUSE
         await asyncio.sleep(pause)
-        while self._is_missed(member):
+        while returning.is_awaited:
             try:
-                await self._start_again(member)
-            except (ClusterError, ContainerDied, OSError) as exc:
-                _log.debug("Host %s cannot be started again yet: %s", member.name, exc)
+                await self._start_again(returning)
+            except (ClusterError, ContainerDied, OSError, ValueError) as exc:
+                name = returning.member.name
+                _log.debug("Host %s cannot be started again yet: %s", name, exc)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 return
 
-    async def _start_again(self, member: Member) -> None:
+    async def _start_again(self, returning: Returning) -> None:
+        member = returning.member
         specs = [member.spec]
         if self._fleet.chooses_hosts:
-            await self._fleet.release(member.spec)
-            number = len(self._indices(member))
+            if returning.is_missed:
+                await self._fleet.release(member.spec)
+            number = len(returning.left)
             specs = await self._fleet.allocate([], number) if number else []
-        await self._take_in(specs, member)
-        if self._is_missed(member):  # it is not there itself
+        await self._joining.take_in(specs, returning)
+        if returning.is_missed:  # it is not there itself
             member.becomes("left", f"{member.info.problem}; others have taken its place")
-
-    def _is_missed(self, member: Member) -> bool:
-        """Whether a host is lost, and neither was removed since nor added again by the user."""
-        return member.info.state == "lost" and member in self._fleet.members
 
     async def _until_fenced(self, member: Member) -> None:
         """Return when nothing of a host that is gone runs any more."""
@@ -186,26 +226,6 @@ class Keeper:
         for index in indices:
             found += await member.formers(index, self._roster.containers[index].url, codec)
         return found
-
-    async def _empty(self, member: Member, indices: Sequence[int], *, drain: bool) -> list[Former]:
-        """Get all that is needed to make the agents of some containers again, before these end.
-
-        Raises:
-            ClusterError: that failed, and nothing has changed.
-        """
-        self._roster.drain(indices)
-        if not drain:
-            return []
-        try:
-            await member.call("checkpoint")
-            await member.call("hand_over", list(indices))
-        except BaseException:
-            self._roster.keep(indices)
-            raise
-        if not member.runs:  # what happens to its agents is what the user wants for lost hosts
-            msg = f"Host {member.name} was lost when it was about to hand its agents over"
-            raise ClusterError(msg)
-        return await self._formers(member, indices)
 
     async def _end(self, member: Member, timeout: float) -> None:
         """End all that a host runs, and return when nothing of it is left."""
@@ -255,43 +275,57 @@ class Keeper:
             shares.setdefault(member, []).append(index)
         for member, theirs in shares.items():
             self._roster.expect(theirs, member.name)
+            # It ends those of them that have been started when this takes too long.
+            bound = self._run.spec.start_timeout + _STOP_MARGIN
             try:
-                begun = await member.call("grow", theirs, self._time)
-            except BaseException:
+                begun = await member.call("grow", theirs, self._joining.time, timeout=bound)
+            except BaseException as exc:
                 self._roster.lose(theirs)
+                exc.add_note(
+                    f"These were containers {theirs} on host {member.name}, of {number} new ones; "
+                    f"{len(self._roster.running())} containers of the cluster run"
+                )
                 raise
             member.info.containers += theirs
             self._roster.began(begun)
 
-    async def _shrink(self, infos: Sequence[ContainerInfo], timeout: float) -> None:
+    async def _shrink(self, begun: Begun, infos: Sequence[ContainerInfo], timeout: float) -> None:
         by_host: dict[Member, list[int]] = {}
         for info in infos:
             by_host.setdefault(self._fleet.of(info.index), []).append(info.index)
-        indices = [info.index for info in infos]
-        # All at once, or agents would be made again where the next ones are ended.
-        self._roster.drain(indices)
-        try:
-            for member, theirs in by_host.items():
-                await self._shrink_host(member, theirs, timeout)
-        except BaseException:
-            self._roster.keep(indices)
-            raise
+        await self._draining.begin(by_host)
+        begun()
+        hosts = [self._shrink_host(*theirs, timeout) for theirs in by_host.items()]
+        results = await asyncio.gather(*hosts, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            raise together(errors)
 
     async def _shrink_host(self, member: Member, indices: Sequence[int], timeout: float) -> None:
-        formers = await self._empty(member, indices, drain=True)
+        formers, problems = await self._draining.retire(member, indices, timeout)
         bound = 3 * timeout + _STOP_MARGIN
-        codes = await member.call("shrink", indices, timeout, timeout=bound)
-        self._roster.leave(indices, codes)
+        codes: Mapping[int, int | None] = {}
+        try:
+            codes = await member.call("shrink", indices, timeout, timeout=bound)
+        finally:
+            if member.runs:
+                self._roster.leave(indices, codes)
         for index in indices:
             await member.drop(index)
         await self._make_again(member, formers)
         chosen = self._fleet.chooses_hosts and member is not self._fleet.home
-        if chosen and not self._roster.on_host(member.name):
+        if chosen and not self._in_use(member):
             member.becomes("left")
             await member.close(_STOP_MARGIN)
             await self._fleet.release(member.spec)
             message = f"Host {member.name} has no containers any more"
             self._say(EventKind.HOST_LEFT, member, message)
+        check_states(member, problems)
+
+    def _in_use(self, member: Member) -> bool:
+        """Whether a host has containers that run, or will run again."""
+        states = {self._roster.containers[index].state for index in member.info.containers}
+        return not states <= _GONE
 
     def _places(self) -> list[Member]:
         """Return the hosts that can have more containers: home only if it has some already."""
@@ -299,66 +333,9 @@ class Keeper:
         others = [member for member in self._fleet.running if member is not home]
         return [home, *others] if self._indices(home) or not others else others
 
-    async def _take_in(self, specs: Sequence[HostSpec], former: Member | None = None) -> None:
-        """Take in hosts that the launcher has allocated; those that cannot be are given back.
-
-        Args:
-            specs: the hosts.
-            former: a lost host whose containers they get; by default they get new ones.
-        """
-        left = deque(specs)
-        try:
-            while left:
-                await self._join(self._fleet.candidate(left.popleft()), former)
-        except BaseException:
-            for spec in left:
-                await self._fleet.release(spec)
-            raise
-
-    async def _join(self, candidate: Member, former: Member | None) -> None:
-        """Take in a host."""
-        try:
-            # This may take long, and others may change something meanwhile.
-            await self._fleet.reach(candidate)
-            async with self._changing:
-                candidate.info.containers = self._places_for(candidate, former)
-                self._roster.expect(candidate.info.containers, candidate.name)
-                begun = await self._start_containers(candidate)
-                self._roster.began(begun)
-        except BaseException:
-            self._roster.lose(candidate.info.containers)
-            await asyncio.shield(self._fleet.dismiss(candidate, "it could not be used"))
-            raise
-        message = f"Host {candidate.name} has joined with {len(begun)} containers"
-        self._say(EventKind.HOST_JOINED, candidate, message)
-
-    def _places_for(self, candidate: Member, former: Member | None) -> list[int]:
-        """Return the containers that a host gets."""
-        number = candidate.spec.containers
-        if former is None:
-            self._fleet.candidate(candidate.spec)  # it may have come back meanwhile
-            if number is None:
-                number = candidate.control.facts.get("cores", 1)
-            first = len(self._roster.containers)
-            return list(range(first, first + number))
-        if not self._is_missed(former):
-            msg = f"Host {former.name} was removed or added meanwhile"
-            raise ClusterError(msg)
-        return self._indices(former)[: None if candidate.spec is former.spec else number]
-
-    async def _start_containers(self, candidate: Member) -> list[dict[str, Any]]:
-        container = self._run.container
-        assert container is not None  # noqa: S101 - it runs
-        begun = await self._fleet.join(candidate, self._run.sign)
-        urls = [content["url"] for content in begun]
-        if self._time:
-            await candidate.call("set_time", self._time)
-        async with self._fencing:  # of a host that is lost meanwhile it would not hear
-            await self._fleet.unfence(candidate, urls, container.set_generation)
-            async with asyncio.timeout(_PING_TIMEOUT):
-                await asyncio.gather(*(container.ping(url) for url in urls))
-            self._fleet.confirm(candidate)
-        return begun
+    def _joined(self, member: Member, number: int) -> None:
+        message = f"Host {member.name} has joined with {number} containers"
+        self._say(EventKind.HOST_JOINED, member, message)
 
     # --- details ----------------------------------------------------------------------------------
 
@@ -367,12 +344,6 @@ class Keeper:
         fleet = self._run.fleet
         assert fleet is not None  # noqa: S101 - nobody is lost or added before
         return fleet
-
-    @property
-    def _time(self) -> float:
-        """What external clocks are set to, in seconds."""
-        clock = None if self._run.container is None else self._run.container.clock
-        return clock.time() if isinstance(clock, ExternalClock) else 0.0
 
     def _indices(self, member: Member) -> list[int]:
         """Return the containers of a host, but for those that have been taken away from it."""

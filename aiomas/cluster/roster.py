@@ -45,6 +45,7 @@ class Roster:
         self._claimed: set[str] = set()  # names of agents that are being made
         self._ended: set[str] = set()  # names that agents had which are gone
         self._gone: dict[str, str] = {}  # of those that may be made again elsewhere
+        self._draining: set[int] = set()  # containers that are about to end
         self._dead: dict[int, set[int]] = {}  # processes that have ended, by indices
         self._changed = asyncio.Event()  # a container may run that did not
 
@@ -53,6 +54,7 @@ class Roster:
         for index in indices:
             while len(self.containers) <= index:
                 self.containers.append(ContainerInfo(len(self.containers)))
+            self._draining.discard(index)
             former = self.containers[index]
             self.containers[index] = ContainerInfo(index, host=host, restarts=former.restarts)
 
@@ -71,12 +73,14 @@ class Roster:
     def drain(self, indices: Iterable[int]) -> None:
         """Put no new agents into these containers, which are going to end."""
         for index in indices:
+            self._draining.add(index)  # one that is being restarted is not to be used as well
             if self.containers[index].state in {"running", "hung"}:
                 self.containers[index].state = "draining"
 
     def keep(self, indices: Iterable[int]) -> None:
         """Note that these containers are not going to end after all."""
         for index in indices:
+            self._draining.discard(index)
             if self.containers[index].state == "draining":
                 self.containers[index].state = "running"
         self._changed.set()
@@ -203,6 +207,8 @@ class Roster:
 
     def _update(self, info: ContainerInfo, event: ClusterEvent) -> None:
         info.state = _STATES.get(event.kind, info.state)
+        if info.state == "running" and info.index in self._draining:
+            info.state = "draining"
         if event.kind in {EventKind.STARTED, EventKind.RESTARTED}:
             info.pid = event.pid or 0
             self._dead.get(info.index, set()).discard(info.pid)  # the system gives ids again

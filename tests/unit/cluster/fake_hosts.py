@@ -140,6 +140,9 @@ class FakeHost:
         self.indices += indices
         return self._begun(indices)
 
+    def _retire(self, *_):
+        return []
+
     def _shrink(self, indices, _):
         return dict.fromkeys(indices, 0)
 

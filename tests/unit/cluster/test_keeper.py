@@ -12,7 +12,7 @@ import pytest
 from aiomas.clocks import ExternalClock
 from aiomas.cluster import gathering
 from aiomas.cluster import keeper as keeper_module
-from aiomas.cluster.events import EventKind
+from aiomas.cluster.events import EventKind, error_content
 from aiomas.cluster.hosts import HostSpec
 from aiomas.cluster.keeper import Keeper
 from aiomas.cluster.policy import FENCE
@@ -20,7 +20,7 @@ from aiomas.cluster.roster import Roster
 from aiomas.codecs import MsgPack
 from aiomas.exceptions import ClusterError
 from aiomas.testing import VirtualTimeLoop
-from tests.unit.cluster.fake_hosts import FakeProxy, World
+from tests.unit.cluster.fake_hosts import SPEC, FakeProxy, World
 
 N1, N2, N3 = HostSpec("n1"), HostSpec("n2"), HostSpec("n3")
 LEASE = 30.0
@@ -37,6 +37,7 @@ class FakeRun:
 
     def __init__(self, world, fleet):
         self.fleet, self.container, self.sign = fleet, world.container, world.sign
+        self.spec = SPEC
 
 
 class Kept(World):
@@ -55,6 +56,7 @@ class Kept(World):
         self.run = run
         self.keeper = Keeper(run, self.roster, self.tell, self.remake)
         fleet._on_lost = self.keeper.lost
+        self.keeper.begin()
         self.journal.clear()
 
     def tell(self, event):
@@ -245,10 +247,6 @@ class TestLoss:
         kept.host("n1").cut()
         await asyncio.sleep(1.0)
         assert kept.events == []
-        kept.run.container = None
-        kept.host("n2").cut()
-        await asyncio.sleep(1.0)
-        assert kept.events == []
 
     async def test_each_loss_is_told_once(self, kept):
         kept.at["launch", "n1"] = UNREACHABLE
@@ -344,7 +342,8 @@ class TestAgents:
         await asyncio.sleep(5.0)
         async with asyncio.timeout(1.0):
             await waiting.keeper.close()
-            await asyncio.wait({removing})
+            with pytest.raises(ClusterError, match="the cluster is being stopped"):
+                await removing
         assert waiting.did("remake") == []
         assert not waiting.keeper._tasks
 
@@ -375,6 +374,16 @@ class TestAgents:
         kept.host("n1").cut()
         await asyncio.sleep(LEASE + FENCE + 1.0)
         assert set(touched) == {("kept", True), ("drop", True)}
+
+    async def test_those_that_were_lost_at_the_start_are_lost_when_it_is_over(self, kept):
+        kept.keeper._begun = False
+        kept.host("n1").cut()
+        await asyncio.sleep(1.0)
+        assert kept.events == []
+        kept.keeper.begin()
+        await asyncio.sleep(0.1)
+        assert kept.kinds() == [(EventKind.HOST_LOST, "n1")]
+        assert [info.index for info in kept.roster.running()] == [2, 3]
 
 
 class TestReturn:
@@ -530,7 +539,51 @@ class TestReturn:
         await asyncio.sleep(0.1)
         assert kept.the_fleet.generation == 1
         told = [entry for entry in kept.did("set_generation") if entry[1] == "n3"]
-        assert [entry[2:5] for entry in told] == [(0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 1, 1)]
+        terms = [(0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 1, 1)]
+        assert [entry[2:5] for entry in told[:4]] == terms
+
+    async def test_it_does_not_wait_for_those_who_take_long_to_hear_of_the_loss(self, kept):
+        hears = asyncio.Event()
+
+        async def hear(*_, **__):
+            await hears.wait()
+
+        kept.at["set_generation", "n2"] = hear
+        kept.host("n1").cut()
+        await asyncio.sleep(5.0)
+        assert len(kept.did("begin")) == 1
+        # But they have to know that the former one is lost before the new one is found.
+        assert kept.host_states()["n1"] == "lost"
+        hears.set()
+        await asyncio.sleep(0.1)
+        assert kept.host_states()["n1"] == "running"
+        found = [terms.get("found") for _, terms in kept.did("own generation")]
+        assert [bool(urls) for urls in found] == [False, False, False, True]
+
+    async def test_a_time_that_is_set_while_it_joins_is_for_it_as_well(self, kept):
+        kept.container.clock = ExternalClock("2020-01-01", init_time=0)
+        kept.container.clock.set_time(10.0)
+
+        async def set_time(host, time):
+            if time == 10.0:  # all others are told, and it is no member yet
+                kept.keeper.set_time(100.0)
+
+        kept.at["set_time", "n1"] = set_time
+        kept.host("n1").cut()
+        await asyncio.sleep(1.5)
+        assert kept.did("set_time") == [("set_time", "n1", 10.0), ("set_time", "n1", 100.0)]
+        await kept.keeper.scale(5, STOP)
+        assert kept.did("grow") == [("grow", "n2", [4], 100.0)]
+
+    async def test_one_whose_clocks_cannot_be_set_is_tried_again(self, kept):
+        kept.keeper.set_time(17.5)
+        kept.at["set_time", "n1"] = [error_content(ClusterError("it is not answering"))]
+        kept.host("n1").cut()
+        await asyncio.sleep(1.5)
+        assert kept.host_states()["n1"] == "lost"
+        del kept.at["set_time", "n1"]
+        await asyncio.sleep(1.5)
+        assert kept.host_states()["n1"] == "running"
 
 
 class TestAdd:
@@ -561,6 +614,21 @@ class TestAdd:
         del kept.at[step, "n3"]
         await kept.keeper.add(HostSpec("n3", 1))
         assert kept.host_states()["n3"] == "running"
+
+    @pytest.mark.parametrize(
+        ("step", "what"),
+        [("launch", "its supervisor was not ready"), ("begin", "its containers were not ready")],
+    )
+    async def test_so_does_one_that_takes_too_long(self, kept, step, what):
+        async def hang(*_, **__):
+            await asyncio.Event().wait()
+
+        kept.at[step, "n3"] = hang
+        with pytest.raises(TimeoutError, match=rf"host n3: {what} within start_timeout=20.0 s"):
+            await kept.keeper.add(HostSpec("n3", 1))
+        assert kept.now() == 20.0
+        assert kept.host("n3").given_up
+        assert kept.did("release") == [("release", "n3")]
 
     async def test_so_does_one_that_is_cancelled(self, kept):
         begun = asyncio.Event()
@@ -595,7 +663,8 @@ class TestRemove:
         await kept.keeper.remove("n1", STOP, drain=True)
         steps = [entry for entry in kept.journal if entry[0] != "release"]
         assert steps == [
-            ("checkpoint", "n1"),
+            ("checkpoint", "n1", [0, 1]),
+            ("retire", "n1", [0, 1], STOP),
             ("hand_over", "n1", [0, 1]),
             ("stop", "n1", STOP),
             ("close", "n1"),
@@ -612,7 +681,7 @@ class TestRemove:
         async def look(*_):
             assert [info.index for info in kept.roster.running()] == [2, 3]
 
-        for method in ("checkpoint", "hand_over", "stop"):
+        for method in ("checkpoint", "retire", "hand_over", "stop"):
             kept.at[method, "n1"] = look
         await kept.keeper.remove("n1", STOP, drain=True)
         assert len(kept.did("stop")) == 1
@@ -633,17 +702,105 @@ class TestRemove:
         assert kept.kinds() == [(EventKind.HOST_LEFT, "n1")]
         assert len(kept.launched["n1"]) == 1
 
-    @pytest.mark.parametrize("step", ["checkpoint", "hand_over"])
-    async def test_if_states_cannot_be_saved_nothing_was_done(self, kept, step):
+    async def test_if_states_cannot_be_saved_nothing_was_done(self, kept):
         kept.agents("n1", 0, "0")
-        kept.at[step, "n1"] = ClusterError("Agent 0 has no state")
+        kept.at["checkpoint", "n1"] = ClusterError("Agent 0 has no state")
         with pytest.raises(ClusterError, match="no state"):
             await kept.keeper.remove("n1", STOP, drain=True)
         assert kept.did("stop", "event") == []
         assert [info.index for info in kept.roster.running()] == [0, 1, 2, 3]
-        del kept.at[step, "n1"]
+        assert kept.did("retire") == []
+        del kept.at["checkpoint", "n1"]
         await kept.keeper.remove("n1", STOP, drain=True)
         assert len(kept.did("remake")) == 1
+
+    @pytest.mark.parametrize(
+        ("step", "result"),
+        [
+            ("retire", ["Container 0: Agent 0 has no state"]),
+            ("retire", ClusterError("Agent 0 has no state")),
+            ("hand_over", ClusterError("Agent 0 has no state")),
+        ],
+    )
+    async def test_last_states_that_are_missing_are_told_when_all_was_done(
+        self, kept, step, result
+    ):
+        urls = kept.agents("n1", 0, "0")
+        kept.at[step, "n1"] = result
+        with pytest.raises(ClusterError, match=r"(?s)All was done.* of host n1 .*0 has no state"):
+            await kept.keeper.remove("n1", STOP, drain=True)
+        assert kept.did("remake") == [("remake", 0.0, urls)]
+        assert kept.host_states()["n1"] == "left"
+
+    async def test_where_there_is_nowhere_else_nothing_is_done(self, make):
+        kept = make()
+        await kept.begin(N1, containers=1)
+        kept.agents("n1", 0, "0", "1")
+        with pytest.raises(ClusterError, match=r"No other container .* so 2 agents could not"):
+            await kept.keeper.remove("n1", STOP, drain=True)
+        assert kept.journal == []
+        assert [info.index for info in kept.roster.running()] == [0]
+        await kept.keeper.remove("n1", STOP, drain=False)
+        assert kept.host_states()["n1"] == "left"
+
+    async def test_where_there_is_nobody_the_last_one_may_go(self, make):
+        kept = make()
+        await kept.begin(N1, containers=1)
+        await kept.keeper.remove("n1", STOP, drain=True)
+        assert kept.host_states()["n1"] == "left"
+
+    async def test_one_that_is_cancelled_before_anything_has_ended_is_undone(self, kept):
+        begun = asyncio.Event()
+
+        async def hang(*_):
+            begun.set()
+            await asyncio.Event().wait()
+
+        kept.at["checkpoint", "n1"] = hang
+        removing = asyncio.create_task(kept.keeper.remove("n1", STOP, drain=True))
+        await begun.wait()
+        removing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await removing
+        assert [info.index for info in kept.roster.running()] == [0, 1, 2, 3]
+        await asyncio.sleep(10.0)
+        assert kept.did("retire", "stop") == []
+
+    @pytest.mark.parametrize("step", ["retire", "hand_over", "stop"])
+    async def test_one_that_is_cancelled_later_goes_on(self, kept, step):
+        urls = kept.agents("n1", 0, "0", name="market")
+        begun = asyncio.Event()
+
+        async def wait(*_):
+            begun.set()
+            await asyncio.sleep(1.0)
+
+        kept.at[step, "n1"] = wait
+        removing = asyncio.create_task(kept.keeper.remove("n1", STOP, drain=True))
+        await begun.wait()
+        removing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await removing
+        with pytest.raises(ValueError, match="has left this cluster already"):
+            await kept.keeper.remove("n1", STOP, drain=True)  # which waits for the former
+        assert kept.did("remake") == [("remake", 1.0, urls)]
+        assert kept.states()[0] == ("stopped", "n1")
+        assert kept.roster.find("market")._url == "tcp://n2-1:2/0"
+
+    async def test_what_fails_when_nobody_waits_is_logged(self, kept, caplog):
+        begun = asyncio.Event()
+
+        async def fail(*_):
+            begun.set()
+            await asyncio.sleep(1.0)
+            return ["Agent 0 has no state"]
+
+        kept.at["retire", "n1"] = fail
+        removing = asyncio.create_task(kept.keeper.remove("n1", STOP, drain=True))
+        await begun.wait()
+        removing.cancel()
+        await asyncio.sleep(2.0)
+        assert "Removing host n1, whose caller was cancelled, has failed" in caplog.text
 
     async def test_one_that_is_lost_meanwhile_is_lost(self, kept):
         async def lose(host, *_):
@@ -733,9 +890,10 @@ class TestScale:
         urls = kept.agents("n2", 3, "0")
         kept.agents("n2", 2, "0")
         await kept.keeper.scale(3, STOP)
-        steps = kept.did("checkpoint", "hand_over", "shrink", "remake")
+        steps = kept.did("checkpoint", "retire", "hand_over", "shrink", "remake")
         assert steps == [
-            ("checkpoint", "n2"),
+            ("checkpoint", "n2", [3]),
+            ("retire", "n2", [3], STOP),
             ("hand_over", "n2", [3]),
             ("shrink", "n2", [3], STOP),
             ("remake", 0.0, urls),
@@ -762,8 +920,72 @@ class TestScale:
         kept.at["checkpoint", "n2"] = ClusterError("Agent 0 has no state")
         with pytest.raises(ClusterError, match="no state"):
             await kept.keeper.scale(1, STOP)
-        assert [info.index for info in kept.roster.running()] == [0, 2, 3]
-        assert kept.states()[1] == ("stopped", "n1")
+        assert [info.index for info in kept.roster.running()] == [0, 1, 2, 3]
+        assert kept.did("retire", "shrink") == []
+
+    async def test_last_states_that_are_missing_are_told_when_all_was_done(self, kept):
+        kept.agents("n1", 1, "0")
+        for name, index in (("n1", 1), ("n2", 3)):
+            kept.at["retire", name] = [f"Container {index} has no state"]
+        with pytest.raises(ClusterError, match="Container 1 has no state") as caught:
+            await kept.keeper.scale(1, STOP)
+        assert "Container 3 has no state" in caught.value.__notes__[0]
+        assert [kept.states()[index][0] for index in (1, 2, 3)] == ["stopped"] * 3
+        assert len(kept.did("remake")) == 1
+
+    async def test_where_there_is_nowhere_else_nothing_is_done(self, kept):
+        kept.at["launch", "n1"] = UNREACHABLE
+        kept.agents("n2", 3, "0")
+        kept.roster.lose([0, 2])
+        kept.roster.containers[2].state = "hung"  # it counts, but takes nobody
+        kept.roster.containers[0].state = "hung"
+        kept.roster.lose([1])
+        with pytest.raises(ClusterError, match=r"No other container .* so 1 agents could not"):
+            await kept.keeper.scale(2, STOP)
+        assert kept.did("checkpoint", "retire", "shrink") == []
+
+    async def test_what_is_cancelled_goes_on_when_containers_are_being_ended(self, kept):
+        begun = asyncio.Event()
+
+        async def wait(*_):
+            begun.set()
+            await asyncio.sleep(1.0)
+
+        kept.at["shrink", "n2"] = wait
+        urls = kept.agents("n2", 3, "0")
+        scaling = asyncio.create_task(kept.keeper.scale(3, STOP))
+        await begun.wait()
+        scaling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await scaling
+        await kept.keeper.scale(3, STOP)
+        assert kept.states()[3] == ("stopped", "n2")
+        assert kept.did("remake") == [("remake", 1.0, urls)]
+        assert len(kept.did("shrink")) == 1
+
+    async def test_what_is_cancelled_goes_on_when_containers_are_being_started(self, kept):
+        begun = asyncio.Event()
+
+        async def wait(*_):
+            begun.set()
+            await asyncio.sleep(1.0)
+
+        kept.at["grow", "n1"] = wait
+        scaling = asyncio.create_task(kept.keeper.scale(6, STOP))
+        await begun.wait()
+        scaling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await scaling
+        await kept.keeper.scale(6, STOP)
+        assert [info.index for info in kept.roster.running()] == [*range(6)]
+        assert len(kept.did("grow")) == 2
+
+    async def test_containers_that_may_not_have_ended_are_not_used_again(self, kept):
+        kept.at["shrink", "n2"] = ClusterError("it has not answered within 11 s")
+        with pytest.raises(ClusterError, match="has not answered"):
+            await kept.keeper.scale(3, STOP)
+        assert [info.index for info in kept.roster.running()] == [0, 1, 2]
+        assert kept.did("remake") == []
 
     async def test_as_many_as_there_are_is_nothing_to_do(self, kept):
         await kept.keeper.scale(4, STOP)
@@ -790,8 +1012,11 @@ class TestScale:
 
     async def test_where_there_is_no_room_nothing_is_left(self, kept):
         kept.at["grow", "n1"] = ClusterError("port 7004 is taken")
-        with pytest.raises(ClusterError, match="port 7004"):
+        with pytest.raises(ClusterError, match="port 7004") as caught:
             await kept.keeper.scale(5, STOP)
+        assert caught.value.__notes__ == [
+            "These were containers [4] on host n1, of 1 new ones; 4 containers of the cluster run"
+        ]
         assert [info.index for info in kept.roster.running()] == [0, 1, 2, 3]
         assert kept.the_fleet.named("n1").info.containers == [0, 1]
 
@@ -883,8 +1108,72 @@ class TestChosenHosts:
         assert kept.host_states() == {"localhost": "running", "r1": "running"}
         assert kept.did("close") == []
 
+    async def test_the_rest_is_looked_for_if_a_part_has_come_back_itself(self, chosen):
+        chosen.launcher.chosen = [
+            [HostSpec("r1", 1), HostSpec("r4", 1)],
+            [HostSpec("r5", 1)],
+        ]
+        chosen.at["launch", "r4"] = UNREACHABLE
+        chosen.host("r1").cut()
+        await asyncio.sleep(2.5)
+        assert chosen.did("release", "allocate") == [
+            ("release", "r1"),
+            ("allocate", [], 2),
+            ("release", "r4"),
+            ("allocate", [], 1),  # what r1 has now stays
+        ]
+        assert chosen.states()[0] == ("running", "r1")
+        assert chosen.states()[1] == ("running", "r5")
+        await asyncio.sleep(300.0)
+        assert len(chosen.did("allocate")) == 2
+
+    async def test_a_part_may_come_back_itself_and_the_rest_elsewhere(self, chosen):
+        chosen.launcher.chosen = [[HostSpec("r1", 1), HostSpec("r4", 1)]]
+        chosen.host("r1").cut()
+        await asyncio.sleep(1.5)
+        assert chosen.states()[0] == ("running", "r1")
+        assert chosen.states()[1] == ("running", "r4")
+
+    async def test_hosts_that_are_there_already_are_given_back_with_the_others(self, chosen):
+        chosen.launcher.chosen = [[HostSpec("r2", 1), HostSpec("r3", 1)], [HostSpec("r4", 2)]]
+        chosen.host("r1").cut()
+        await asyncio.sleep(1.5)
+        assert chosen.did("release") == [("release", name) for name in ("r1", "r2", "r3")]
+        await asyncio.sleep(1.0)
+        assert chosen.states()[0] == ("running", "r4")
+
 
 class TestClose:
+    async def test_what_the_user_wants_is_not_done_to_its_end(self, kept):
+        async def hang(*_, **__):
+            await asyncio.Event().wait()
+
+        kept.at["begin", "n3"] = hang
+        adding = asyncio.create_task(kept.keeper.add(HostSpec("n3", 1)))
+        scaling = asyncio.create_task(kept.keeper.scale(3, STOP))
+        await asyncio.sleep(1.0)
+        await kept.keeper.close()
+        for task, what in ((adding, "Adding host n3"), (scaling, "Scaling to 3 containers")):
+            with pytest.raises(ClusterError, match=f"{what} .*: the cluster is being stopped"):
+                await task
+        assert kept.host("n3").given_up
+        assert kept.did("release") == [("release", "n3")]
+        assert kept.did("retire") == []
+
+    async def test_nothing_is_begun_after_it(self, kept):
+        kept.keeper.end("the cluster is gone")
+        await kept.keeper.close()
+        for wanted in (
+            kept.keeper.add(HostSpec("n3", 1)),
+            kept.keeper.remove("n1", STOP, drain=True),
+            kept.keeper.scale(9, STOP),
+        ):
+            with pytest.raises(ClusterError, match="the cluster is gone"):
+                await wanted
+        kept.host("n1").cut()
+        await asyncio.sleep(300.0)
+        assert kept.journal == []
+
     async def test_nothing_goes_on_after_it(self, kept):
         kept.agents("n1", 0, "0")
         kept.at["launch", "n1"] = UNREACHABLE

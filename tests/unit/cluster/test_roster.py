@@ -188,3 +188,20 @@ class TestSomeRunning:
         async with asyncio.timeout(1.0):
             [info] = await waiting
         assert info.index == (1 if how == "kept" else 0)
+
+
+def test_one_that_drains_is_not_used_when_it_has_been_restarted(roster):
+    roster.expect([0, 1], "h1")
+    roster.began({"index": i, "pid": i + 1, "url": f"tcp://h1:{i}/"} for i in (0, 1))
+    roster.containers[0].state = "restarting"
+    roster.drain([0])
+    restarted = ClusterEvent(kind=EventKind.RESTARTED, message="", index=0, pid=9)
+    roster.take(restarted)
+    assert [info.index for info in roster.running()] == [1]
+    assert roster.containers[0].state == "draining"
+    roster.keep([0])
+    assert [info.index for info in roster.running()] == [0, 1]
+    roster.drain([0])
+    roster.expect([0], "h2")
+    roster.take(restarted)
+    assert roster.containers[0].state == "running"
