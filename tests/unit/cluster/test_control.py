@@ -84,6 +84,7 @@ class TestThread:
         stop, goes_on = threading.Event(), threading.Event()
 
         def hold():
+            thread._loop.stop()
             stop.set()
             goes_on.wait(BOUND)
 
@@ -92,12 +93,9 @@ class TestThread:
 
         thread.call_soon(hold)
         assert stop.wait(BOUND)
-        stopping = asyncio.create_task(thread.stop())
-        await asyncio.sleep(0)
         waiting = asyncio.create_task(thread.run(never()))
         await asyncio.sleep(0)
         goes_on.set()
-        await stopping
         with pytest.raises(ClusterError, match="does not run any more"):
             await waiting
 
