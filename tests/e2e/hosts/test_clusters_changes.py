@@ -9,6 +9,7 @@ import pytest
 
 from aiomas.agent import url_of
 from aiomas.cluster import EventKind
+from aiomas.exceptions import AiomasError
 from examples.virtual_power_plant.main import negotiate
 from examples.virtual_power_plant.plant import Plant
 from examples.virtual_power_plant.progress import display
@@ -53,13 +54,22 @@ async def test_a_host_joins_and_another_leaves_while_agents_call_each_other(lab:
         with pytest.raises(ValueError, match="'h3' is in this cluster already"):
             await cluster.add_host(spec(h3))
 
+        answers = [1]
+
+        async def call() -> None:
+            while True:
+                answers.append(await quiet[2].add())
+
+        calling = asyncio.create_task(call())
         await cluster.remove_host("h2", drain=True)
         await gone_from(h2, within=0)
+        with pytest.raises((AiomasError, ConnectionError)):
+            await calling
         moved = (await events.get(EventKind.RESPAWNED, "h2")).moved
         assert sorted(moved) == sorted(url_of(agent) for agent in quiet[2:])
-        for agent in quiet[2:]:
+        for agent, number in ((quiet[2], answers[-1]), (quiet[3], 1)):
             new = await cluster.container.connect(moved[url_of(agent)])
-            assert await new.add() == 2
+            assert await new.add() == number + 1, "a call that was answered is lost"
             assert (await new.where())[0] in {"h1", "h3"}
             with pytest.raises(ConnectionError):
                 await agent.add()
