@@ -8,7 +8,6 @@ installs.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import subprocess
@@ -18,11 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
-import aiomas
 from aiomas.cluster import Cluster, ClusterEvent, EventKind, HostSpec, SSHLauncher
+from benchmarks import starts
 from benchmarks.clusters import IN_FLIGHT, Caller
 from tests.e2e.hosts.lab import ROOT, Lab, LabHost, why_not
 
@@ -42,15 +39,6 @@ def reach(lab: Lab) -> float:
     begin = time.perf_counter()
     subprocess.run(["ssh", *lab.ssh_options, lab.hosts[0].name, "true"], check=True)
     return time.perf_counter() - begin
-
-
-async def start(made: Cluster) -> tuple[float, float]:
-    """Return seconds until all containers are ready, and until all have ended again."""
-    begin = time.perf_counter()
-    async with made:
-        ready = time.perf_counter() - begin
-        begin = time.perf_counter()
-    return ready, time.perf_counter() - begin
 
 
 async def calls(lab: Lab, loop: str, seconds: float) -> tuple[float, float]:
@@ -113,7 +101,7 @@ def rows(lab: Lab, rounds: int, seconds: float) -> Iterator[tuple[str, str]]:
         f"{len(lab.hosts)} hosts x {EACH} containers over SSH, TLS": lambda: cluster(lab, EACH),
     }
     for name, make in kinds.items():
-        figures = [asyncio.run(start(make())) for _ in range(rounds)]
+        figures = [asyncio.run(starts.start(make())) for _ in range(rounds)]
         ready, ended = (statistics.median(column) for column in zip(*figures, strict=True))
         yield f"{name}: ready", f"{ready:.2f} s"
         yield "  all have ended", f"{ended:.2f} s"
@@ -135,20 +123,12 @@ def rows(lab: Lab, rounds: int, seconds: float) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Measure everything and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hosts", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="of starts and losses (default: 3)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of calls (default: 2)")
+    parser = starts.parser("benchmarks.hosts", __doc__)
     options = parser.parse_args()
     if reason := why_not():
         parser.error(f"there can be no hosts here: {reason}")
-    python = f"Python {sys.version.split()[0]}, {psutil.cpu_count()} cores"
-    table = Table(title=f"Clusters of aiomas {aiomas.__version__} over hosts, {python}")
-    table.add_column("")
-    table.add_column("", justify="right")
     with Lab() as lab:
-        for name, figure in rows(lab, options.rounds, options.seconds):
-            table.add_row(name, figure)
-    Console(width=88).print(table)
+        starts.show("over hosts", rows(lab, options.rounds, options.seconds))
 
 
 if __name__ == "__main__":

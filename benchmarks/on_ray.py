@@ -7,23 +7,17 @@ is installed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
-from rich.console import Console
-from rich.table import Table
-
-import aiomas
 from aiomas.cluster import Cluster, ClusterEvent, EventKind, RayLauncher
+from benchmarks import starts
 from benchmarks.clusters import IN_FLIGHT, Caller
 
 NODES = 3
@@ -64,15 +58,6 @@ def cluster(ray: Any, containers: int, **parameters: Any) -> Cluster:
     return Cluster(containers, launcher=launcher, start_timeout=LOST_WITHIN, **parameters)
 
 
-async def start(made: Cluster) -> tuple[float, float]:
-    """Return seconds until all containers are ready, and until all have ended again."""
-    begin = time.perf_counter()
-    async with made:
-        ready = time.perf_counter() - begin
-        begin = time.perf_counter()
-    return ready, time.perf_counter() - begin
-
-
 async def calls(ray: Any, loop: str, seconds: float) -> tuple[float, float]:
     """Return calls per second between two nodes: sequential, and many in flight."""
     async with cluster(ray, NODES, loop=loop) as made:
@@ -103,8 +88,8 @@ async def loss(ray: Any) -> float:
 
 def rows(ray: Any, rounds: int, seconds: float) -> Iterator[tuple[str, str]]:
     """Measure one figure after the other."""
-    asyncio.run(start(cluster(ray, NODES)))  # Ray starts its workers for the first time
-    figures = [asyncio.run(start(cluster(ray, NODES * EACH))) for _ in range(rounds)]
+    asyncio.run(starts.start(cluster(ray, NODES)))  # Ray starts its workers for the first time
+    figures = [asyncio.run(starts.start(cluster(ray, NODES * EACH))) for _ in range(rounds)]
     ready, ended = (statistics.median(column) for column in zip(*figures, strict=True))
     yield f"{NODES} nodes x {EACH} containers on Ray, TLS: ready", f"{ready:.2f} s"
     yield "  all have ended", f"{ended:.2f} s"
@@ -118,18 +103,9 @@ def rows(ray: Any, rounds: int, seconds: float) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Measure everything and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.on_ray", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="of starts and losses (default: 3)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of calls (default: 2)")
-    options = parser.parse_args()
-    python = f"Python {sys.version.split()[0]}, {psutil.cpu_count()} cores"
-    table = Table(title=f"Clusters of aiomas {aiomas.__version__} on Ray, {python}")
-    table.add_column("")
-    table.add_column("", justify="right")
+    options = starts.parser("benchmarks.on_ray", __doc__).parse_args()
     with nodes() as ray:
-        for name, figure in rows(ray, options.rounds, options.seconds):
-            table.add_row(name, figure)
-    Console(width=100).print(table)
+        starts.show("on Ray", rows(ray, options.rounds, options.seconds))
 
 
 if __name__ == "__main__":
