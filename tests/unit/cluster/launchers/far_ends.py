@@ -20,10 +20,11 @@ def main_over_pipes(incoming, outgoing):
         "inheritable": [os.get_inheritable(fd) for fd in (incoming, outgoing)],
     }
     print("printed", flush=True)
+    os.read(incoming, 100)  # a supervisor does not speak first either
     os.write(outgoing, json.dumps(told).encode() + b"\\n")
     os.write(outgoing, os.read(incoming, 100))
 """
-"""A supervisor that tells how it was started, and then repeats what it reads."""
+"""A supervisor that tells how it was started when it is asked, and then repeats what it reads."""
 
 
 def executable(path: Path, text: str) -> str:

@@ -52,6 +52,7 @@ async def told(link):
     link.sock.setblocking(False)
     data = b""
     async with asyncio.timeout(BOUND):
+        await loop.sock_sendall(link.sock, b"tell")
         while not data.endswith(b"\n"):
             data += await loop.sock_recv(link.sock, 65536)
         await loop.sock_sendall(link.sock, b"and back")
