@@ -38,6 +38,7 @@ T = TypeVar("T")
 ATTEMPT_TIMEOUT = 10.0
 """Bound of a single attempt to connect, in seconds, where the caller set none."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # between two attempts, in seconds
+_TELLING = 0.5  # seconds after which it tells something that an attempt has got no answer
 _LOCK_TIMEOUT = 5.0  # seconds
 
 # What binding raises for an address that this machine has not got; the last since Python 3.13.
@@ -253,8 +254,9 @@ async def retry(
             async with asyncio.timeout(left) as bound:
                 return await attempt()
         except TimeoutError as exc:
-            error = exc
-            if bound.expired():
+            if not bound.expired():
+                error = exc
+            elif error is None or left > _TELLING:  # else what came before says more
                 error = ConnectTimeout(f"{what} took more than {timeout or ATTEMPT_TIMEOUT} s")
                 error.__cause__ = exc
         except (ssl.SSLCertVerificationError, ContainerClosedError, HandshakeError):

@@ -503,7 +503,7 @@ class TestConnecting:
         }[kind]
         error = FileNotFoundError if kind == "unix" else ConnectionRefusedError
         proxy = one.container.proxy(url)
-        for timeout in (0, 0.05):
+        for timeout in (0, 0.3):
             results = await asyncio.gather(
                 *(one.container.connect(url, timeout=timeout) for _ in range(5)),
                 proxy.echo(0),

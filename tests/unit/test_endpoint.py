@@ -578,6 +578,26 @@ class TestDialling:
         with pytest.raises(ConnectionRefusedError):
             await retry(refused, 0.5, "knocking")
 
+    @pytest.mark.parametrize(
+        ("telling", "error"), [(10.0, ConnectionRefusedError), (0.0, ConnectTimeout)]
+    )
+    async def test_a_last_attempt_that_had_no_time_does_not_hide_it_either(
+        self, monkeypatch, telling, error
+    ):
+        monkeypatch.setattr(_endpoint, "_TELLING", telling)
+        attempts = 0
+
+        async def attempt():
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
+                raise ConnectionRefusedError
+            await asyncio.get_running_loop().create_future()
+
+        with pytest.raises(error):
+            await retry(attempt, 0.1, "knocking")
+        assert attempts == 2
+
     async def test_a_timeout_of_the_attempt_itself_is_an_error_like_others(self):
         calls = []
 
