@@ -136,7 +136,8 @@ def may_hold_key(key: bytes, packed: bytes | memoryview, value: Any) -> bool:
         value: tuples, dictionaries and scalars.
     """
     if len(packed) <= _LARGE:
-        return key in bytes(packed)
+        # As `key in` would, which raises an error inside, and formats it, before it looks.
+        return bool(bytes(packed).partition(key)[1])
     # Looking through a large scalar takes longer than it took to decode it.
     containers = _containers(value, _FEW_ITEMS)
     if containers is None:

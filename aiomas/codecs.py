@@ -418,6 +418,8 @@ class MsgPack(Codec):
             if error is not None:
                 return _without_content(_msgpack.head_of(bytes(data)), error)
         size, limit = len(data), self.max_nesting + 1
+        if size <= limit and type(data) is bytes and not data.partition(_TYPE_KEY_BYTES)[1]:
+            return value, None  # as most are: what follows finds the same in twice the steps
         if size > limit and _msgpack.levels_exceed(limit, data, value):
             return _without_content(value, self._too_deep())
         if not _msgpack.may_hold_key(_TYPE_KEY_BYTES, data, value):
