@@ -38,6 +38,8 @@ def read_part(path: str | os.PathLike[str], position: Position) -> tuple[tuple[i
     if position is None or isinstance(position, int):
         return _end(files, -(position or 0))
     identity, offset = position
+    if all(inode != identity for inode, _ in files):
+        files = _files(Path(path))  # it may have been renamed while we looked
     numbers = [number for number, (inode, _) in enumerate(files) if inode == identity]
     if numbers:
         del files[: numbers[0]]

@@ -296,10 +296,8 @@ def _next_part(path: Path, file: BufferedReader) -> BufferedReader | None:
             if _identity(_part(path, numbers[0])) == mine:
                 return following
             following.close()  # rotated once more while we looked
-        elif parts:  # several rotations ago
-            return max(parts)[1].open("rb")
-        elif not os.fstat(file.fileno()).st_nlink:
-            return None
+        elif not os.fstat(file.fileno()).st_nlink:  # several rotations ago; else just renamed
+            return max(parts)[1].open("rb") if parts else None
     except FileNotFoundError:  # in the middle of a rotation
         pass
     return file

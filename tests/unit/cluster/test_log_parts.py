@@ -117,3 +117,20 @@ def test_nothing_is_lost_or_read_twice(tmp_path_factory, writes, most):
             found += more
     log.close()
     assert found == b"".join(data for data in writes if data is not None)
+
+
+def test_a_part_that_is_renamed_while_one_looks_is_not_taken_for_gone(tmp_path, monkeypatch):
+    path = tmp_path / "0.log"
+    path.write_bytes(b"one\n")
+    position, _ = read_part(path, -1)
+    path.rename(tmp_path / "0.log.1")
+    (tmp_path / "0.log.2").write_bytes(b"older\n")
+    path.write_bytes(b"two\n")
+    real, looks = log_parts._files, []
+
+    def files(path):
+        looks.append(path)
+        return [file for file in real(path) if len(looks) > 1 or file[1].name != "0.log.1"]
+
+    monkeypatch.setattr(log_parts, "_files", files)
+    assert read_part(path, position)[1] == b"two\n"

@@ -510,3 +510,25 @@ def test_an_endless_line_is_passed_on_in_pieces(make, path, monkeypatch, short_p
     assert "".join(pieces) == "x" * 300_000
     assert max(map(len, pieces)) <= 100_000 + logs._CHUNK
     lines.close()
+
+
+def test_a_part_that_is_renamed_while_one_looks_is_not_taken_for_gone(make, path, monkeypatch):
+    monkeypatch.setattr(logs, "_POLL", 0.001)
+    log = make(max_bytes=2)
+    log.write(b"0\n")
+    lines = follow(path)
+    assert next(lines) == "0"
+    log.write(b"1\n")
+    assert next(lines) == "1"
+    real, looks = logs._parts, []
+
+    def parts(path):
+        looks.append(path)
+        # The one that is read is seen under neither of its names at first.
+        return [part for part in real(path) if len(looks) > 1 or part[0] != 1]
+
+    monkeypatch.setattr(logs, "_parts", parts)
+    log.write(b"2\n")
+    assert next(lines) == "2"
+    assert len(looks) == 2
+    lines.close()
