@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from aiomas.cluster import log_parts
+from aiomas.cluster import gathering, log_parts
+from aiomas.cluster import keeper as keeper_module
 from aiomas.cluster.rundir import RunDirectory
 from aiomas.cluster.watch import SOCKET, serve_watch
+from tests.unit.cluster.kept import N1, N2, Kept
 
 BOUND = 10.0  # seconds
 
@@ -145,3 +147,29 @@ def supervise(run_base):
             return supervisor
 
         yield start
+
+
+@pytest.fixture
+async def make_kept(monkeypatch):
+    """Make a world of a keeper; its keeper is closed with the test."""
+    monkeypatch.setattr(gathering, "usable_cores", lambda: 1)
+    monkeypatch.setattr(gathering, "route_to", lambda _: None)
+    worlds = []
+
+    def make(**options):
+        world = Kept(**options)
+        monkeypatch.setattr(keeper_module, "now", world.now)
+        worlds.append(world)
+        return world
+
+    yield make
+    for world in worlds:
+        await world.keeper.close()
+
+
+@pytest.fixture
+async def kept(make_kept):
+    """Two containers on each of two hosts; what is lost is made again."""
+    kept = make_kept()
+    await kept.begin(N1, N2, containers=4, on_host_loss="respawn")
+    return kept
