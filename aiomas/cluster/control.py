@@ -64,6 +64,7 @@ class ControlThread:
 
     def __init__(self) -> None:
         self._loop = _new_loop()
+        self._told_to_end = False
         self._lock = threading.Lock()  # held while something is begun there, or nothing more is
         self._is_over = False
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -100,7 +101,9 @@ class ControlThread:
 
     async def stop(self) -> None:
         """End the thread."""
-        self.call_soon(self._loop.stop)
+        if not self._told_to_end:  # a second time would stop what the loop does at its end
+            self._told_to_end = True
+            self.call_soon(self._loop.stop)
         # No executor joins it: its module would have to be read, and there may be no descriptor.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(self._ended), _THREAD_TIMEOUT)
